@@ -1,0 +1,124 @@
+"""The YAML of a reward set: which rewards, their weights, schedule and settings.
+
+    rewards:
+      rouge_l:     {weight: 0.45}
+      findings_f1: {weight: 0.5, every: 4}
+      format:      {weight: 0.1, on_failure: raise}
+
+`weight`, `every` and `on_failure` belong to the set; every other key is a setting of that reward.
+Everything is checked when the set is read, and an error names the place and the nearest name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.reward import Reward, factory
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Entry(BaseModel):
+    """How a set uses one reward.
+
+    Attributes:
+        weight: factor of the reward's value in the total; 0 logs it without training on it.
+        every: the reward counts on policy steps that are a multiple of this, steps from 1.
+        on_failure: a failed part is left out ("skip"), ends the call ("raise") or counts as the
+            given value.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    weight: Finite = 1.0
+    every: Annotated[int, Field(ge=1)] = 1
+    on_failure: Literal["skip", "raise"] | Finite = "skip"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def read_set(path: str | Path) -> dict[str, Any]:
+    """The `rewards` mapping of a YAML file, not yet checked further.
+
+    Raises:
+        ConfigError: naming the file, when it cannot be read or has another shape.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read reward set {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict) or set(content) != {"rewards"}:
+        raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
+    return content["rewards"]
+
+
+def parse_set(rewards: Any, where: str = "rewards") -> dict[str, Entry]:
+    """Checks a set's mapping without building anything.
+
+    Args:
+        rewards: reward name -> its keys.
+        where: how messages name the place, e.g. "recipe.yaml: rewards".
+    """
+    if not isinstance(rewards, Mapping) or not rewards:
+        raise ConfigError(f"{where}: name at least one reward, e.g. `rouge_l: {{weight: 1}}`")
+    entries = {}
+    for name, keys in rewards.items():
+        place = f"{where}.{name}"
+        try:
+            build = factory(name)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        try:
+            entry = Entry.model_validate(keys or {})
+        except ValidationError as error:
+            raise ConfigError(f"{place}: {explain(error)}") from None
+        parameters = inspect.signature(build).parameters
+        for key in entry.settings:
+            if key not in parameters:
+                known = [*Entry.model_fields, *parameters]
+                raise ConfigError(f"{place}: unknown key {key!r}: {nearest(key, known)}")
+        entries[name] = entry
+    return entries
+
+
+def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
+    """The reward with its settings checked against the factory's type hints."""
+    build = factory(name)
+    hints = get_type_hints(build)
+    settings = {}
+    for key, value in entry.settings.items():
+        try:
+            settings[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"{where}.{name}.{key}: {explain(error)}") from None
+    missing = [
+        key
+        for key, parameter in inspect.signature(build).parameters.items()
+        if parameter.default is parameter.empty and key not in settings
+    ]
+    if missing:
+        raise ConfigError(f"{where}.{name}: the reward needs {', '.join(missing)}")
+    try:
+        return build(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{name}: {error}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: place, what is wrong, what was given."""
+    parts = []
+    for item in error.errors():
+        place = ".".join(str(key) for key in item["loc"])
+        parts.append(f"{place + ': ' if place else ''}{item['msg']} (got {item['input']!r})")
+    return "; ".join(dict.fromkeys(parts))

@@ -1,0 +1,40 @@
+"""The error model.
+
+Three kinds of trouble are kept apart, because each wants another reaction:
+
+* **Configuration errors** are the user's to mend and stop everything before work starts. The
+  message names the file, the place in it, what is wrong and what would be right: `ConfigError`.
+* **Scoring errors** concern one sample: an unreadable image, a model that ran out of memory. A
+  reward raises `ScoringError` (or anything else); the engine, and only the engine, turns it
+  into a `failed` part. It never becomes a number unless the set says so with `on_failure`.
+* **A bad response** is neither: a response without a well-formed report is a wrong answer. It
+  earns the lower bound of every reward that reads reports.
+
+Programming errors of the caller, such as a step that is not an integer, propagate.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RewardSDKError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigError(RewardSDKError):
+    """A setting, a file or a combination of them that cannot work; tells what to do."""
+
+
+class ScoringError(RewardSDKError):
+    """A sample that a reward could not score."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known one, or all of them if none is close.
+
+    >>> nearest("rogue_l", ["bleu", "rouge_l"])
+    "did you mean 'rouge_l'?"
+    """
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

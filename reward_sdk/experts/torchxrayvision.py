@@ -1,0 +1,238 @@
+"""X-ray -> evidence per finding, by torchxrayvision's DenseNet classifiers.
+
+The published weight files are pickles of a whole module: `torch.load` would run code that stands
+in them. Here they are read by an unpickler that knows only inert stand-ins for the classes of
+`torchxrayvision.models` and `torch.nn.modules`, ordered dictionaries, sets and tensors. The
+tensors then go, strictly, into a DenseNet built from their shapes; its outputs equal those of
+torchxrayvision's own loader bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch._utils import _rebuild_tensor
+
+from reward_sdk.errors import ConfigError, ScoringError, nearest
+from reward_sdk.images import to_gray
+from reward_sdk.observations import OBSERVATIONS
+
+with warnings.catch_warnings():  # its import silences every warning of the process
+    import torchxrayvision as xrv
+
+_RENAMED = {"Effusion": "Pleural Effusion"}
+_CHUNK = 32  # ours: images per forward pass; bounds the memory (about 1 GB at 224 x 224)
+
+
+class XrayExpert:
+    """A DenseNet in evaluation mode that judges frontal chest X-rays.
+
+    Attributes:
+        weights: what was loaded: a published name, or "sha256:..." of a local file.
+        findings: CheXpert names of the outputs that the weights were trained for.
+    """
+
+    weights: str
+    findings: tuple[str, ...]
+
+    def __init__(self, model: xrv.models.DenseNet, weights: str, device: str) -> None:
+        self.weights = weights
+        names = [_RENAMED.get(target, target) for target in model.targets]
+        thresholds = model.op_threshs.tolist()
+        self._columns = [
+            i
+            for i, (name, threshold) in enumerate(zip(names, thresholds, strict=True))
+            if name in OBSERVATIONS and name != "No Finding" and not math.isnan(threshold)
+        ]
+        self.findings = tuple(names[i] for i in self._columns)
+        if not self.findings or len(set(self.findings)) < len(self.findings):
+            raise ConfigError(
+                f"expert weights {weights}: outputs named {names} with thresholds {thresholds} "
+                "give no list of distinct CheXpert observations"
+            )
+        self._device = device
+        self._model = model.to(device).eval()
+        self._resize = xrv.datasets.XRayResizer(model.input_resolution)
+        self._crop = xrv.datasets.XRayCenterCrop()
+
+    def evidence(self, images: Sequence[Image]) -> np.ndarray:
+        """Calibrated evidence 2p - 1, float32 (len(images), len(findings)), in [-1, 1].
+
+        p is torchxrayvision's probability after `op_norm`, which moves each finding's operating
+        point (the threshold with the best sensitivity + specificity) to 0.5: evidence 0 is the
+        decision point, not even odds.
+
+        Raises:
+            ScoringError: an image without a known range of values, or outputs that are no numbers.
+        """
+        rows = [np.empty((0, len(self.findings)), np.float32)]
+        for start in range(0, len(images), _CHUNK):
+            chunk = images[start : start + _CHUNK]
+            inputs = np.stack([self._preprocess(image) for image in chunk])
+            with torch.no_grad():
+                outputs = self._model(torch.from_numpy(inputs).to(self._device))
+            rows.append(2 * outputs[:, self._columns].float().cpu().numpy() - 1)
+        evidence = np.concatenate(rows)
+        if not np.isfinite(evidence).all():
+            raise ScoringError(f"expert {self.weights} gives NaN or infinity for an image")
+        return evidence
+
+    def _preprocess(self, image: Image) -> np.ndarray:
+        """torchxrayvision's own pipeline: float32 (1, R, R) in [-1024, 1024].
+
+        Its resizer is scikit-image's, 54 ms for 1024 x 1024 pixels against 1.3 ms of torch's, but
+        torch's differs by up to 200 at edges: published values and thresholds need this one. A
+        DenseNet-121 takes 250 ms per image on the same two cores, and images are cached.
+        """
+        pixels = xrv.utils.normalize(to_gray(image), 255)[None]
+        return self._resize(self._crop(pixels))
+
+
+def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
+    """Loads a torchxrayvision DenseNet without running code from its file.
+
+    Args:
+        weights: a published name such as "densenet121-res224-chex", whose file must be in
+            torchxrayvision's cache folder (nothing is downloaded); or the path of a file in the
+            same format: `torch.save(model)` of a `torchxrayvision.models.DenseNet` of any size,
+            with `targets` and `op_threshs` set, and `input_resolution` where it is not 224.
+        device: a torch device.
+
+    Raises:
+        ConfigError: unknown name, missing file, a file that is not such a model or that holds
+            anything else (the refused global is named), or a device that is not there.
+    """
+    published = {n: m for n, m in xrv.models.model_urls.items() if n.startswith("densenet")}
+    if weights in published:
+        url = published[weights]["weights_url"]
+        path = Path(xrv.utils.get_cache_dir(), Path(url).name)
+        if not path.is_file():
+            raise ConfigError(f"expert weights {weights}: {path} is missing: get it from {url}")
+        model = _build(path)
+        model.targets = published[weights]["labels"]
+        model.op_threshs = torch.tensor(published[weights]["op_threshs"])
+        model.input_resolution = published[weights]["input_resolution"]
+    else:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            hint = nearest(weights, published)
+            raise ConfigError(f"expert weights {weights}: no such file or published name: {hint}")
+        model = _build(path)
+        with path.open("rb") as file:
+            weights = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if model.op_threshs is None or not len(model.targets) == len(model.op_threshs):
+        raise ConfigError(
+            f"expert weights {path}: each output needs a name in `targets` and a threshold in "
+            f"`op_threshs`: {len(model.targets)} names, thresholds {model.op_threshs}"
+        )
+    try:
+        return XrayExpert(model, weights, device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ConfigError(f"expert device {device!r}: {error}") from error
+
+
+class _Inert:
+    """Stands in for every module class: takes the state and does nothing.
+
+    That `__setstate__` exists also keeps a file from setting attributes of this class itself.
+    """
+
+    dump_patches = False  # asked by torch for legacy files; True would let it write patch files
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Refuses every global but those a pickled network of plain layers consists of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torchxrayvision.models" or module.startswith("torch.nn.modules."):
+            return _Inert
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case (("builtins" | "__builtin__"), "set"):
+                return set
+            # New functions each time, so that a file gets no hold of torch's own. Hooks,
+            # gradients and metadata, the rest of the arguments, are dropped.
+            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
+                return lambda storage, offset, size, stride, *_: _rebuild_tensor(
+                    storage, offset, size, stride
+                )
+            case "torch._utils", "_rebuild_parameter":
+                return lambda data, *_: data
+        raise _RefusedError(f"{module}.{name}")
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """Carries the refused global through torch, which wraps other unpickling errors."""
+
+
+def _build(path: Path) -> xrv.models.DenseNet:
+    """The DenseNet in a file, on the CPU; zip and legacy formats."""
+    reader = SimpleNamespace(
+        __name__="restricted_pickle",
+        Unpickler=_Unpickler,
+        load=lambda file, **options: _Unpickler(file, **options).load(),
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # legacy files carry source code; torch compares it
+            stub = torch.load(path, "cpu", reader, weights_only=False)
+        tensors = _tensors(stub)
+        thresholds = tensors.pop("op_threshs", None)
+        model = xrv.models.DenseNet(**_architecture(tensors))
+        model.load_state_dict(tensors, strict=True)
+    except _RefusedError as error:
+        raise ConfigError(
+            f"expert weights {path}: refused, because the file wants {error}, which is no part "
+            "of a torchxrayvision DenseNet: do not trust it"
+        ) from None
+    except Exception as error:  # whatever a broken or foreign file makes of the steps above
+        raise ConfigError(
+            f"expert weights {path}: not a torchxrayvision DenseNet saved with "
+            f"torch.save(model): {type(error).__name__}: {error}"
+        ) from error
+    model.register_buffer("op_threshs", thresholds)
+    model.targets = list(getattr(stub, "targets", model.targets))
+    model.input_resolution = int(getattr(stub, "input_resolution", 224))
+    return model
+
+
+def _tensors(stub: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """What `state_dict()` of the saved module would be."""
+    own = {**stub._parameters, **stub._buffers}
+    found = {prefix + name: tensor for name, tensor in own.items() if tensor is not None}
+    for name, child in stub._modules.items():
+        found |= _tensors(child, f"{prefix}{name}.")
+    return found
+
+
+def _architecture(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Arguments of `xrv.models.DenseNet`, read from the shapes of its tensors."""
+    layers: dict[str, set[str]] = {}
+    for key in tensors:
+        match key.split("."):
+            case ["features", block, layer, *_] if block.startswith("denseblock"):
+                layers.setdefault(block, set()).add(layer)
+    wide, _, _, _ = tensors["features.denseblock1.denselayer1.conv1.weight"].shape
+    growth, _, _, _ = tensors["features.denseblock1.denselayer1.conv2.weight"].shape
+    return {
+        "num_init_features": len(tensors["features.conv0.weight"]),
+        "block_config": tuple(len(layers[f"denseblock{i + 1}"]) for i in range(len(layers))),
+        "growth_rate": growth,
+        "bn_size": wide // growth,
+        "num_classes": len(tensors["classifier.bias"]),
+    }

@@ -1,0 +1,73 @@
+"""What a reward is, and the registry that finds one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Protocol, TypeVar
+
+from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.types import Part, Sample
+
+
+class Reward(Protocol):
+    """Scores a batch. Pure: the same samples give the same parts.
+
+    Attributes:
+        name: metric key, snake_case.
+        bounds: closed range of every ok value.
+        needs: what must be present in a sample, of {"report", "reference", "image"}. The engine
+            checks before the call: without a well-formed report a sample gets the lower bound,
+            without a reference or an image the part is skipped.
+    """
+
+    name: str
+    bounds: tuple[float, float]
+    needs: frozenset[str]
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Part]:
+        """One part per sample, in order. An exception fails the batch; the engine then retries
+        sample by sample, so a reward never has to guard one sample against another."""
+        ...
+
+
+Factory = TypeVar("Factory", bound=Callable[..., Reward])
+
+# Where each built-in reward lives; nothing is imported before it is asked for.
+_BUILT_IN = {
+    "format": "reward_sdk.rewards.format",
+    "rouge_l": "reward_sdk.rewards.verifiable",
+    "bleu": "reward_sdk.rewards.verifiable",
+    "findings_f1": "reward_sdk.rewards.clinical",
+    "image_text": "reward_sdk.rewards.image_text",
+}
+_factories: dict[str, Callable[..., Reward]] = {}
+
+
+def reward(name: str) -> Callable[[Factory], Factory]:
+    """Registers a factory under the name by which reward sets ask for it.
+
+    The factory's keyword arguments, with their type hints, are the reward's settings in YAML.
+    """
+
+    def register(factory: Factory) -> Factory:
+        if _factories.get(name, factory) is not factory:
+            raise ConfigError(f"two rewards are named {name!r}: rename one of them")
+        _factories[name] = factory
+        return factory
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """Every reward that a set can name, sorted."""
+    return tuple(sorted(_BUILT_IN.keys() | _factories.keys()))
+
+
+def factory(name: str) -> Callable[..., Reward]:
+    """The factory registered under `name`; ConfigError with the nearest name if there is none."""
+    if name not in _factories:
+        if name not in _BUILT_IN:
+            raise ConfigError(f"no reward is named {name!r}: {nearest(name, names())}")
+        import_module(_BUILT_IN[name])
+    return _factories[name]

@@ -1,0 +1,81 @@
+"""What travels between data, rewards and trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from reward_sdk.text import extract_report
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Status = Literal["ok", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One chest X-ray: a file, or pixels already in memory.
+
+    Attributes:
+        path: an image file, read when a reward needs it.
+        pixels: the opened image; wins over `path`.
+    """
+
+    path: str | None = None
+    pixels: Image | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response of a policy and what it is judged by.
+
+    Attributes:
+        response: the generated text, special tokens removed, tags kept.
+        reference: the radiologist's report without tags, or None where a study has none.
+        image: the X-ray the response describes, or None.
+        id: the study's name, used in messages only.
+    """
+
+    response: str
+    reference: str | None = None
+    image: ImageRef | None = None
+    id: str = ""
+
+    @cached_property
+    def report(self) -> str | None:
+        """The text between the response's `<report>` tags; None if it is not well formed."""
+        return extract_report(self.response)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reward's outcome for one sample. A failure is an outcome of its own, never a zero.
+
+    Attributes:
+        value: finite and within the reward's bounds when status is "ok"; otherwise None, unless the
+            set names a value for failures (`on_failure`).
+        status: "ok"; "skipped" (not applicable: no reference, no image, not this step); "failed".
+        reason: why the part is not a plain "ok", for people.
+    """
+
+    value: float | None
+    status: Status = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward set says of one sample.
+
+    Attributes:
+        total: weighted sum of the parts, or None when no part could be scored.
+        parts: reward name -> outcome, for every reward of the set.
+        logs: numbers under keys that never vary within a set, see `RewardSet.log_keys`.
+    """
+
+    total: float | None
+    parts: Mapping[str, Part]
+    logs: Mapping[str, float]

@@ -1,0 +1,1 @@
+"""Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""

@@ -1,0 +1,78 @@
+"""`openrlhf train | demo | evaluate | prepare | doctor`; `valor` is the same command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from reward_sdk.errors import ConfigError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="valor-rrg")
+def main() -> None:
+    """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
+
+
+def _fail(error: Exception, code: int) -> None:
+    click.secho("error: ", fg="red", nl=False, err=True)
+    click.echo(str(error), err=True)
+    sys.exit(code)
+
+
+@main.command()
+@click.option("--recipe", "path", required=True, type=click.Path(), help="The YAML recipe.")
+@click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Overrides one key of the recipe; may be repeated.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--dry-run", is_flag=True, help="Checks the recipe and prints the host's command.")
+def train(path: str, out: str | None, overrides: tuple[str, ...], device: str,
+          dry_run: bool) -> None:
+    """Runs one stage from a recipe.
+
+    Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
+    """
+    from valor_plugin import launch
+    from valor_plugin.recipe import load_recipe
+
+    try:
+        recipe = load_recipe(path, overrides)
+        folder = Path(out or f"runs/{recipe.name}").resolve()
+        if recipe.stage == "sft":
+            from valor_plugin import sft
+
+            if dry_run:
+                click.echo(sft.describe(recipe))
+                return
+            model = sft.train(recipe, folder, device)
+        elif dry_run:
+            launch.check(recipe, path)
+            chosen = "cpu" if device == "cpu" else "cuda"
+            arguments = launch.options.arguments(launch.host_options(recipe, folder, chosen))
+            click.echo(launch.command(arguments))
+            return
+        else:
+            model = launch.run(launch.prepare(recipe, path, folder, device), _step_line())
+    except ConfigError as error:
+        _fail(error, 2)
+    except launch.RunError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(KeyboardInterrupt("stopped; every process of the run has ended"), 130)
+    else:
+        click.echo(f"model: {model}")
+
+
+def _step_line() -> object:
+    """Prints a line for each policy step: the reward and every component that counted."""
+    def line(step: int, total: int, means: dict[str, float]) -> None:
+        names = [key.removesuffix("/applied") for key in means if key.endswith("/applied")]
+        parts = [f"{n} {means[n] / means[n + '/applied']:.3f}" for n in names
+                 if means[n + "/applied"] > 0]
+        seconds = means.get("timing/step_total", 0.0)
+        click.echo(f"step {step:>4}/{total}  reward {means.get('reward', 0.0):.3f}  "
+                   f"{'  '.join(parts)}  {seconds:.1f} s")
+    return line

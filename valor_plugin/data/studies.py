@@ -1,0 +1,122 @@
+"""Studies in, rows for the trainers out. A studies file is JSONL, one study a line:
+
+    {"id": "s1", "image": "images/s1.png", "report": "The lungs are clear."}
+
+`image` is relative to the file; `report` may be missing or null where the radiologist's report is
+not known, which stage 2 does not need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from reward_sdk.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Study:
+    """One chest X-ray examination.
+
+    Attributes:
+        id: unique name.
+        image: path of the frontal film.
+        report: the radiologist's report without tags, or None.
+    """
+
+    id: str
+    image: Path
+    report: str | None = None
+
+
+def read_studies(path: str | Path) -> list[Study]:
+    """The studies of a JSONL file, with every image's header read once.
+
+    Raises:
+        ConfigError: naming file and line, for a missing file, an empty one, a line that is not a
+            study, an id that occurs twice, an image that is missing or not an image.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read studies {path}: {error.strerror}") from None
+    studies: list[Study] = []
+    places: list[str] = []
+    first: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        study = _study(line, path.parent, place)
+        if study.id in first:
+            raise ConfigError(f"{place}: id {study.id!r} was used before, in {first[study.id]}")
+        first[study.id] = place
+        studies.append(study)
+        places.append(place)
+    if not studies:
+        raise ConfigError(f"{path} holds no study: it needs one JSON object per line")
+    with ThreadPoolExecutor(16) as pool:
+        for place, problem in zip(places, pool.map(_image_problem, studies), strict=True):
+            if problem:
+                raise ConfigError(f"{place}: {problem}")
+    return studies
+
+
+def _study(line: str, folder: Path, place: str) -> Study:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place}: a study is a JSON object with `id`, `image` and `report`")
+    for key in ("id", "image"):
+        if not isinstance(row.get(key), str) or not row[key]:
+            raise ConfigError(f"{place}: the study has no {key!r} (a text)")
+    report = row.get("report")
+    if report is not None and not isinstance(report, str):
+        raise ConfigError(f"{place}: 'report' must be a text or null, not {report!r}")
+    return Study(row["id"], (folder / row["image"]).resolve(), report)
+
+
+def _image_problem(study: Study) -> str | None:
+    try:
+        with Image.open(study.image) as image:
+            image.size  # noqa: B018  # opening reads the header
+    except FileNotFoundError:
+        return f"image {study.image} of study {study.id!r} does not exist"
+    except Exception as error:  # Pillow raises many kinds
+        return f"image {study.image} of study {study.id!r} cannot be read: {error}"
+    return None
+
+
+def write_studies(studies: Iterable[Study], path: Path) -> None:
+    """Writes a studies file whose image paths are relative to it where they can be."""
+    with path.open("w", encoding="utf-8") as file:
+        for study in studies:
+            image = study.image
+            if image.is_relative_to(path.parent):
+                image = image.relative_to(path.parent)
+            row = {"id": study.id, "image": str(image), "report": study.report}
+            file.write(json.dumps(row) + "\n")
+
+
+def write_host_rows(studies: Iterable[Study], prompt: str, path: Path) -> None:
+    """Writes the dataset that the host reads: prompt, image, and what rewards need as the label.
+
+    The label is a JSON string, because `datasets` would pad a mapping with nulls, and because it is
+    the only channel from the data to a reward.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for study in studies:
+            row = {
+                "prompt": f"<image>{prompt}",
+                "images": [str(study.image)],
+                "label": json.dumps({"id": study.id, "report": study.report}),
+            }
+            file.write(json.dumps(row) + "\n")

@@ -1,0 +1,181 @@
+"""The evaluation as something to look at: one HTML file, and the same table for a terminal."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL.Image import Image
+
+from reward_sdk.text import extract_report, sentences
+from valor_plugin.evaluation.metrics import (
+    METRICS,
+    Evaluation,
+    Findings,
+    compare_findings,
+    stated_findings,
+)
+
+_COLUMNS = {
+    "well_formed": "Well-formed",
+    "rouge_l": "ROUGE-L",
+    "bleu_4": "BLEU-4",
+    "micro_f1": "Micro-F1",
+    "macro_f1": "Macro-F1",
+    "similarity": "Similarity",
+}
+_OUTCOMES = {"correct": "✓ correct", "missed": "○ missed", "unsupported": "✗ unsupported"}
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One policy in the table.
+
+    Attributes:
+        stage: name, such as "SFT" or "Stage 1".
+        decoding: how its reports were generated, such as "greedy".
+        evaluation: its results.
+    """
+
+    stage: str
+    decoding: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Example:
+    """One X-ray with what the radiologist and every stage wrote about it.
+
+    Attributes:
+        image: the X-ray, any mode that PNG can hold.
+        reference: the radiologist's report, without tags.
+        responses: stage -> generated text with its tags, in the order of the stages.
+        boxes: name -> (x0, y0, x1, y1) in pixels of the image, drawn over it.
+    """
+
+    image: Image
+    reference: str
+    responses: Mapping[str, str]
+    boxes: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class _Report:
+    stage: str
+    text: str
+    well_formed: bool
+    findings: Findings
+
+    def marked(self) -> list[tuple[str, str]]:
+        """(sentence, "correct" | "unsupported" | "") of a well-formed report, in order.
+
+        A sentence that states findings is correct if the reference states all of them.
+        """
+        parts, supported = sentences(self.text), set(self.findings.correct)
+        marked = []
+        for part, names in zip(parts, stated_findings(parts), strict=True):
+            outcome = "correct" if supported.issuperset(names) else "unsupported"
+            marked.append((part, outcome if names else ""))
+        return marked
+
+
+def table_text(rows: Sequence[StageRow]) -> str:
+    """The table of the page as aligned plain text; a star marks the best value of a column."""
+    head = ["Stage", "n", "Decoding", *_COLUMNS.values()]
+    lines = [head]
+    for row, cells in zip(rows, _cells(rows), strict=True):
+        values = [cell.text + ("*" if cell.best else " ") for cell in cells]
+        lines.append([row.stage, str(len(row.evaluation.studies)), row.decoding, *values])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    left = {0, 2}  # words start at the left, numbers end at the right
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def write_page(
+    path: Path,
+    title: str,
+    notice: str,
+    rows: Sequence[StageRow],
+    curves: Sequence[tuple[str, str]],
+    examples: Sequence[Example],
+) -> None:
+    """Writes the whole report page: one file without outside references or scripts.
+
+    Args:
+        path: the HTML file; its folder is made if need be.
+        title: heading of the page.
+        notice: what a reader must know first, such as where the images come from.
+        rows: one per stage, in training order.
+        curves: (caption, svg) with the SVG as `curve_svg` makes it; put in unescaped.
+        examples: X-rays to show with their reports.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("page.html.jinja").render(
+        title=title,
+        notice=notice,
+        columns=_COLUMNS.values(),
+        rows=[
+            (row.stage, row.decoding, len(row.evaluation.studies), cells)
+            for row, cells in zip(rows, _cells(rows), strict=True)
+        ],
+        curves=[(caption, Markup(svg)) for caption, svg in curves],
+        examples=[(example, _png_uri(example.image), _reports(example)) for example in examples],
+        outcomes=_OUTCOMES,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def _cells(rows: Sequence[StageRow]) -> list[list[_Cell]]:
+    """The metrics of every row; the best as printed are marked, unless all rows are alike."""
+    columns = []
+    for metric in METRICS:
+        values = [row.evaluation.metrics[metric] for row in rows]
+        texts = ["-" if value is None else f"{value:.3f}" for value in values]
+        known = [float(text) for text in texts if text != "-"]
+        telling = len(set(known)) > 1
+        columns.append([_Cell(t, telling and t != "-" and float(t) == max(known)) for t in texts])
+    return [list(cells) for cells in zip(*columns, strict=True)]
+
+
+def _reports(example: Example) -> list[_Report]:
+    """Every stage's report with its findings; a malformed response is shown as it came."""
+    reports = [extract_report(response) for response in example.responses.values()]
+    findings = compare_findings(
+        [report or "" for report in reports], [example.reference] * len(reports)
+    )
+    return [
+        _Report(stage, report or response, report is not None, found)
+        for (stage, response), report, found in zip(
+            example.responses.items(), reports, findings, strict=True
+        )
+    ]
+
+
+def _png_uri(image: Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,83 @@
+"""Rollout to rewards: the file that `--train.agent_func_path` names.
+
+The host generates; the reward set scores. The set sees what no remote reward of the host sees: the
+image, the study and the policy step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+from reward_sdk.batching import MicroBatcher
+from reward_sdk.engine import RewardSet
+from reward_sdk.types import ImageRef, Sample, Score
+from valor_plugin.host.advantage import UNSCORED
+from valor_plugin.host.sampling import STEP
+from valor_plugin.host.settings import HostSettings
+
+logger = logging.getLogger(__name__)
+
+
+class AgentExecutor(SingleTurnAgentExecutor):
+    """Generates one response, as the host does, and scores it with the run's reward set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        settings = HostSettings.current()
+        if settings is None:
+            raise RuntimeError("this executor runs inside `openrlhf train` only")
+        self._rewards = RewardSet.from_config(settings.rewards)
+        self._batcher = MicroBatcher(self._score)
+
+    def _score(self, items: list[tuple[Sample, int]]) -> list[Score]:
+        """Scores a batch that may mix steps: in asynchronous training two of them can meet."""
+        scores: list[Score | None] = [None] * len(items)
+        for step in {step for _, step in items}:
+            chosen = [i for i, item in enumerate(items) if item[1] == step]
+            for i, score in zip(
+                chosen, self._rewards.score([items[i][0] for i in chosen], step), strict=True
+            ):
+                scores[i] = score
+        return scores  # type: ignore[return-value]
+
+    async def execute(
+        self,
+        prompt: str,
+        label: str,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        llm_engine: Any,
+        images: Any = None,
+    ) -> dict:
+        output = await super().execute(
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
+        )
+        [(start, end)] = output["action_ranges"]
+        study = json.loads(label)
+        sample = Sample(
+            response=hf_tokenizer.decode(
+                output["observation_tokens"][start:end], skip_special_tokens=True
+            ),
+            reference=study["report"],
+            image=ImageRef(path=images[0]) if images else None,
+            id=study["id"],
+        )
+        score = await self._batcher.submit((sample, sampling_params.extra_args[STEP]))
+        for part in score.parts.values():
+            if part.status == "failed":
+                logger.warning("study %s: %s", sample.id, part.reason)
+        # A sample that cannot be judged like its siblings must not be compared with them.
+        unscored = score.total is None or any(p.status == "failed" for p in score.parts.values())
+        low, high = self._rewards.bounds
+        reward = low if score.total is None else score.total
+        output.update(
+            reward=reward,
+            scores=(reward - low) / (high - low) if high > low else 0.0,
+            extra_logs={**score.logs, UNSCORED: float(unscored)},
+        )
+        return output

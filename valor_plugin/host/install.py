@@ -1,0 +1,64 @@
+"""What is replaced where, in one table; the set-up hook of every Ray worker.
+
+| seam of the host                                         | replaced by   | in            |
+| -------------------------------------------------------- | ------------- | ------------- |
+| models.Actor.__init__                                    | `actor`       | policy        |
+| trainer.ppo_trainer.BasePPOTrainer.__init__              | `sampling`    | trainer       |
+| trainer.ppo_utils.samples_generator.SamplesGenerator     | `sampling`    | trainer       |
+| trainer.ppo_utils.experience_maker.RemoteExperienceMaker | `advantage`   | trainer       |
+| utils.deepspeed.DeepspeedStrategy.save_model             | `checkpoint`  | policy        |
+| --train.agent_func_path (an option of the host)          | `executor`    | rollout       |
+| vllm.general_plugins (an entry point)                    | `engine`      | vLLM          |
+| CUDA-only calls, in CPU mode only                        | `cpu`         | everywhere    |
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+HOST_VERSION = "0.11.2"
+_installed = False
+
+
+def check_host() -> str | None:
+    """Why this plugin cannot drive the installed OpenRLHF, or None if it can."""
+    try:
+        found = version("openrlhf")
+    except PackageNotFoundError:
+        return (
+            f"OpenRLHF is not installed. Install it with `pip install valor-rrg[openrlhf]` "
+            f"(OpenRLHF {HOST_VERSION}); without a GPU, `make` installs the CPU stack."
+        )
+    if found != HOST_VERSION:
+        return (
+            f"OpenRLHF {found} is installed, but this plugin replaces parts of OpenRLHF "
+            f"{HOST_VERSION} and was tested with no other. "
+            f"Install it with `pip install openrlhf=={HOST_VERSION}`."
+        )
+    return None
+
+
+def install() -> None:
+    """Adapts the host in this process, once; a no-op outside of our runs. Ray calls it in every
+    worker before any task is unpickled, and the driver calls it before it runs the host."""
+    global _installed
+    from valor_plugin.host.settings import HostSettings
+
+    settings = HostSettings.current()
+    if settings is None or _installed:
+        return
+    _installed = True
+    if settings.device == "cpu":
+        from valor_plugin.host import cpu
+
+        cpu.install()
+        cpu.adapt_host()
+
+    from openrlhf.models import actor as host_actor
+
+    from valor_plugin.host import actor, advantage, checkpoint, sampling
+
+    actor.install(host_actor.Actor, settings.train)
+    sampling.install(settings.banned_tokens)
+    advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
+    checkpoint.install()

@@ -1,0 +1,51 @@
+"""The driver process of a run: starts Ray with our hooks, then the host's own entry point.
+
+Started by `valor_plugin.launch` as `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with
+the run's settings in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from valor_plugin.host import install, options
+from valor_plugin.host.settings import HostSettings
+
+
+def main() -> None:
+    ray_dir, _, *arguments = sys.argv[1:]
+    settings = HostSettings.current()
+    if settings is None:
+        raise SystemExit("start a run with `openrlhf train`")
+    environment = {**settings.environment(), "TOKENIZERS_PARALLELISM": "false"}
+    if settings.device == "cpu":
+        from valor_plugin.host import cpu
+
+        environment |= cpu.ENVIRONMENT
+        environment["OMP_NUM_THREADS"] = str(os.cpu_count())
+    os.environ.update(environment)
+    install.install()
+    import ray
+
+    # An existing cluster is joined (RAY_ADDRESS); otherwise one is started that ends with us.
+    address = os.environ.get("RAY_ADDRESS")
+    cluster = {} if address else {"_temp_dir": ray_dir, "include_dashboard": False}
+    if settings.device == "cpu" and not address:
+        cluster |= {"num_cpus": 16, "num_gpus": 8}  # logical: what the host's placement asks for
+    ray.init(
+        address=address or "local",
+        runtime_env={
+            "worker_process_setup_hook": "valor_plugin.host.install.install",
+            "env_vars": environment,
+        },
+        **cluster,
+    )
+    sys.argv = [options.MODULE, *arguments]
+    runpy.run_module(options.MODULE, run_name="__main__")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The policy step and the tokens that must not be sampled, stamped on every dispatch.
+
+The host tells rewards no step. It does build the SamplingParams of a whole rollout in the process
+that counts steps, and their free-form `extra_args` reach `AgentExecutor.execute`: a step put there
+is exact for the whole group. Steps count from 1, as in the host's log.
+
+A policy that samples the image token itself would break the training forward ("Image features and
+image tokens do not match"), so that token is biased away.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+STEP = "policy_step"
+_NEVER = -100.0  # the lower limit of vLLM's logit_bias
+
+
+def install(banned_tokens: tuple[int, ...]) -> None:
+    """Adapts the trainer's process. Ray copies inherited methods when it decorates `PPOTrainer`, so
+    replacing them on the base class would reach nothing; they are wrapped on the instance."""
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer
+    from openrlhf.trainer.ppo_utils import samples_generator
+
+    generator = samples_generator.SamplesGenerator
+    sampling_params = samples_generator.SamplingParams
+    dispatch, init = generator._dispatch_prompts_to_vllm, BasePPOTrainer.__init__
+    bias = dict.fromkeys(banned_tokens, _NEVER)
+
+    def dispatch_with_step(self: Any, *args: Any, **kwargs: Any) -> list:
+        samples_generator.SamplingParams = partial(
+            sampling_params, extra_args={STEP: self.policy_step}, logit_bias=bias or None
+        )
+        return dispatch(self, *args, **kwargs)
+
+    def init_and_count(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        begin, train_step = self.init_checkpoint_states, self.train_step
+
+        def begin_at_step() -> dict:
+            states = begin()  # called once, at the start of fit, also when it resumes
+            self.samples_generator.policy_step = states["global_step"] + 1
+            return states
+
+        def train_step_and_count(rollout_samples: Any, global_step: int) -> tuple[dict, int]:
+            status, global_step = train_step(rollout_samples, global_step)
+            self.samples_generator.policy_step = global_step + 1
+            return status, global_step
+
+        self.init_checkpoint_states = begin_at_step
+        self.train_step = train_step_and_count
+
+    generator._dispatch_prompts_to_vllm = dispatch_with_step
+    BasePPOTrainer.__init__ = init_and_count  # type: ignore[method-assign]

@@ -1,0 +1,44 @@
+"""What every process of a run must know, carried to it in one environment variable.
+
+Ray hands environment variables to all its workers, and vLLM's processes inherit them, so this
+reaches every process on every node without a shared file.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import BaseModel, ConfigDict
+
+from valor_plugin.recipe import Advantage, Part
+
+_VARIABLE = "VALOR_HOST_SETTINGS"
+
+
+class HostSettings(BaseModel):
+    """Attributes:
+    run: the run's identity, set in the environment of every process that belongs to it.
+    device: "cpu" replaces what the host can only do on CUDA, see `valor_plugin.host.cpu`.
+    train: the parts of the policy that train.
+    advantage: how rewards become advantages.
+    rewards: the resolved reward set, as `RewardSet.from_config` reads it.
+    banned_tokens: ids that the policy must never sample.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    device: str
+    train: tuple[Part, ...]
+    advantage: Advantage
+    rewards: dict
+    banned_tokens: tuple[int, ...]
+
+    def environment(self) -> dict[str, str]:
+        return {_VARIABLE: self.model_dump_json()}
+
+    @classmethod
+    def current(cls) -> HostSettings | None:
+        """This process's settings; None where it does not belong to one of our runs."""
+        text = os.environ.get(_VARIABLE)
+        return cls.model_validate_json(text) if text else None

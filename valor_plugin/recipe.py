@@ -1,0 +1,171 @@
+"""The recipe: one YAML file that reads like the experiment.
+
+    name: valor-stage2
+    stage: grpo                      # sft | grpo
+    model: {path: runs/stage1/model, train: projector}
+    data: {train: data/studies.jsonl}
+    advantage: {rank: linear}
+    rewards:
+      image_text: {weight: 0.9, weights: densenet121-res224-chex}
+      format: {weight: 0.1}
+    openrlhf:                        # the host's own options, verbatim
+      rollout.batch_size: 128
+
+Everything is checked before anything starts. Paths are relative to the current folder, as for every
+other command line tool; image paths inside a studies file are relative to that file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from reward_sdk.config import explain, parse_set, read_set
+from reward_sdk.errors import ConfigError, nearest
+from valor_plugin.data.prompts import FINDINGS
+
+Part = Literal["tower", "projector", "language"]
+
+
+def _parts(value: Any) -> Any:
+    if value == "all":
+        return ("tower", "projector", "language")
+    return (value,) if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Section):
+    """Attributes:
+    path: a Hugging Face LLaVA folder with its processor.
+    train: the part or parts that train: projector, language, tower, a list of them, or "all".
+    """
+
+    path: str
+    train: Annotated[tuple[Part, ...], BeforeValidator(_parts), Field(min_length=1)]
+
+
+class Data(_Section):
+    """Attributes:
+    train: studies file, JSONL with `id`, `image` and (where there is one) `report`.
+    prompt: what the model is asked about every image.
+    """
+
+    train: str
+    prompt: str = FINDINGS
+
+
+class Advantage(_Section):
+    """Attributes:
+    rank: "linear" or "zscore" ranks inside each group; "off" leaves rewards to the host's own
+        estimator (`openrlhf: {algo.advantage.estimator: ...}`).
+    tie_tolerance: rewards closer than this share a rank.
+    """
+
+    rank: Literal["linear", "zscore", "off"] = "linear"  # ours: the paper's formula is not public
+    tie_tolerance: Annotated[float, Field(ge=0)] = 1e-6  # ours
+
+
+class Sft(_Section):
+    """Supervised fine-tuning, on TRL's SFTTrainer.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: studies per step.
+        learning_rate: peak, reached after a warm-up of 3 % and followed by a cosine.
+    """
+
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+
+
+class Recipe(_Section):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    stage: Literal["sft", "grpo"]
+    seed: int = 42
+    model: Model
+    data: Data
+    sft: Sft | None = None
+    advantage: Advantage = Advantage()
+    rewards: dict[str, Any] | None = None
+    openrlhf: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stage(self) -> Recipe:
+        if self.stage == "sft" and (self.sft is None or self.rewards or self.openrlhf):
+            raise ValueError("stage sft takes `sft`, and neither `rewards` nor `openrlhf`")
+        if self.stage == "grpo" and (self.rewards is None or self.sft is not None):
+            raise ValueError("stage grpo takes `rewards`, and no `sft`")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: the YAML file. `rewards` in it may be the path of a reward set.
+        overrides: "dotted.key=value", the value read as YAML. Inside `openrlhf` the rest of the
+            key is one option: "openrlhf.rollout.batch_size=64".
+
+    Raises:
+        ConfigError: one paragraph that names the file, the key, what is wrong and the nearest name.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
+    for override in overrides:
+        _override(content, override)
+    _check_keys(content, Recipe, str(path))
+    if isinstance(content.get("rewards"), str):
+        content["rewards"] = read_set(content["rewards"])
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from None
+    if recipe.rewards is not None:
+        parse_set(recipe.rewards, f"{path}: rewards")
+    return recipe
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
+    return list(section.model_fields)
+
+
+def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
+    """Unknown keys with the nearest known one; pydantic only says that they are extra."""
+    for key, value in content.items():
+        if key not in section.model_fields:
+            raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), _keys(section))}")
+        inner = {"model": Model, "data": Data, "advantage": Advantage, "sft": Sft}.get(key)
+        if inner is not None and isinstance(value, dict):
+            _check_keys(value, inner, f"{where}: {key}")
+
+
+def _override(content: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: write it as dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    path = key.split(".")
+    if path[0] == "openrlhf":
+        path = ["openrlhf", ".".join(path[1:])]
+    for step in path[:-1]:
+        content = content.setdefault(step, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {override}: {step!r} in the recipe holds a value, no section")
+    content[path[-1]] = value
+
