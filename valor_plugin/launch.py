@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
@@ -161,7 +162,7 @@ class Prepared:
     arguments: list[str]
 
 
-def prepare(recipe: Recipe, where: str, out: Path, device: str, progress: bool = True) -> Prepared:
+def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     """Checks everything, writes the run folder; afterwards only the host can fail.
 
     Raises:
@@ -171,11 +172,8 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str, progress: bool =
     check_model(recipe.model.path)
     studies = read_studies(recipe.data.train)
     device = choose_device(device)
-    if (out / "model").exists():
-        raise ConfigError(f"{out} holds a finished run: choose another folder with --out, "
-                          "or remove it")
-    out.mkdir(parents=True, exist_ok=True)
-    rewards = _with_baseline(recipe, studies, out, device, progress)
+    start_folder(out)
+    rewards = _with_baseline(recipe, studies, out, device)
     reward_set = RewardSet.from_config(rewards, f"{where}: rewards")
     _check_needs(reward_set, studies, recipe.data.train)
     settings = HostSettings(
@@ -187,16 +185,28 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str, progress: bool =
         banned_tokens=_image_tokens(recipe.model.path),
     )
     arguments = options.arguments(host_options(recipe, out, device))
-    resolved = yaml.safe_dump(
-        {**recipe.model_dump(mode="json"), "rewards": rewards}, sort_keys=False
-    )
-    (out / "recipe.yaml").write_text(resolved, encoding="utf-8")
-    record = {"digest": hashlib.sha256(resolved.encode()).hexdigest(), "device": device,
-              "versions": versions()}
-    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(recipe.model_copy(update={"rewards": rewards}), out, device)
     (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
     write_host_rows(studies, recipe.data.prompt, out / "train.jsonl")
     return Prepared(recipe, out, device, studies, settings, arguments)
+
+
+def start_folder(out: Path) -> None:
+    """Makes a run folder; refuses one that holds a finished run."""
+    if (out / "model").exists():
+        raise ConfigError(
+            f"{out} holds a finished run: choose another folder with --out, or remove it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_record(recipe: Recipe, out: Path, device: str) -> None:
+    """Writes what a run was: the resolved recipe, its digest, and all versions that matter."""
+    resolved = yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    (out / "recipe.yaml").write_text(resolved, encoding="utf-8")
+    digest = hashlib.sha256(resolved.encode()).hexdigest()
+    record = {"digest": digest, "device": device, "versions": versions()}
+    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def command(arguments: list[str]) -> str:
@@ -205,7 +215,7 @@ def command(arguments: list[str]) -> str:
 
 
 def _with_baseline(
-    recipe: Recipe, studies: list[Study], out: Path, device: str, progress: bool
+    recipe: Recipe, studies: list[Study], out: Path, device: str
 ) -> dict[str, Any]:
     """The rewards, with the evidence statistics of `image_text` computed over this run's images
     where the recipe names no file of them."""
@@ -219,12 +229,11 @@ def _with_baseline(
         from reward_sdk.types import ImageRef
 
         path = out / "evidence_baseline.json"
-        fitted = fit_baseline(
-            image_text["weights"],
-            [ImageRef(path=str(study.image)) for study in studies],
-            device=device,
-            progress=progress,
-        )
+        images = [ImageRef(path=str(study.image)) for study in studies]
+        with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
+            fitted = fit_baseline(
+                image_text["weights"], images, lambda n: bar.update(n - bar.n), device
+            )
         path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
         image_text["baseline"] = str(path.resolve())
     return rewards

@@ -47,8 +47,12 @@ def test_reports_equal_to_their_references_are_perfect():
 
 
 def test_a_malformed_response_counts_as_a_report_that_states_nothing():
-    malformed = evaluate([f"{ENLARGED}"], [ENLARGED]).studies[0]
-    assert malformed == Study(False, 0.0, 0.0, None, Findings(missed=("Cardiomegaly",)))
+    malformed = Study(False, 0.0, 0.0, None, Findings(missed=("Cardiomegaly",)))
+    assert evaluate([ENLARGED], [ENLARGED]).studies == (malformed,)
+
+
+def test_a_malformed_response_earns_nothing_from_a_reference_without_words():
+    assert evaluate(["no tags"], ["..."]).studies == (Study(False, 0.0, 0.0, None, Findings()),)
 
 
 def test_a_study_without_reference_counts_in_form_and_similarity_alone():

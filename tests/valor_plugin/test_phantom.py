@@ -48,7 +48,7 @@ def pixels(findings: Collection[Finding], seed: int) -> np.ndarray:
 @given(DRAWN, SEEDS)
 @settings(max_examples=40, deadline=None)
 def test_the_same_findings_in_any_order_and_seed_give_the_same_film(findings, seed):
-    order = [finding for finding in FINDINGS if finding in findings]
+    order: list[Finding] = [finding for finding in FINDINGS if finding in findings]
     first, second = draw(order, seed), draw(order[::-1], seed)
     assert first.image.tobytes() == second.image.tobytes()
     assert first.boxes == second.boxes
@@ -72,14 +72,14 @@ def test_every_finding_has_a_box_of_sensible_size_within_the_film(findings, seed
 
 
 @pytest.mark.parametrize("finding", [f for f in FINDINGS if f.endswith(("left", "right"))])
-def test_the_left_of_the_image_is_the_right_of_the_patient(finding):
+def test_the_left_of_the_image_is_the_right_of_the_patient(finding: Finding):
     for seed in range(20):
         x0, _, x1, _ = draw([finding], seed).boxes[finding]
         assert ((x0 + x1) / 2 > 48) == finding.endswith("left")
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_a_finding_is_visible_in_its_box_and_hardly_elsewhere(finding):
+def test_a_finding_is_visible_in_its_box_and_hardly_elsewhere(finding: Finding):
     strongest = []
     for seed in range(20):
         x0, y0, x1, y1 = draw([finding], seed).boxes[finding]

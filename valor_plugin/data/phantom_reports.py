@@ -58,7 +58,7 @@ _BESIDES = re.compile(
     r"\b(?:no|without|normal|and|or|versus|bi\w+|both|bases|upper|middle|mid|midlung|lingul\w+"
     r"|perihilar|retrocardiac|anterior|posterior\w*|hemothorax|\w*diaphragms?|failure|tissue"
     r"|hypertension|subpleural|scar\w*|loculat\w+|hernia|inflammatory|nodul\w+|large|acute|low|show"
-    r"|the present|nonconsolidating)\b",
+    r"|multifocal|the present|nonconsolidating|consistent|compatible|suspicious|suggest\w*)\b",
     re.IGNORECASE,
 )
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)

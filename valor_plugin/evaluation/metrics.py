@@ -126,9 +126,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates one response per study.
 
-    A malformed response counts as an empty report in the text metrics and in F1: it states
-    nothing, so every finding of its reference is missed, and none is unsupported. Dropping it
-    instead would reward a policy for failing on the hard studies.
+    A malformed response counts as an empty report: it scores 0 in the text metrics and states
+    nothing in F1, so every finding of its reference is missed and none is unsupported. Dropping
+    it instead would reward a policy for failing on the hard studies.
 
     Args:
         responses: generated texts with their tags, one per study.
@@ -152,8 +152,10 @@ def evaluate(
         if reference is None:
             studies.append(Study(well_formed, similarity=similar))
             continue
-        ours, theirs = tokens(report or ""), tokens(reference)
-        rouge_l, bleu_4 = rouge_l_score(ours, theirs), bleu_score(ours, theirs)
+        rouge_l = bleu_4 = 0.0
+        if report is not None:
+            ours, theirs = tokens(report), tokens(reference)
+            rouge_l, bleu_4 = rouge_l_score(ours, theirs), bleu_score(ours, theirs)
         studies.append(Study(well_formed, rouge_l, bleu_4, similar, next(findings)))
     return Evaluation(tuple(studies))
 

@@ -54,11 +54,9 @@ def install() -> None:
         cpu.install()
         cpu.adapt_host()
 
-    from openrlhf.models import actor as host_actor
-
     from valor_plugin.host import actor, advantage, checkpoint, sampling
 
-    actor.install(host_actor.Actor, settings.train)
+    actor.install(settings.train)
     sampling.install(settings.banned_tokens)
     advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
     checkpoint.install()

@@ -1,5 +1,14 @@
 """The parts of a LLaVA model that can train or be frozen."""
 
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
 PARTS = ("tower", "projector", "language")
 
 _MARKS = {
@@ -27,3 +36,24 @@ def part_of(parameter: str) -> str:
         f"parameter {parameter!r} belongs to none of the parts {', '.join(PARTS)}: "
         "only LLaVA models can be trained by parts"
     )
+
+
+def train_only(model: Any, parts: Collection[str]) -> None:
+    """Lets exactly these parts train, and logs a table of what trains and what is frozen.
+
+    Raises:
+        ValueError: if the model lacks one of the parts, or has a parameter outside of them all.
+    """
+    tensors: Counter[str] = Counter()
+    parameters: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        parameter.requires_grad_(part in parts)
+        tensors[part] += 1
+        parameters[part] += getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 empties it
+    if absent := [part for part in parts if not tensors[part]]:
+        raise ValueError(f"{type(model).__name__} has no {', '.join(absent)} that could train")
+    for part in PARTS:
+        state = "trains" if part in parts else "frozen"
+        count, size = tensors[part], f"{parameters[part]:,}"
+        logger.warning("%-9s %4d tensors %14s parameters  %s", part, count, size, state)

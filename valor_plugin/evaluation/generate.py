@@ -1,0 +1,71 @@
+"""Reports of a model for a list of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from reward_sdk.images import open_image
+from reward_sdk.types import ImageRef
+from valor_plugin.data.studies import Study
+
+
+def generate(
+    model: str | Path,
+    studies: Sequence[Study],
+    prompt: str,
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> list[str]:
+    """One response per study, with its tags, without special tokens.
+
+    Args:
+        model: a model folder.
+        studies: what to describe.
+        prompt: the question, as in training.
+        temperature: 0 decodes greedily; otherwise samples from the whole distribution, as the
+            rollouts of training do at temperature 1.
+        max_new_tokens: the longest response.
+        seed: of the sampling; equal seeds give equal responses on one machine.
+        batch_size: studies at a time.
+        device: a torch device.
+    """
+    import torch
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    processor = AutoProcessor.from_pretrained(model)
+    processor.tokenizer.padding_side = "left"
+    network = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    options = {"do_sample": False} if temperature == 0 else {
+        "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    responses: list[str] = []
+    batches = range(0, len(studies), batch_size)
+    for start in tqdm(batches, desc=f"reports of {Path(model).parent.name}", disable=None):
+        batch = studies[start : start + batch_size]
+        images = [open_image(ImageRef(path=str(study.image))).convert("RGB") for study in batch]
+        inputs = processor(
+            images=images, text=[text] * len(batch), add_special_tokens=False, return_tensors="pt"
+        ).to(device, dtype)
+        with torch.inference_mode():
+            output = network.generate(
+                **inputs,
+                **options,
+                max_new_tokens=max_new_tokens,
+                suppress_tokens=[network.config.image_token_id],
+            )
+        new = output[:, inputs["input_ids"].shape[1] :]
+        responses += processor.batch_decode(new, skip_special_tokens=True)
+    return responses
