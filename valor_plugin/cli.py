@@ -55,7 +55,7 @@ def train(path: str, out: str | None, overrides: tuple[str, ...], device: str,
             click.echo(launch.command(arguments))
             return
         else:
-            model = launch.run(launch.prepare(recipe, path, folder, device), _step_line())
+            model = launch.run(launch.prepare(recipe, path, folder, device), launch.print_step)
     except ConfigError as error:
         _fail(error, 2)
     except launch.RunError as error:
@@ -66,13 +66,41 @@ def train(path: str, out: str | None, overrides: tuple[str, ...], device: str,
         click.echo(f"model: {model}")
 
 
-def _step_line() -> object:
-    """Prints a line for each policy step: the reward and every component that counted."""
-    def line(step: int, total: int, means: dict[str, float]) -> None:
-        names = [key.removesuffix("/applied") for key in means if key.endswith("/applied")]
-        parts = [f"{n} {means[n] / means[n + '/applied']:.3f}" for n in names
-                 if means[n + "/applied"] > 0]
-        seconds = means.get("timing/step_total", 0.0)
-        click.echo(f"step {step:>4}/{total}  reward {means.get('reward', 0.0):.3f}  "
-                   f"{'  '.join(parts)}  {seconds:.1f} s")
-    return line
+@main.command()
+@click.option("--recipes", type=click.Path(exists=True, file_okay=False), default="recipes/demo",
+              show_default=True, help="Folder with sft.yaml, stage1.yaml and stage2.yaml.")
+@click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+def demo(recipes: str, out: str, device: str) -> None:
+    """Runs the whole method on synthetic films: SFT, stage 1, stage 2, evaluation, a page."""
+    from valor_plugin import launch
+    from valor_plugin.demo import pipeline
+
+    try:
+        page = pipeline.run(Path(recipes), Path(out).resolve(), device)
+    except ConfigError as error:
+        _fail(error, 2)
+    except launch.RunError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(KeyboardInterrupt("stopped; what was finished is kept"), 130)
+    else:
+        click.echo(f"page: {page}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(), help="The studies file to write.")
+def prepare(folder: str, out: str) -> None:
+    """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
+    from valor_plugin.data.studies import studies_of_folder, write_studies
+
+    try:
+        studies = studies_of_folder(Path(folder))
+        path = Path(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_studies(studies, path)
+    except ConfigError as error:
+        _fail(error, 2)
+    else:
+        click.echo(f"{len(studies)} studies: {path}")

@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 from tqdm import tqdm
 
@@ -276,6 +277,18 @@ def run(prepared: Prepared, report: Report) -> Path:
     if process.returncode != 0 or not (out / "model" / "config.json").exists():
         raise RunError(f"{cause(log.read_text(errors='replace'))} The whole log: {log}")
     return out / "model"
+
+
+def print_step(step: int, total: int, means: dict[str, float]) -> None:
+    """A line for people: the step, the reward, every component where it counted, the time."""
+    names = [key.removesuffix("/applied") for key in means if key.endswith("/applied")]
+    parts = [
+        f"{name} {means[name] / means[name + '/applied']:.3f}"
+        for name in names
+        if means[name + "/applied"] > 0
+    ]
+    head = f"step {step:>4}/{total}  reward {means.get('reward', 0.0):6.3f}"
+    click.echo("  ".join([head, *parts, f"{means.get('timing/step_total', 0.0):.1f} s"]))
 
 
 def _steps(prepared: Prepared) -> int:

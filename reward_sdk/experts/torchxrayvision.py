@@ -31,7 +31,7 @@ from reward_sdk.observations import OBSERVATIONS
 with warnings.catch_warnings():  # its import silences every warning of the process
     import torchxrayvision as xrv
 
-_RENAMED = {"Effusion": "Pleural Effusion"}
+CHEXPERT_NAME = {"Effusion": "Pleural Effusion"}
 _CHUNK = 32  # ours: images per forward pass; bounds the memory (about 1 GB at 224 x 224)
 
 
@@ -48,7 +48,7 @@ class XrayExpert:
 
     def __init__(self, model: xrv.models.DenseNet, weights: str, device: str) -> None:
         self.weights = weights
-        names = [_RENAMED.get(target, target) for target in model.targets]
+        names = [CHEXPERT_NAME.get(target, target) for target in model.targets]
         thresholds = model.op_threshs.tolist()
         self._columns = [
             i

@@ -237,7 +237,7 @@ def _label_report(text: str) -> dict[str, int | None]:
 @lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur
 def _label_sentence(sentence: str) -> tuple[tuple[str, int], ...]:
     """(observation, label) of every mention in one lower-case sentence."""
-    mentions = [(name, m) for name, found in _MENTIONS.items() for m in found.finditer(sentence)]
+    mentions = [(name, m) for name, words in _MENTIONS.items() for m in words.finditer(sentence)]
     triggers = list(_TRIGGER.finditer(sentence)) if mentions else []
     labels = [(name, _polarity(sentence, mention, triggers)) for name, mention in mentions]
     for observations, pattern in _NORMAL_STATEMENTS:

@@ -45,8 +45,8 @@ class FindingsF1:
         return [
             Part(
                 f1(
-                    _asserted(str(sample.report)) & self._observations,
-                    _asserted(str(sample.reference)) & self._observations,
+                    _asserted(sample.report or "") & self._observations,
+                    _asserted(sample.reference or "") & self._observations,
                 )
             )
             for sample in samples

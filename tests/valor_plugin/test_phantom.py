@@ -163,9 +163,9 @@ def test_a_bank_without_a_sentence_for_some_finding_is_refused():
 
 
 def test_the_same_seed_writes_the_same_files_and_another_seed_other_ids(bank, tmp_path: Path):
-    first = write_phantoms(tmp_path / "a", 6, 1, bank, progress=False)
-    write_phantoms(tmp_path / "b", 6, 1, bank, progress=False)
-    other = write_phantoms(tmp_path / "c", 6, 2, bank, progress=False)
+    first = write_phantoms(tmp_path / "a", 6, 1, bank)
+    write_phantoms(tmp_path / "b", 6, 1, bank)
+    other = write_phantoms(tmp_path / "c", 6, 2, bank)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 7
@@ -173,7 +173,7 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_other_ids(bank, tm
 
 
 def test_the_table_of_phantoms_agrees_with_the_studies_returned(bank, tmp_path: Path):
-    studies = write_phantoms(tmp_path, 6, 1, bank, progress=False)
+    studies = write_phantoms(tmp_path, 6, 1, bank)
     rows = [json.loads(line) for line in (tmp_path / "phantoms.jsonl").read_text().splitlines()]
     for study, row in zip(studies, rows, strict=True):
         assert (row["id"], tmp_path / row["image"], row["report"]) == (

@@ -113,7 +113,6 @@ def write_phantoms(
     seed: int,
     bank: SentenceBank,
     size: int = 96,
-    progress: bool = True,
 ) -> list[Study]:
     """Draws phantoms into a folder: `<id>.png` each, and `phantoms.jsonl` about all of them.
 
@@ -127,7 +126,6 @@ def write_phantoms(
         seed: not negative.
         bank: where the reports come from.
         size: side of the images in pixels.
-        progress: whether to show a bar.
 
     Returns:
         The phantoms as studies, in the order of `phantoms.jsonl`.
@@ -135,7 +133,7 @@ def write_phantoms(
     folder.mkdir(parents=True, exist_ok=True)
     studies = []
     with (folder / "phantoms.jsonl").open("w", encoding="utf-8") as lines:
-        for i in tqdm(range(n), "phantoms", disable=not progress):
+        for i in tqdm(range(n), "phantoms", disable=None):
             rng = np.random.default_rng([seed, i])
             findings = sample_findings(rng)
             report = bank.report(findings, rng)

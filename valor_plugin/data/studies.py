@@ -95,13 +95,30 @@ def _image_problem(study: Study) -> str | None:
     return None
 
 
+def studies_of_folder(folder: Path) -> list[Study]:
+    """Every PNG or JPEG below a folder as a study without a report, in the order of their names.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    studies = [Study(str(p.relative_to(folder).with_suffix("")), p.resolve()) for p in files]
+    if not studies:
+        raise ConfigError(f"{folder} holds no PNG or JPEG image")
+    for study in studies:
+        if problem := _image_problem(study):
+            raise ConfigError(problem)
+    return studies
+
+
 def write_studies(studies: Iterable[Study], path: Path) -> None:
     """Writes a studies file whose image paths are relative to it where they can be."""
+    parent = path.parent.resolve()
     with path.open("w", encoding="utf-8") as file:
         for study in studies:
             image = study.image
-            if image.is_relative_to(path.parent):
-                image = image.relative_to(path.parent)
+            if image.is_relative_to(parent):
+                image = image.relative_to(parent)
             row = {"id": study.id, "image": str(image), "report": study.report}
             file.write(json.dumps(row) + "\n")
 

@@ -1,0 +1,214 @@
+"""The whole method on synthetic films: data, expert, model, SFT, stage 1, stage 2, evaluation.
+
+Every step leaves its result in `runs/demo` and is skipped where that is there already.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from reward_sdk.text import wrap_report
+from valor_plugin import launch, sft
+from valor_plugin.data.studies import Study, read_studies
+from valor_plugin.recipe import load_recipe
+
+STAGES = {"sft": "SFT", "stage1": "Stage 1", "stage2": "Stage 2"}
+NOTICE = (
+    "The X-rays on this page are synthetic phantoms: shapes in grey with findings drawn at known "
+    "places, no patients. The sentences of the reference reports come from the IU X-ray "
+    "collection. Model and expert are tiny and were trained here; the numbers say that the "
+    "method runs and learns, and nothing about radiology."
+)
+_STUDIES = {"train": (6000, 1), "stage1-studies": (800, 11), "stage2-studies": (1120, 12),
+            "test": (512, 2)}  # fmt: skip
+"""Folder -> (how many phantoms, seed); seeds differ, so no film is in two folders."""
+_MAX_NEW_TOKENS = 48
+
+
+def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
+    """Runs what is missing and returns the path of the page.
+
+    Args:
+        recipes: folder with sft.yaml, stage1.yaml and stage2.yaml; their paths mean `root` where
+            they say `runs/demo`.
+        root: where everything is kept.
+        device: "auto", "cpu" or "cuda".
+        seed: of model, data order and sampling.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    for folder, (count, data_seed) in _STUDIES.items():
+        with _step(root / folder, f"{count} phantoms with reports ({folder})") as target:
+            if target:
+                _phantoms(target, count, data_seed)
+    with _step(root / "expert.pt", "an X-ray expert (small DenseNet, 6 findings)") as target:
+        if target:
+            from valor_plugin.demo.pretrain import train_expert
+
+            train_expert(_studies(root / "train"), drawn(root / "train"), target)
+    with _step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
+        if target:
+            _base(root / "train", target, seed)
+    for stage, title in STAGES.items():
+        with _step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
+            if target:
+                shutil.rmtree(root / stage, ignore_errors=True)
+                train(recipes / f"{stage}.yaml", root, root / stage, device, seed)
+    for stage, title in STAGES.items():
+        target = root / stage / "evaluation.json"
+        with _step(target, f"{title}: evaluation on {_STUDIES['test'][0]} held-out films") as target:
+            if target:
+                evaluate(root, stage)
+    page = _page(root)
+    click.echo(f"whole demo: {(time.monotonic() - began) / 60:.1f} min")
+    return page
+
+
+def train(recipe: Path, root: Path, out: Path, device: str, seed: int,
+          overrides: tuple[str, ...] = ()) -> Path:  # fmt: skip
+    """Runs one stage from its recipe, with `runs/demo` in its paths replaced by `root`."""
+    loaded = load_recipe(recipe, (*_moved(recipe, root), f"seed={seed + 1}", *overrides))
+    if loaded.stage == "sft":
+        return sft.train(loaded, out, device)
+    return launch.run(launch.prepare(loaded, str(recipe), out, device), launch.print_step)
+
+
+def _moved(recipe: Path, root: Path) -> tuple[str, ...]:
+    loaded = load_recipe(recipe)
+    found = {"model.path": loaded.model.path, "data.train": loaded.data.train}
+    expert = (loaded.rewards or {}).get("image_text", {}).get("weights")
+    if expert:
+        found["rewards.image_text.weights"] = expert
+    return tuple(f"{key}={value.replace('runs/demo', str(root))}" for key, value in found.items())
+
+
+@contextmanager
+def _step(path: Path, title: str) -> Iterator[Path | None]:
+    """Announces a step and yields where to put its result, or None if it is there."""
+    if path.exists():
+        click.echo(f"[done before] {title}")
+        yield None
+        return
+    click.secho(f"[ now ] {title}", bold=True)
+    began = time.monotonic()
+    try:
+        yield path
+    except BaseException:
+        if path.is_dir():  # nothing half-made may look complete
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+    click.echo(f"[{time.monotonic() - began:4.0f} s] {title}")
+
+
+def _studies(folder: Path) -> list[Study]:
+    return read_studies(folder / "phantoms.jsonl")
+
+
+def drawn(folder: Path) -> dict[str, tuple]:
+    """Study id -> findings drawn."""
+    with (folder / "phantoms.jsonl").open(encoding="utf-8") as lines:
+        return {row["id"]: tuple(row["findings"]) for row in map(json.loads, lines)}
+
+
+def _phantoms(folder: Path, count: int, seed: int) -> None:
+    from valor_plugin.data.phantom import write_phantoms
+    from valor_plugin.data.phantom_reports import SentenceBank, iu_xray_sentences
+
+    write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()))
+
+
+def _base(data: Path, folder: Path, seed: int) -> None:
+    import torch
+
+    from valor_plugin.data.prompts import FINDINGS
+    from valor_plugin.demo import model, pretrain
+    from valor_plugin.llava_med import checkpoint
+
+    studies = _studies(data)
+    texts = [wrap_report(study.report or "") for study in studies]
+    shape = model.Shape()
+    processor = model.make_processor([*texts, *[FINDINGS] * 200], shape)
+    network = model.make_model(processor, shape, seed)
+    pretrain.train_tower(network, processor, studies, drawn(data), seed=seed)
+    checkpoint.save(network.to(torch.bfloat16), processor, folder)
+
+
+def evaluate(root: Path, stage: str) -> None:
+    """Samples a report for every held-out film and writes responses.jsonl and evaluation.json."""
+    from reward_sdk.rewards.image_text import image_text
+    from valor_plugin.data.prompts import FINDINGS
+    from valor_plugin.evaluation.evaluate import evaluate_model, write_responses
+
+    studies = _studies(root / "test")
+    judge = image_text(str(root / "expert.pt"), str(_baseline(root)))
+    evaluation, responses = evaluate_model(
+        root / stage / "model", studies, FINDINGS, judge,
+        temperature=1.0, max_new_tokens=_MAX_NEW_TOKENS,
+    )  # fmt: skip
+    write_responses(root / stage / "responses.jsonl", studies, responses)
+    (root / stage / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
+
+
+def _baseline(root: Path) -> Path:
+    """Evidence statistics over the SFT films, the same ruler for every stage."""
+    from reward_sdk.rewards.image_text import fit_baseline
+    from reward_sdk.types import ImageRef
+
+    path = root / "evidence_baseline.json"
+    if not path.exists():
+        images = [ImageRef(path=str(study.image)) for study in _studies(root / "train")]
+        path.write_text(json.dumps(fit_baseline(str(root / "expert.pt"), images)))
+    return path
+
+
+def _page(root: Path) -> Path:
+    from valor_plugin.evaluation.curves import curve_svg, read_scalars, reward_curve
+    from valor_plugin.evaluation.metrics import Evaluation
+    from valor_plugin.evaluation.page import Example, StageRow, table_text, write_page
+
+    rows = [
+        StageRow(title, "sampled", Evaluation.from_json((root / stage / "evaluation.json")
+                 .read_text(encoding="utf-8")))
+        for stage, title in STAGES.items()
+    ]  # fmt: skip
+    curves = []
+    for stage, rewards in (("stage1", ("rouge_l", "bleu", "findings_f1", "format")),
+                           ("stage2", ("image_text", "format"))):  # fmt: skip
+        scalars = read_scalars(root / stage / "tensorboard")
+        series = {name: reward_curve(scalars, name) for name in rewards}
+        title = f"{STAGES[stage]}: rewards of the rollouts"
+        curves.append((title, curve_svg(series, title)))
+    page = root / "index.html"
+    write_page(page, "VALOR on phantoms", NOTICE, rows, curves, _examples(root, Example))
+    click.echo("\n" + table_text(rows) + "\n")
+    return page
+
+
+def _examples(root: Path, example: type, count: int = 6) -> list:
+    from reward_sdk.images import open_image
+    from reward_sdk.types import ImageRef
+
+    responses = {}
+    for stage, title in STAGES.items():
+        with (root / stage / "responses.jsonl").open(encoding="utf-8") as lines:
+            responses[title] = [json.loads(line)["response"] for line in lines]
+    with (root / "test" / "phantoms.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:count]
+    return [
+        example(
+            image=open_image(ImageRef(path=str(root / "test" / row["image"]))),
+            reference=row["report"],
+            responses={title: texts[i] for title, texts in responses.items()},
+            boxes=row["boxes"],
+        )
+        for i, row in enumerate(rows)
+    ]

@@ -1,0 +1,58 @@
+"""A model against held-out studies: generate, score, keep both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
+from reward_sdk.types import ImageRef, Sample
+from valor_plugin.data.studies import Study
+from valor_plugin.evaluation.generate import generate
+from valor_plugin.evaluation.metrics import Evaluation, evaluate
+
+
+def evaluate_model(
+    model: Path,
+    studies: Sequence[Study],
+    prompt: str,
+    image_text: ImageText | None,
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[Evaluation, list[str]]:
+    """The metrics of a model and the responses that they come from.
+
+    Args:
+        model: a model folder.
+        studies: held out from training; metrics need their reports.
+        prompt: the question, as in training.
+        image_text: gives the similarity; None leaves it out. A response without a well-formed
+            report states nothing and has similarity 0.
+        temperature: 0 is greedy; 1 samples from the policy as training does.
+        max_new_tokens: the longest response.
+        seed: of the sampling.
+        device: a torch device.
+    """
+    responses = generate(
+        model, studies, prompt, temperature=temperature, max_new_tokens=max_new_tokens,
+        seed=seed, device=device,
+    )  # fmt: skip
+    similarities = None
+    if image_text is not None:
+        evidence = image_text.evidence_z([ImageRef(path=str(study.image)) for study in studies])
+        reports = [Sample(response).report or "" for response in responses]
+        similarities = similarity(evidence, report_polarity(reports, image_text.findings)).tolist()
+    references = [study.report for study in studies]
+    return evaluate(responses, references, similarities), responses
+
+
+def write_responses(path: Path, studies: Sequence[Study], responses: Sequence[str]) -> None:
+    """One JSON object per line: id, response, reference."""
+    with path.open("w", encoding="utf-8") as file:
+        for study, response in zip(studies, responses, strict=True):
+            row = {"id": study.id, "response": response, "reference": study.report}
+            file.write(json.dumps(row) + "\n")
