@@ -52,6 +52,10 @@ class MicroBatcher(Generic[Item, Result]):
                     batch.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
                 except queue.Empty:
                     break
+            # A caller that gave up leaves the batch now; from here on none can.
+            batch = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
+            if not batch:
+                continue
             items = [item for item, _ in batch]
             try:
                 results = self._function(items)

@@ -56,7 +56,7 @@ def read_set(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read reward set {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict) or set(content) != {"rewards"}:
         raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
@@ -76,7 +76,7 @@ def parse_set(rewards: Any, where: str = "rewards") -> dict[str, Entry]:
     for name, keys in rewards.items():
         place = f"{where}.{name}"
         try:
-            build = factory(name)
+            build = factory(str(name))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         try:

@@ -128,7 +128,7 @@ class RewardSet:
             logs[reward.name] = part.value if part.value is not None else 0.0
             logs[f"{reward.name}/applied"] = float(part.value is not None)
             logs[f"{reward.name}/failed"] = float(part.status == "failed")
-        scaled = total * wanted / counted if counted else None
+        scaled = total * (wanted / counted) if counted else None
         return Score(scaled, dict(zip(self.names, parts, strict=True)), logs)
 
 
@@ -152,7 +152,8 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:
     if not samples:
         return []
     try:
-        return [_checked(reward, part) for part in reward(samples)]
+        parts = zip(samples, reward(samples), strict=True)
+        return [_checked(reward, part) for _, part in parts]
     except Exception as error:  # the engine is the boundary where errors become failed parts
         if len(samples) == 1:
             logger.debug("%s failed", reward.name, exc_info=True)
@@ -161,8 +162,10 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:
 
 
 def _checked(reward: Reward, part: Part) -> Part:
+    if part.status != "ok":
+        return Part(None, part.status, part.reason)
     low, high = reward.bounds
-    if part.value is not None and not (math.isfinite(part.value) and low <= part.value <= high):
+    if part.value is None or not (math.isfinite(part.value) and low <= part.value <= high):
         return Part(
             None, "failed", f"{reward.name} gave {part.value}, outside of its range [{low}, {high}]"
         )

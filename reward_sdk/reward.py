@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, TypeVar
 
 from reward_sdk.errors import ConfigError, nearest
@@ -59,15 +60,24 @@ def reward(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
+def _installed() -> dict[str, EntryPoint]:
+    """Rewards of other distributions: entry points in the group `reward_sdk.rewards` that name a
+    factory."""
+    return {entry.name: entry for entry in entry_points(group="reward_sdk.rewards")}
+
+
 def names() -> tuple[str, ...]:
     """Every reward that a set can name, sorted."""
-    return tuple(sorted(_BUILT_IN.keys() | _factories.keys()))
+    return tuple(sorted(_BUILT_IN.keys() | _factories.keys() | _installed().keys()))
 
 
 def factory(name: str) -> Callable[..., Reward]:
     """The factory registered under `name`; ConfigError with the nearest name if there is none."""
-    if name not in _factories:
-        if name not in _BUILT_IN:
-            raise ConfigError(f"no reward is named {name!r}: {nearest(name, names())}")
+    if name not in _factories and name in _BUILT_IN:
         import_module(_BUILT_IN[name])
+    if name not in _factories:
+        entry = _installed().get(name)
+        if entry is None:
+            raise ConfigError(f"no reward is named {name!r}: {nearest(name, names())}")
+        _factories[name] = entry.load()
     return _factories[name]

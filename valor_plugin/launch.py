@@ -30,8 +30,9 @@ import click
 import yaml
 from tqdm import tqdm
 
+from reward_sdk.config import parse_set
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, ScoringError
 from valor_plugin.data.studies import Study, read_studies, write_host_rows
 from valor_plugin.host import options
 from valor_plugin.host.install import check_host
@@ -121,7 +122,8 @@ def check(recipe: Recipe, where: str) -> None:
     if problem := check_host():
         raise ConfigError(problem)
     options.check(recipe.openrlhf, where)
-    scheduled = [n for n, keys in (recipe.rewards or {}).items() if (keys or {}).get("every", 1) > 1]
+    entries = parse_set(recipe.rewards, f"{where}: rewards")
+    scheduled = [name for name, entry in entries.items() if entry.every > 1]
     if scheduled and recipe.openrlhf.get("train.async_enable"):
         raise ConfigError(
             f"{where}: rewards.{scheduled[0]}.every needs the policy step, which asynchronous "
@@ -138,16 +140,21 @@ def check_model(path: str) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise ConfigError(f"model.path: {path} holds no config.json, so it is no model folder")
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if kind != "llava":
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:  # neither JSON nor even text
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"model.path: config.json of {path} is no JSON object")
+    if (kind := content.get("model_type")) != "llava":
         raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
     for name in ("processor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise ConfigError(
-                f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it with "
-                "`AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
+                f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
+                "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
             )
 
 
@@ -232,9 +239,12 @@ def _with_baseline(
         path = out / "evidence_baseline.json"
         images = [ImageRef(path=str(study.image)) for study in studies]
         with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
-            fitted = fit_baseline(
-                image_text["weights"], images, lambda n: bar.update(n - bar.n), device
-            )
+            try:
+                fitted = fit_baseline(
+                    image_text["weights"], images, lambda n: bar.update(n - bar.n), device
+                )
+            except ScoringError as error:
+                raise ConfigError(f"{recipe.data.train}: {error}") from None
         path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
         image_text["baseline"] = str(path.resolve())
     return rewards
@@ -343,7 +353,7 @@ def _processes_of(run: str) -> list[int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                if mark in (folder / "environ").read_bytes() and "Z" != _state(folder):
+                if mark in (folder / "environ").read_bytes() and _state(folder) != "Z":
                     found.append(int(folder.name))
             except OSError:
                 continue
@@ -359,7 +369,7 @@ _PREFIX = re.compile(
     r"|^(?:\([^)]*pid=\d+[^)]*\)\s?)+"  # (PolicyModelActor pid=1) (Worker pid=2)
     r"|(?:ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?"  # vLLM's own logger
 )
-_ERROR = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)\b: .*")
+_ERROR = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?")
 
 
 def cause(log: str) -> str:
@@ -369,7 +379,7 @@ def cause(log: str) -> str:
     for line in log.splitlines():
         plain = _PREFIX.sub("", _PREFIX.sub("", line))
         last = plain.strip() or last
-        if _ERROR.match(plain):
+        if _ERROR.fullmatch(plain.rstrip()):
             errors.append(plain.strip())
     telling = [e for e in errors if not e.startswith("ray.") and "EngineDead" not in e]
     if telling or errors:

@@ -36,6 +36,10 @@ def _parts(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML reads a bare `off` as false
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,7 +71,8 @@ class Advantage(_Section):
     tie_tolerance: rewards closer than this share a rank.
     """
 
-    rank: Literal["linear", "zscore", "off"] = "linear"  # ours: the paper's formula is not public
+    # ours: the paper's formula is not public
+    rank: Annotated[Literal["linear", "zscore", "off"], BeforeValidator(_off)] = "linear"
     tie_tolerance: Annotated[float, Field(ge=0)] = 1e-6  # ours
 
 
@@ -86,7 +91,7 @@ class Sft(_Section):
 
 
 class Recipe(_Section):
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     stage: Literal["sft", "grpo"]
     seed: int = 42
     model: Model
@@ -120,7 +125,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")

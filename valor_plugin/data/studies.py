@@ -43,9 +43,11 @@ def read_studies(path: str | Path) -> list[Study]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # reports may hold U+2028 and its like
     except OSError as error:
         raise ConfigError(f"cannot read studies {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
     studies: list[Study] = []
     places: list[str] = []
     first: dict[str, str] = {}
@@ -102,7 +104,7 @@ def studies_of_folder(folder: Path) -> list[Study]:
         ConfigError: there is none, or one cannot be read.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    studies = [Study(str(p.relative_to(folder).with_suffix("")), p.resolve()) for p in files]
+    studies = [Study(str(path.relative_to(folder)), path.resolve()) for path in files]
     if not studies:
         raise ConfigError(f"{folder} holds no PNG or JPEG image")
     for study in studies:

@@ -26,7 +26,7 @@ NOTICE = (
     "collection. Model and expert are tiny and were trained here; the numbers say that the "
     "method runs and learns, and nothing about radiology."
 )
-_STUDIES = {"train": (6000, 1), "stage1-studies": (800, 11), "stage2-studies": (1120, 12),
+STUDIES = {"train": (6000, 1), "stage1-studies": (800, 11), "stage2-studies": (1120, 12),
             "test": (512, 2)}  # fmt: skip
 """Folder -> (how many phantoms, seed); seeds differ, so no film is in two folders."""
 _MAX_NEW_TOKENS = 48
@@ -44,7 +44,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     """
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for folder, (count, data_seed) in _STUDIES.items():
+    for folder, (count, data_seed) in STUDIES.items():
         with _step(root / folder, f"{count} phantoms with reports ({folder})") as target:
             if target:
                 _phantoms(target, count, data_seed)
@@ -63,7 +63,9 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
                 train(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
-        with _step(target, f"{title}: evaluation on {_STUDIES['test'][0]} held-out films") as target:
+        with _step(
+            target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films"
+        ) as target:
             if target:
                 evaluate(root, stage)
     page = _page(root)

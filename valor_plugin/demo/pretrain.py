@@ -63,9 +63,7 @@ def train_expert(
     thresholds = torch.full((18,), math.nan)
     for column, output in enumerate(trained):
         thresholds[output] = _operating_point(scores[:, column], labels[:held_out, column].numpy())
-    network.targets = [
-        name if i in trained else "" for i, name in enumerate(type(network).targets)
-    ]
+    network.targets = [name if i in trained else "" for i, name in enumerate(type(network).targets)]
     network.pathologies = network.targets
     network.op_threshs = thresholds
     network.input_resolution = _EXPERT_SIDE
@@ -90,7 +88,7 @@ def _operating_point(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def train_tower(
-    model: Any, processor: Any, studies: Sequence[Study], drawn: Drawn, *, steps: int = 250,
+    model: Any, processor: Any, studies: Sequence[Study], drawn: Drawn, *, steps: int = 500,
     seed: int = 0,
 ) -> None:  # fmt: skip
     """Teaches the vision tower to see the findings, in place, from image-level labels.
@@ -112,7 +110,7 @@ def train_tower(
         return torch.logsumexp(patches, 1) - math.log(patches.shape[1])
 
     both = nn.ModuleList([tower, votes])
-    _fit(both, forward, labels, offset=0, steps=steps, rate=2e-3, title="vision tower", seed=seed)
+    _fit(both, forward, labels, offset=0, steps=steps, rate=1e-3, title="vision tower", seed=seed)
 
 
 def _fit(

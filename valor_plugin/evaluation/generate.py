@@ -43,9 +43,7 @@ def generate(
     processor = AutoProcessor.from_pretrained(model)
     processor.tokenizer.padding_side = "left"
     network = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
-    messages = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-    ]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     options = {"do_sample": False} if temperature == 0 else {
         "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
             break
         statements.append(statement)
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
-    exec(compile(ast.Module(statements, []), str(path), "exec"), namespace)  # noqa: S102
+    exec(compile(ast.Module(statements, []), str(path), "exec"), namespace)
     return namespace["parser"]
 
 
@@ -65,7 +65,8 @@ def check(options: Mapping[str, Any], where: str) -> None:
             or a value that the host refuses.
     """
     host = parser()
-    known = {name[2:] for action in host._actions for name in action.option_strings}
+    spellings = {name for action in host._actions for name in action.option_strings}
+    known = {name[2:] for name in spellings if name.startswith("--")} - {"help"}
     for name in options:
         if name in OURS:
             raise ConfigError(f"{where}: openrlhf.{name} is set from the recipe's {OURS[name]!r}")

@@ -1,0 +1,49 @@
+# `make demo` runs the whole method on a laptop; `make test` runs the tests. Both set up what they
+# need in .venv first: Python 3.11 and pip are all that must be there.
+
+PYTHON ?= python3.11
+# Where pip finds a CPU build of torch. Only used if the indexes that pip is configured with have none.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all bench bench-learning bench-overhead check setup clean
+
+setup: $(READY)
+
+$(READY): requirements/cpu.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is needed; name another with PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@$(BIN)/pip install --quiet --upgrade pip
+	@$(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" || \
+		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) "torch==2.13.0+cpu"
+	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/openrlhf demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: bench-overhead
+
+bench-overhead: $(READY)
+	$(BIN)/python tests/bench/overhead.py
+
+bench-learning: $(READY)
+	$(BIN)/python tests/bench/learning.py
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,153 @@
+"""Both stages through the real OpenRLHF, Ray, DeepSpeed and vLLM, on a model of 0.3 M parameters."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hostrun import COMMAND, Chain, openrlhf, scalars
+from safetensors.torch import load_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from valor_plugin.launch import _processes_of
+from valor_plugin.llava_med.parts import part_of
+
+pytestmark = pytest.mark.host
+
+
+def weights(chain: Chain, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(chain.root / stage / "model" / "model.safetensors")
+
+
+def changed_parts(chain: Chain, before: str, after: str) -> set[str]:
+    old, new = weights(chain, before), weights(chain, after)
+    assert old.keys() == new.keys()
+    return {part_of(name) for name in old if not torch.equal(old[name], new[name])}
+
+
+def test_stage_2_changes_the_projector_and_leaves_every_other_tensor_bit_identical(chain: Chain):
+    assert changed_parts(chain, "stage1", "stage2") == {"projector"}
+
+
+def test_every_tensor_of_the_projector_changes_in_stage_2(chain: Chain):
+    old, new = weights(chain, "stage1"), weights(chain, "stage2")
+    projector = [name for name in old if part_of(name) == "projector"]
+    assert len(projector) == 4
+    assert not any(torch.equal(old[name], new[name]) for name in projector)
+
+
+def test_stage_1_changes_what_its_recipe_names_and_not_the_tower(chain: Chain):
+    assert changed_parts(chain, "sft", "stage1") == {"projector", "language"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "stage1", "stage2"])
+def test_a_stage_leaves_a_folder_that_transformers_loads_whole(chain: Chain, stage: str):
+    folder = chain.root / stage / "model"
+    processor = AutoProcessor.from_pretrained(folder)
+    model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert processor.image_processor.size["height"] == model.config.vision_config.image_size
+    assert processor.chat_template
+
+
+@pytest.mark.parametrize(
+    ("stage", "rewards"),
+    [("stage1", ("rouge_l", "findings_f1", "format")), ("stage2", ("brightness", "format"))],
+)
+def test_every_component_is_in_the_hosts_own_log(chain: Chain, stage: str, rewards: tuple):
+    log = scalars(chain, stage)
+    for reward in rewards:
+        for tail in ("", "/applied", "/failed"):
+            assert len(log[f"train/{reward}{tail}"]) == 4
+
+
+def test_the_policy_step_reaches_the_rewards_exactly(chain: Chain):
+    assert scalars(chain, "stage1")["train/findings_f1/applied"] == [0, 1, 0, 1]
+
+
+def test_the_logged_reward_is_the_weighted_sum_of_its_components(chain: Chain):
+    log = scalars(chain, "stage1")
+    for step in range(4):
+        total = sum(
+            weight * log[f"train/{name}"][step]
+            for name, weight in (("rouge_l", 0.5), ("findings_f1", 1.0), ("format", 0.1))
+        )
+        assert log["train/reward"][step] == pytest.approx(total, abs=1e-4)
+
+
+def test_every_reward_sees_the_image_of_its_own_study(chain: Chain):
+    seen = [json.loads(line) for line in (chain.root / "seen.jsonl").read_text().splitlines()]
+    assert Counter(row["id"] for row in seen) == {f"s{i:02}": 4 for i in range(16)}
+    assert all(row["gray"] == 10 + 15 * int(row["id"][1:]) for row in seen)
+
+
+def test_the_engine_follows_the_policy_after_every_sync(chain: Chain):
+    log = scalars(chain, "stage2")
+    assert all(abs(kl) < 5e-3 for kl in log["train/vllm_kl"])
+
+
+def test_ranks_give_advantages_of_one_size_and_tied_groups_are_counted(chain: Chain):
+    log = scalars(chain, "stage2")
+    assert all(0 <= share <= 1 for share in log["train/group_tied"])
+    assert all(abs(mean) < 1e-5 for mean in log["train/return"])
+
+
+def test_no_sample_goes_unscored(chain: Chain):
+    assert set(scalars(chain, "stage2")["train/unscored"]) == {0}
+
+
+def test_the_screen_shows_a_line_for_every_step(chain: Chain):
+    lines = [line for line in chain.printed["stage1"].splitlines() if line.startswith("step")]
+    assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+
+
+def test_the_run_folder_says_what_was_run(chain: Chain):
+    record = json.loads((chain.root / "stage2" / "versions.json").read_text())
+    assert record["versions"]["openrlhf"] == "0.11.2"
+    assert record["device"] == "cpu"
+    assert "train_ppo_ray" in (chain.root / "stage2" / "command.txt").read_text()
+
+
+def test_a_finished_run_leaves_no_process_behind(chain: Chain):
+    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+
+
+def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Chain):
+    out = chain.root / "too-long"
+    done = openrlhf(
+        "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(out), "--device", "cpu",
+        "--set", "openrlhf.data.max_len=24",
+    )  # fmt: skip
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: The run failed: ")
+    assert "max_prompt_length" in message or "max_model_len" in message
+    assert str(out / "host.log") in message
+    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+
+
+def test_an_interrupt_ends_every_process_of_the_run(chain: Chain):
+    out = chain.root / "interrupted"
+    process = subprocess.Popen(
+        [COMMAND, "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(out),
+         "--device", "cpu", "--set", "openrlhf.train.num_episodes=100"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    assert len(_processes_of("VALOR_HOST_SETTINGS=")) > 3
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert time.monotonic() - began < 40
+    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+    assert not Path(out / "model").exists()

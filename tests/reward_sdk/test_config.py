@@ -1,0 +1,136 @@
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+
+from reward_sdk.config import Entry, build_reward, parse_set, read_set
+from reward_sdk.errors import ConfigError
+from reward_sdk.reward import factory, names, reward
+from reward_sdk.types import Part, Sample
+
+built: list[dict] = []
+
+
+class Constant:
+    name = "test_constant"
+    bounds = (0.0, 1.0)
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+        return [Part(0.5)] * len(samples)
+
+
+@reward("test_constant")
+def make(*, path: str, size: int = 3, mode: Literal["plain", "smooth"] = "plain") -> Constant:
+    built.append({"path": path, "size": size, "mode": mode})
+    if size == 13:
+        raise ConfigError("size 13 brings bad luck")
+    return Constant()
+
+
+def refused(keys, name: str = "test_constant") -> str:
+    """The message for a set with one reward."""
+    with pytest.raises(ConfigError) as caught:
+        entries = parse_set({name: keys}, "set.yaml: rewards")
+        build_reward(name, entries[name], "set.yaml: rewards")
+    return str(caught.value)
+
+
+def test_settings_reach_the_factory_with_their_types():
+    entry = Entry.model_validate({"weight": 2, "path": "x", "size": "7", "mode": "smooth"})
+    build_reward("test_constant", entry)
+    assert built[-1] == {"path": "x", "size": 7, "mode": "smooth"}
+
+
+def test_checking_a_set_builds_nothing():
+    before = len(built)
+    parse_set({"test_constant": {"path": "x"}})
+    assert len(built) == before
+
+
+def test_a_reward_without_keys_has_weight_1_on_every_step():
+    assert parse_set({"format": None})["format"] == Entry(weight=1, every=1, on_failure="skip")
+
+
+def test_an_unknown_reward_is_refused_with_the_nearest_name():
+    message = refused({}, name="rogue_l")
+    assert message.startswith("set.yaml: rewards: no reward is named 'rogue_l'")
+    assert "did you mean 'rouge_l'?" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("wieght", "weight"), ("evry", "every"), ("sise", "size"), ("on_fail", "on_failure")],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(key, near):
+    message = refused({"path": "x", key: 1})
+    assert f"rewards.test_constant: unknown key {key!r}: did you mean {near!r}?" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weight", "heavy"),
+        ("weight", float("nan")),
+        ("every", 0),
+        ("every", 1.5),
+        ("on_failure", "ignore"),
+        ("on_failure", float("inf")),
+        ("size", "big"),
+        ("mode", "rough"),
+        ("path", None),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key_and_what_was_given(key, value):
+    message = refused({"path": "x"} | {key: value})
+    assert key in message
+    assert f"got {value!r}" in message
+
+
+def test_a_setting_that_the_reward_cannot_do_without_is_asked_for():
+    assert "the reward needs path" in refused({})
+
+
+def test_what_the_factory_refuses_is_told_with_its_place():
+    message = refused({"path": "x", "size": 13})
+    assert message == "set.yaml: rewards.test_constant: size 13 brings bad luck"
+
+
+@pytest.mark.parametrize("rewards", [None, {}, [], "format", {"format": 3}, {1: {}}])
+def test_something_else_than_a_mapping_of_rewards_is_refused(rewards):
+    with pytest.raises(ConfigError, match=r"^set\.yaml: rewards"):
+        parse_set(rewards, "set.yaml: rewards")
+
+
+def test_two_rewards_cannot_have_one_name():
+    with pytest.raises(ConfigError, match="two rewards are named 'test_constant'"):
+        reward("test_constant")(lambda: Constant())
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_name_that_a_set_can_use_has_a_factory(name):
+    if name == "image_text":
+        pytest.importorskip("torchxrayvision")
+    assert callable(factory(name))
+
+
+def test_a_file_gives_its_rewards(tmp_path):
+    path = tmp_path / "set.yaml"
+    path.write_text("rewards:\n  format: {weight: 0.1}\n", encoding="utf-8")
+    assert read_set(path) == {"format": {"weight": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"format: {}", b"rewards: {}\nmore: 1", b"- rewards", b"{", b"\xff\xfe", b"a: \x00"],
+)
+def test_a_file_that_is_no_reward_set_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "set.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"set\.yaml"):
+        read_set(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+        read_set(tmp_path / "none.yaml")

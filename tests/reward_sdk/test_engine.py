@@ -1,0 +1,260 @@
+"""The rewards here read numbers out of the response: word i is the value of the set's part i, and
+a word that is no number makes the reward raise."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward_sdk.config import Entry
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.types import ImageRef, Part, Sample
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class Word:
+    """Part `column` of the response as a number; raises where that is none."""
+
+    def __init__(self, column: int = 0, needs: frozenset[str] = NOTHING, bounds=(0.0, 1.0)) -> None:
+        self.name = f"word_{column}"
+        self.column = column
+        self.needs = needs
+        self.bounds = bounds
+        self.seen: list[Sample] = []
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+        self.seen += samples
+        return [Part(float(sample.response.split()[self.column])) for sample in samples]
+
+
+class Gives:
+    """The given parts, whatever the samples are."""
+
+    name = "gives"
+    bounds = (0.0, 1.0)
+    needs = NOTHING
+
+    def __init__(self, *parts: Part) -> None:
+        self.parts = parts
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Part]:
+        return self.parts
+
+
+def word_set(*entries: dict, **settings) -> RewardSet:
+    return RewardSet([(Word(i, **settings), Entry(**entry)) for i, entry in enumerate(entries)])
+
+
+def score(rewards: RewardSet, response: str, step: int | None = None):
+    (result,) = rewards.score([Sample(response)], step)
+    return result
+
+
+value = st.floats(0, 1)
+bad = st.sampled_from(["boom", "nan", "inf", "-0.5", "1.5"])
+weights = st.lists(st.floats(0.1, 5), min_size=1, max_size=4)
+
+
+@st.composite
+def responses(draw, columns: int = 2, ok: bool = False) -> str:
+    words = st.one_of(value.map(repr), st.nothing() if ok else bad)
+    return " ".join(draw(words) for _ in range(columns))
+
+
+@given(weights, st.data())
+def test_the_total_is_the_weighted_sum(weights, data):
+    values = data.draw(st.lists(value, min_size=len(weights), max_size=len(weights)))
+    result = score(word_set(*({"weight": w} for w in weights)), " ".join(map(repr, values)))
+    expected = sum(w * v for w, v in zip(weights, values, strict=True))
+    assert result.total == pytest.approx(expected, abs=1e-9)
+
+
+@given(weights, value, st.data())
+def test_a_failed_part_is_never_a_zero_in_the_total(weights, same, data):
+    # Parts that agree give the same total, however many of them are missing.
+    words = [repr(same)] * len(weights)
+    failing = data.draw(st.sets(st.integers(0, len(weights) - 1), max_size=len(weights) - 1))
+    for i in failing:
+        words[i] = data.draw(bad)
+    result = score(word_set(*({"weight": w} for w in weights)), " ".join(words))
+    assert result.total == pytest.approx(same * sum(weights), abs=1e-9)
+
+
+def test_without_any_part_there_is_no_total():
+    assert score(word_set({}, {}), "boom nan").total is None
+
+
+def test_a_part_that_fails_has_no_value_and_says_why():
+    part = score(word_set({}), "boom").parts["word_0"]
+    assert (part.value, part.status) == (None, "failed")
+    assert "could not convert string to float: 'boom'" in part.reason
+
+
+@given(st.lists(responses(), min_size=1, max_size=6), st.data())
+def test_a_bad_sample_leaves_the_rest_of_its_batch_as_it_was(texts, data):
+    rewards = word_set({"weight": 0.3}, {"weight": 0.7})
+    position = data.draw(st.integers(0, len(texts)))
+    clean = rewards.score([Sample(text) for text in texts])
+    mixed = rewards.score([Sample(t) for t in (*texts[:position], "boom x", *texts[position:])])
+    assert mixed[:position] + mixed[position + 1 :] == clean
+    assert mixed[position].total is None
+
+
+@given(st.lists(responses(), max_size=6))
+def test_a_batch_gives_what_its_samples_give_alone_in_their_order(texts):
+    rewards = word_set({"weight": 0.3}, {"weight": 0.7})
+    assert rewards.score([Sample(text) for text in texts]) == [score(rewards, t) for t in texts]
+
+
+@given(responses(columns=3), st.integers(1, 20))
+def test_log_keys_are_the_same_whatever_happens(text, step):
+    rewards = word_set({}, {"every": 3}, {"on_failure": 0.0})
+    assert tuple(score(rewards, text, step).logs) == rewards.log_keys
+
+
+@given(responses(columns=3), st.integers(1, 20))
+def test_logged_numbers_are_finite(text, step):
+    rewards = word_set({}, {"every": 3}, {"on_failure": 0.0})
+    assert all(math.isfinite(number) for number in score(rewards, text, step).logs.values())
+
+
+def test_logs_tell_a_failure_from_a_zero():
+    assert score(word_set({}), "boom").logs == {
+        "word_0": 0.0, "word_0/applied": 0.0, "word_0/failed": 1.0
+    }  # fmt: skip
+    assert score(word_set({}), "0").logs == {
+        "word_0": 0.0, "word_0/applied": 1.0, "word_0/failed": 0.0
+    }  # fmt: skip
+
+
+@given(st.integers(2, 12), st.integers(1, 200))
+def test_every_applies_exactly_on_multiples(every, step):
+    part = score(word_set({}, {"every": every}), "0.5 0.5", step).parts["word_1"]
+    assert (part.status == "ok") == (step % every == 0)
+
+
+def test_a_reward_that_waits_is_not_called():
+    reward = Word()
+    RewardSet([(reward, Entry(every=2))]).score([Sample("0.5")], step=1)
+    assert reward.seen == []
+
+
+def test_a_reward_that_waits_does_not_scale_the_others():
+    assert score(word_set({"weight": 0.4}, {"weight": 9, "every": 2}), "1 1", 1).total == 0.4
+
+
+def test_a_schedule_without_a_step_is_an_error():
+    with pytest.raises(ConfigError, match="every"):
+        score(word_set({"every": 2}), "0.5")
+
+
+def test_without_a_schedule_no_step_is_needed():
+    rewards = word_set({})
+    assert not rewards.needs_step
+    assert score(rewards, "0.5").total == 0.5
+
+
+def test_on_failure_raise_ends_the_call_and_names_the_sample():
+    rewards = word_set({"on_failure": "raise"})
+    with pytest.raises(ScoringError, match="word_0 failed on sample 's7'"):
+        rewards.score([Sample("0.5"), Sample("boom", id="s7")])
+
+
+def test_on_failure_with_a_number_counts_it_and_still_says_that_the_part_failed():
+    result = score(word_set({"weight": 2, "on_failure": 0.25}, {"weight": 1}), "boom 1")
+    assert result.total == 1.5
+    assert result.parts["word_0"].status == "failed"
+    assert result.logs["word_0/failed"] == 1
+
+
+@given(bad)
+def test_a_value_that_is_not_finite_or_out_of_range_fails(word):
+    assert score(word_set({}), word).parts["word_0"].status == "failed"
+
+
+@given(st.floats(-3, 3))
+def test_exactly_the_closed_range_is_accepted(number):
+    part = score(word_set({}, bounds=(-1.0, 1.0)), repr(number)).parts["word_0"]
+    assert (part.status == "ok") == (-1 <= number <= 1)
+
+
+@pytest.mark.parametrize("parts", [[], [Part(0.5)] * 2])
+def test_a_reward_that_returns_the_wrong_number_of_parts_fails(parts):
+    result = score(RewardSet([(Gives(*parts), Entry())]), "")
+    assert (result.total, result.parts["gives"].status) == (None, "failed")
+
+
+def test_a_reward_that_calls_no_value_ok_fails():
+    result = score(RewardSet([(Gives(Part(None)), Entry())]), "")
+    assert (result.total, result.parts["gives"].status) == (None, "failed")
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped"])
+def test_a_value_beside_a_failure_or_a_skip_does_not_count(status):
+    result = score(RewardSet([(Gives(Part(0.5, status, "reason")), Entry())]), "")
+    assert result.total is None
+    assert result.parts["gives"] == Part(None, status, "reason")
+
+
+def test_without_a_wellformed_report_a_reward_that_reads_it_gives_its_lower_bound():
+    reward = Word(needs=frozenset({"report"}), bounds=(-1.0, 1.0))
+    result = score(RewardSet([(reward, Entry())]), "0.5")
+    assert (result.total, result.parts["word_0"].status, reward.seen) == (-1.0, "ok", [])
+
+
+@pytest.mark.parametrize("what", ["reference", "image"])
+def test_without_its_reference_or_image_a_part_is_skipped_unseen(what):
+    reward = Word(needs=frozenset({what}))
+    result = score(RewardSet([(reward, Entry())]), "0.5")
+    assert (result.total, result.parts["word_0"].status, reward.seen) == (None, "skipped", [])
+
+
+def test_a_sample_with_everything_reaches_the_reward():
+    reward = Word(needs=frozenset({"reference", "image"}))
+    sample = Sample("0.5", reference="Clear.", image=ImageRef(path="x.png"))
+    (result,) = RewardSet([(reward, Entry())]).score([sample])
+    assert (result.total, reward.seen) == (0.5, [sample])
+
+
+def test_a_skipped_part_scales_the_others_up():
+    rewards = RewardSet([
+        (Word(0), Entry(weight=0.5)), (Word(1, frozenset({"image"})), Entry(weight=1.5))
+    ])  # fmt: skip
+    assert score(rewards, "0.5 1").total == 1.0
+
+
+def test_weight_zero_logs_a_reward_without_counting_it():
+    result = score(word_set({"weight": 0}, {"weight": 1}), "1 0.25")
+    assert (result.total, result.logs["word_0"]) == (0.25, 1.0)
+
+
+@given(weights, st.data())
+def test_no_total_leaves_the_bounds(weights, data):
+    rewards = word_set(*({"weight": w} for w in weights), bounds=(0.0, 1.0))
+    result = score(rewards, data.draw(responses(len(weights))))
+    low, high = rewards.bounds
+    assert result.total is None or low - 1e-9 <= result.total <= high + 1e-9
+
+
+def test_a_set_needs_what_some_reward_needs():
+    first, second = Word(0, frozenset({"report"})), Word(1, frozenset({"image"}))
+    assert RewardSet([(first, Entry()), (second, Entry())]).needs == {"report", "image"}
+
+
+def test_ctrl_c_inside_of_a_reward_is_no_failed_part():
+    class Interrupted(Word):
+        def __call__(self, samples):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(RewardSet([(Interrupted(), Entry())]), "0.5")
+
+
+def test_a_set_from_a_file_scores(tmp_path):
+    path = tmp_path / "set.yaml"
+    path.write_text("rewards: {format: {weight: 2}}", encoding="utf-8")
+    assert score(RewardSet.from_file(path), "<report> Clear. </report>").total == 2

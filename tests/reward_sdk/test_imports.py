@@ -1,0 +1,48 @@
+"""The base install has no torch, so nothing but an expert may want it at import."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import reward_sdk
+
+HEAVY = {
+    "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
+    "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+}  # fmt: skip
+LIGHT = [
+    module.name
+    for module in pkgutil.walk_packages(reward_sdk.__path__, "reward_sdk.")
+    if not module.name.startswith("reward_sdk.experts.")
+]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in a fresh process after the statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps([m for m in sys.modules]))"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    return {name.partition(".")[0] for name in json.loads(output)}
+
+
+@pytest.mark.parametrize("module", ["reward_sdk", *LIGHT])
+def test_importing_it_loads_nothing_heavy(module):
+    assert loaded_by(f"import {module}") & HEAVY == set()
+
+
+def test_scoring_a_text_reward_loads_nothing_heavy():
+    code = """
+from reward_sdk.engine import RewardSet
+from reward_sdk.types import Sample
+sample = Sample("<report> Clear. </report>", reference="Clear.")
+RewardSet.from_config({"format": {}, "rouge_l": {}, "findings_f1": {}}).score([sample])
+"""
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_importing_the_package_loads_no_web_client_and_no_numpy():
+    assert loaded_by("import reward_sdk") & {"numpy", "httpx", "pydantic", "PIL"} == set()

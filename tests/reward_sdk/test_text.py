@@ -1,0 +1,91 @@
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from reward_sdk.text import extract_report, sentences, tokens, wrap_report
+
+texts = st.text(st.characters(codec="utf-8"), max_size=60)
+plain = texts.filter(lambda text: text.strip() and "<report>" not in text and "</r" not in text)
+
+
+@given(plain)
+def test_a_wrapped_report_is_read_back(report):
+    assert extract_report(wrap_report(report)) == report.strip()
+
+
+@given(plain)
+def test_white_space_around_the_tags_is_allowed(report):
+    assert extract_report(f"\n {wrap_report(report)}\t\n") == report.strip()
+
+
+@given(plain, texts)
+def test_anything_else_outside_of_the_tags_is_not_well_formed(report, extra):
+    assume(extra.strip())
+    assert extract_report(extra + wrap_report(report)) is None
+    assert extract_report(wrap_report(report) + extra) is None
+
+
+@given(plain, plain)
+def test_two_reports_are_not_well_formed(first, second):
+    assert extract_report(wrap_report(first) + wrap_report(second)) is None
+
+
+@given(plain)
+def test_a_missing_tag_is_not_well_formed(report):
+    assert extract_report(report) is None
+    assert extract_report(f"<report>{report}") is None
+    assert extract_report(f"{report}</report>") is None
+
+
+@pytest.mark.parametrize("inside", ["", " ", "\n\t"])
+def test_an_empty_report_is_not_well_formed(inside):
+    assert extract_report(f"<report>{inside}</report>") is None
+
+
+@pytest.mark.parametrize("tag", ["REPORT", "Report", " report ", "report "])
+def test_tags_are_read_exactly(tag):
+    assert extract_report(f"<{tag}>Clear.</{tag}>") is None
+
+
+@given(texts)
+def test_tokens_are_lower_case_letters_and_digits(text):
+    assert all(set(token) <= set("abcdefghijklmnopqrstuvwxyz0123456789") for token in tokens(text))
+
+
+@given(texts)
+def test_tokens_of_tokens_are_the_same(text):
+    assert tokens(" ".join(tokens(text))) == tokens(text)
+
+
+@given(texts, texts)
+def test_tokens_of_two_lines_are_those_of_each(first, second):
+    assert tokens(f"{first}\n{second}") == tokens(first) + tokens(second)
+
+
+def test_tokens_split_at_punctuation():
+    assert tokens("X-ray: 1.5 cm (RLL).") == ["x", "ray", "1", "5", "cm", "rll"]
+
+
+@given(texts)
+def test_sentences_lose_nothing_but_white_space(text):
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+
+
+@given(texts)
+def test_sentences_are_stripped_and_not_empty(text):
+    assert all(sentence and sentence == sentence.strip() for sentence in sentences(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("Clear", ["Clear"]),
+        ("Clear. No edema.", ["Clear.", "No edema."]),
+        ("Nodule of 1.5 cm. Stable.", ["Nodule of 1.5 cm.", "Stable."]),
+        ("Findings\n\nclear", ["Findings", "clear"]),
+        ("Clear?  2 nodules!", ["Clear?", "2 nodules!"]),
+    ],
+)
+def test_sentences_end_at_a_stop_before_a_capital_or_at_an_empty_line(text, expected):
+    assert sentences(text) == expected

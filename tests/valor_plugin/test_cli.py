@@ -1,0 +1,272 @@
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+pytest.importorskip("openrlhf")
+from valor_plugin.cli import main  # noqa: E402
+from valor_plugin.host import options  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if "rewards" not in path.parts]
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch, tiny_model) -> Path:
+    """The current folder: a model, two studies with films and reports, and a recipe for each
+    stage."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    for file in tiny_model.iterdir():
+        (tmp_path / "model" / file.name).symlink_to(file)
+    Image.new("L", (40, 40), 90).save(tmp_path / "film.png")
+    rows = [{"id": f"s{i}", "image": "film.png", "report": "Clear."} for i in (1, 2)]
+    (tmp_path / "studies.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    common = {"model": {"path": "model", "train": "projector"}, "data": {"train": "studies.jsonl"}}
+    grpo = common | {
+        "name": "grpo-test", "stage": "grpo", "rewards": {"rouge_l": {}, "format": {}},
+        "openrlhf": {"rollout.batch_size": 2, "rollout.n_samples_per_prompt": 4},
+    }  # fmt: skip
+    sft = common | {"name": "sft-test", "stage": "sft", "sft": {"steps": 1}}
+    for recipe in (grpo, sft):
+        text = yaml.safe_dump(recipe, sort_keys=False)
+        (tmp_path / f"{recipe['stage']}.yaml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch):
+    """Nothing here may come as far as starting the host, or training."""
+    from valor_plugin import launch, sft
+
+    def started(*_args, **_kwargs):
+        raise AssertionError("training was started")
+
+    monkeypatch.setattr(launch, "run", started)
+    monkeypatch.setattr(sft, "_train", started)
+
+
+def refused(*arguments: str, code: int = 2) -> str:
+    """The one paragraph with which a command is refused."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    paragraph = result.stderr.strip()
+    assert paragraph.startswith("error: ")
+    assert "\n" not in paragraph
+    assert "Traceback" not in paragraph
+    return paragraph
+
+
+def train(recipe: str = "grpo.yaml", *arguments: str) -> str:
+    return refused("train", "--recipe", recipe, "--device", "cpu", *arguments)
+
+
+BOTH = pytest.mark.parametrize("recipe", ["sft.yaml", "grpo.yaml"])
+
+
+def test_a_missing_recipe_is_refused(there):
+    assert "cannot read recipe none.yaml: No such file" in train("none.yaml")
+
+
+def test_a_folder_is_no_recipe(there):
+    assert "cannot read recipe model: Is a directory" in train("model")
+
+
+@BOTH
+def test_an_unknown_key_is_refused_with_file_and_nearest_name(there, recipe):
+    message = train(recipe, "--set", "model.trian=all")
+    assert f"{recipe}: model: unknown key 'trian': did you mean 'train'?" in message
+
+
+def test_an_unknown_host_option_is_refused_with_file_and_nearest_name(there):
+    message = train("grpo.yaml", "--set", "openrlhf.actor.adam.lrr=1")
+    assert "grpo.yaml: OpenRLHF has no option 'actor.adam.lrr'" in message
+    assert "did you mean 'actor.adam.lr'?" in message
+
+
+def test_an_unknown_host_option_is_refused_in_a_dry_run_too(there):
+    assert "has no option" in train("grpo.yaml", "--dry-run", "--set", "openrlhf.rollout.size=1")
+
+
+@BOTH
+def test_a_missing_checkpoint_is_refused(there, recipe):
+    message = train(recipe, "--set", "model.path=runs/none")
+    assert "model.path: there is no folder runs/none" in message
+
+
+@BOTH
+def test_a_checkpoint_without_a_processor_is_refused(there, recipe):
+    (there / "model/processor_config.json").unlink()
+    assert "model has no processor_config.json" in train(recipe)
+
+
+@BOTH
+def test_another_type_of_model_is_refused(there, recipe):
+    (there / "model/config.json").unlink()
+    (there / "model/config.json").write_text('{"model_type": "qwen2_vl"}', encoding="utf-8")
+    assert "is of type 'qwen2_vl'; this plugin trains 'llava'" in train(recipe)
+
+
+@BOTH
+def test_a_missing_image_is_refused_with_file_and_line(there, recipe):
+    (there / "film.png").unlink()
+    message = train(recipe)
+    assert "studies.jsonl, line 1: image " in message
+    assert "film.png of study 's1' does not exist" in message
+
+
+@BOTH
+def test_an_unreadable_image_is_refused_with_file_and_line(there, recipe):
+    (there / "film.png").write_bytes(b"no image")
+    message = train(recipe)
+    assert "studies.jsonl, line 1: image " in message
+    assert "film.png of study 's1' cannot be read" in message
+
+
+@BOTH
+def test_an_empty_dataset_is_refused(there, recipe):
+    (there / "studies.jsonl").write_text("\n", encoding="utf-8")
+    assert "studies.jsonl holds no study" in train(recipe)
+
+
+@BOTH
+def test_a_missing_dataset_is_refused(there, recipe):
+    assert "cannot read studies none.jsonl" in train(recipe, "--set", "data.train=none.jsonl")
+
+
+@BOTH
+@pytest.mark.parametrize("field", ["id", "image"])
+def test_a_line_without_a_field_is_refused_with_file_and_line(there, recipe, field):
+    row = {"id": "s3", "image": "film.png"}
+    del row[field]
+    with (there / "studies.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(row))
+    assert f"studies.jsonl, line 3: the study has no '{field}'" in train(recipe)
+
+
+@BOTH
+def test_studies_without_reports_are_refused_where_reports_are_needed(there, recipe):
+    row = {"id": "s1", "image": "film.png"}
+    (there / "studies.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert "studies.jsonl: no study has a 'report'" in train(recipe)
+
+
+@BOTH
+def test_cuda_is_refused_where_there_is_none(there, recipe, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = refused("train", "--recipe", recipe, "--device", "cuda")
+    assert "--device cuda: torch sees no CUDA device" in message
+
+
+@BOTH
+def test_a_folder_with_a_finished_run_is_refused(there, recipe):
+    (there / "done/model").mkdir(parents=True)
+    assert "done holds a finished run" in train(recipe, "--out", "done")
+
+
+def test_missing_weights_of_the_expert_are_refused(there):
+    pytest.importorskip("torchxrayvision")
+    message = train("grpo.yaml", "--set", "rewards={image_text: {weights: none.pt}}")
+    assert "none.pt" in message
+
+
+def test_an_expert_without_weights_is_refused(there):
+    pytest.importorskip("torchxrayvision")
+    message = train("grpo.yaml", "--set", "rewards={image_text: {}}")
+    assert "grpo.yaml: rewards.image_text: the reward needs weights" in message
+
+
+@BOTH
+def test_what_is_refused_before_its_folder_is_made_leaves_no_folder(there, recipe):
+    train(recipe, "--set", "model.path=none", "--out", "new")
+    assert not (there / "new").exists()
+
+
+def dry_run(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["train", "--dry-run", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def host_command(*arguments: str) -> dict:
+    """The host's options as it would read them from the printed command."""
+    python, dash, module, *rest = shlex.split(dry_run(*arguments))
+    assert (python, dash, module) == ("python", "-m", "openrlhf.cli.train_ppo_ray")
+    return vars(options.parser().parse_args(rest))
+
+
+def test_a_dry_run_prints_the_hosts_command(there):
+    read = host_command("--recipe", "grpo.yaml")
+    assert read["rollout.n_samples_per_prompt"] == 4
+    assert read["ckpt.output_dir"] == str(there / "runs/grpo-test/model")
+
+
+def test_a_dry_run_writes_nothing(there):
+    before = sorted(there.iterdir())
+    dry_run("--recipe", "grpo.yaml")
+    assert sorted(there.iterdir()) == before
+
+
+def test_a_dry_run_shows_what_the_cpu_needs_only_when_asked(there):
+    assert host_command("--recipe", "grpo.yaml", "--device", "cpu")["vllm.enforce_eager"]
+    assert not host_command("--recipe", "grpo.yaml")["vllm.enforce_eager"]
+
+
+def test_set_overrides_the_recipe(there):
+    read = host_command(
+        "--recipe", "grpo.yaml", "--set", "openrlhf.rollout.batch_size=64", "--set", "seed=7",
+        "--set", "model.path=other", "--out", "here",
+    )  # fmt: skip
+    assert (read["rollout.batch_size"], read["train.seed"]) == (64, 7)
+    assert read["actor.model_name_or_path"] == "other"
+    assert read["ckpt.path"] == str(there / "here/checkpoints")
+
+
+def test_a_dry_run_of_supervised_fine_tuning_prints_its_settings(there):
+    printed = yaml.safe_load(dry_run("--recipe", "sft.yaml", "--set", "sft.steps=9"))
+    assert printed["sft"]["steps"] == 9
+
+
+@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_passes_a_dry_run(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert dry_run("--recipe", str(recipe))
+
+
+def test_a_run_that_fails_exits_with_1(there, monkeypatch):
+    from valor_plugin import launch
+
+    def fail(*_args):
+        raise launch.RunError("The run failed: no room.")
+
+    monkeypatch.setattr(launch, "run", fail)
+    assert "no room" in refused("train", "--recipe", "grpo.yaml", "--device", "cpu", code=1)
+
+
+def test_ctrl_c_exits_with_130(there, monkeypatch):
+    from valor_plugin import launch
+
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run", interrupt)
+    message = refused("train", "--recipe", "grpo.yaml", "--device", "cpu", code=130)
+    assert "stopped; every process of the run has ended" in message
+
+
+def test_prepare_lists_a_folder_of_images(there):
+    result = CliRunner().invoke(main, ["prepare", ".", "--out", "lists/studies.jsonl"])
+    assert result.exit_code == 0
+    [line] = (there / "lists/studies.jsonl").read_text().splitlines()
+    assert Path(json.loads(line)["image"]).name == "film.png"
+
+
+def test_prepare_refuses_a_folder_without_images(there):
+    assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")

@@ -1,0 +1,390 @@
+"""What happens before and around the host's process; the host itself runs in tests/e2e."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+pytest.importorskip("openrlhf")
+from reward_sdk.errors import ConfigError  # noqa: E402
+from valor_plugin import launch  # noqa: E402
+from valor_plugin.host import options  # noqa: E402
+from valor_plugin.host.settings import HostSettings  # noqa: E402
+from valor_plugin.recipe import Recipe  # noqa: E402
+
+REWARDS = {"rouge_l": {"weight": 0.9}, "format": {"weight": 0.1}}
+
+
+def recipe(model: Path | str = "m", studies: Path | str = "s.jsonl", **keys) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "test",
+            "stage": "grpo",
+            "model": {"path": str(model), "train": "projector"},
+            "data": {"train": str(studies)},
+            "rewards": REWARDS,
+            "openrlhf": {"rollout.batch_size": 2, "rollout.n_samples_per_prompt": 4},
+        }
+        | keys
+    )
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """A file of five studies with reports."""
+    Image.new("L", (40, 40), 90).save(tmp_path / "film.png")
+    path = tmp_path / "studies.jsonl"
+    rows = [{"id": f"s{i}", "image": "film.png", "report": "Clear."} for i in range(5)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def prepared(recipe: Recipe, tmp_path: Path) -> launch.Prepared:
+    return launch.prepare(recipe, "r.yaml", tmp_path / "run", "cpu")
+
+
+def test_a_prepared_run_leaves_its_record(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"recipe.yaml", "versions.json", "command.txt", "train.jsonl"}
+
+
+def test_the_recorded_recipe_is_complete(tiny_model, studies, tmp_path):
+    wanted = recipe(tiny_model, studies)
+    prepared(wanted, tmp_path)
+    written = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert Recipe.model_validate(written) == wanted
+
+
+def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    record = json.loads((tmp_path / "run/versions.json").read_text())
+    assert record["device"] == "cpu"
+    assert len(record["digest"]) == 64
+    assert record["versions"]["openrlhf"] == "0.11.2"
+    assert {"python", "torch", "transformers", "ray", "valor-rrg"} <= record["versions"].keys()
+
+
+def test_the_digest_changes_with_the_recipe(tmp_path):
+    digests = []
+    for seed in (1, 1, 2):
+        launch.write_record(recipe(seed=seed), tmp_path, "cpu")
+        digests.append(json.loads((tmp_path / "versions.json").read_text())["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_image_token_is_banned(tiny_model, studies, tmp_path):
+    token = json.loads((tiny_model / "config.json").read_text())["image_token_index"]
+    assert prepared(recipe(tiny_model, studies), tmp_path).settings.banned_tokens == (token,)
+
+
+def test_settings_reach_another_process_as_they_are(tiny_model, studies, tmp_path, monkeypatch):
+    settings = prepared(recipe(tiny_model, studies), tmp_path).settings
+    for key, value in settings.environment().items():
+        monkeypatch.setenv(key, value)
+    assert HostSettings.current() == settings
+
+
+def test_the_host_accepts_the_arguments_of_a_prepared_run(tiny_model, studies, tmp_path):
+    arguments = prepared(recipe(tiny_model, studies), tmp_path).arguments
+    read = vars(options.parser().parse_args(arguments))
+    assert read["actor.model_name_or_path"] == str(tiny_model)
+    assert read["algo.advantage.estimator"] == "dr_grpo"
+    assert read["vllm.sync_backend"] == "gloo"
+
+
+def test_the_steps_of_a_run_are_known_before_it_starts(tiny_model, studies, tmp_path):
+    # five studies in batches of two, twice
+    twice = {"rollout.batch_size": 2, "train.num_episodes": 2}
+    assert launch._steps(prepared(recipe(tiny_model, studies, openrlhf=twice), tmp_path)) == 6
+
+
+def test_a_finished_run_is_not_overwritten(tiny_model, studies, tmp_path):
+    (tmp_path / "run/model").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        prepared(recipe(tiny_model, studies), tmp_path)
+
+
+def test_text_rewards_want_reports(tiny_model, tmp_path):
+    Image.new("L", (40, 40)).save(tmp_path / "film.png")
+    path = tmp_path / "studies.jsonl"
+    path.write_text(json.dumps({"id": "s1", "image": "film.png"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"studies\.jsonl: no study has a 'report'"):
+        prepared(recipe(tiny_model, path), tmp_path)
+
+
+def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    from reward_sdk.errors import ScoringError
+    from reward_sdk.rewards import image_text
+
+    def fit(*_args, **_kwargs):
+        raise ScoringError("image film.png: cannot be read: truncated")
+
+    monkeypatch.setattr(image_text, "fit_baseline", fit)
+    with pytest.raises(ConfigError, match=r"studies\.jsonl: image film\.png: cannot be read"):
+        prepared(recipe(tiny_model, studies, rewards={"image_text": {"weights": "x.pt"}}), tmp_path)
+
+
+@pytest.mark.parametrize("every", [2, "2", 2.0])
+def test_asynchronous_training_has_no_step_for_a_schedule(every):
+    rewards = {"format": {}, "rouge_l": {"every": every}}
+    with pytest.raises(ConfigError, match=r"r\.yaml: rewards\.rouge_l\.every needs the policy step"):
+        launch.check(recipe(rewards=rewards, openrlhf={"train.async_enable": True}), "r.yaml")
+
+
+def test_ranks_replace_no_other_estimator():
+    other = {"algo.advantage.estimator": "group_norm"}
+    with pytest.raises(ConfigError, match="'group_norm': leave it out"):
+        launch.host_options(recipe(openrlhf=other), Path("out"), "cuda")
+
+
+def test_without_ranks_the_host_keeps_its_own_estimator():
+    chosen = {"algo.advantage.estimator": "group_norm"}
+    raw = recipe(openrlhf=chosen, advantage={"rank": "off"})
+    assert launch.host_options(raw, Path("out"), "cuda").items() >= chosen.items()
+
+
+def test_on_cuda_the_recipe_decides_what_a_cpu_cannot_do():
+    nccl = recipe(openrlhf={"vllm.sync_backend": "nccl"})
+    assert launch.host_options(nccl, Path("out"), "cuda")["vllm.sync_backend"] == "nccl"
+    assert launch.host_options(nccl, Path("out"), "cpu")["vllm.sync_backend"] == "gloo"
+
+
+def test_another_version_of_the_host_is_refused(monkeypatch):
+    from valor_plugin.host import install
+
+    monkeypatch.setattr(install, "version", lambda name: "0.12.0")
+    with pytest.raises(ConfigError, match=r"OpenRLHF 0\.12\.0 is installed"):
+        launch.check(recipe(), "r.yaml")
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert launch.choose_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match="--device cuda: torch sees no CUDA device"):
+        launch.choose_device("cuda")
+
+
+def test_a_gpu_is_used_where_there_is_one_unless_told_otherwise(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [launch.choose_device(d) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path) -> Path:
+    """A copy of the tiny model's folder by links, from which files can be removed."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+def test_a_complete_model_passes(model):
+    launch.check_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("config.json", "holds no config.json"),
+        ("model.safetensors", "holds no weights"),
+        ("processor_config.json", "has no processor_config.json"),
+        ("tokenizer_config.json", "has no tokenizer_config.json"),
+    ],
+)
+def test_an_incomplete_model_is_refused_with_what_it_lacks(model, file, why):
+    (model / file).unlink()
+    with pytest.raises(ConfigError, match=why):
+        launch.check_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ('{"model_type": "mistral"}', "is of type 'mistral'"),
+        ("{}", "is of type None"),
+        ("[]", "config.json of .* is no JSON object"),
+        ("{", "config.json of .* is no JSON object"),
+        ("", "config.json of .* is no JSON object"),
+    ],
+)
+def test_another_kind_of_model_is_refused(model, config, why):
+    (model / "config.json").unlink()
+    (model / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ConfigError, match=why):
+        launch.check_model(str(model))
+
+
+WORKER = "\x1b[36m(PolicyModelActor pid=4711)\x1b[0m "
+ROLLOUT = "\x1b[36m(RolloutRayActor pid=4712, ip=10.0.0.2)\x1b[0m "
+CORE = "\x1b[0;36m(EngineCore_DP0 pid=4713)\x1b[0;0m "
+VLLM = "ERROR 11-23 02:37:01 [core.py:842] "
+
+
+@pytest.mark.parametrize(
+    ("log", "root"),
+    [
+        (
+            "INFO: starting\n"
+            "Traceback (most recent call last):\n"
+            '  File "x.py", line 1, in <module>\n'
+            "FileNotFoundError: [Errno 2] No such file or directory: 'x'\n",
+            "FileNotFoundError: [Errno 2] No such file or directory: 'x'",
+        ),
+        (
+            f"{WORKER}Traceback (most recent call last):\n"
+            f'{WORKER}  File "actor.py", line 7, in init\n'
+            f"{WORKER}ValueError: parameter 'x.weight' belongs to none of the parts.\n"
+            "Traceback (most recent call last):\n"
+            "ray.exceptions.RayTaskError(ValueError): \x1b[36mray::PolicyModelActor.init()\x1b[39m\n"
+            "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing.\n",
+            "ValueError: parameter 'x.weight' belongs to none of the parts",
+        ),
+        (
+            f"{ROLLOUT}{CORE}{VLLM}EngineCore failed to start.\n"
+            f"{ROLLOUT}{CORE}{VLLM}Traceback (most recent call last):\n"
+            f"{ROLLOUT}{CORE}{VLLM}RuntimeError: no room for the KV cache\n"
+            f"{ROLLOUT}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
+            "ray.exceptions.RayTaskError(EngineDeadError): ray::RolloutRayActor.generate()\n",
+            "RuntimeError: no room for the KV cache",
+        ),
+        (
+            f"{ROLLOUT}reward_sdk.errors.ScoringError: rouge_l failed on sample 's1': boom\n",
+            "reward_sdk.errors.ScoringError: rouge_l failed on sample 's1': boom",
+        ),
+        (
+            f"{WORKER}torch.OutOfMemoryError: CUDA out of memory.\n",
+            "torch.OutOfMemoryError: CUDA out of memory",
+        ),
+        (f"{WORKER}Traceback (most recent call last):\n{WORKER}AssertionError\n", "AssertionError"),
+        (
+            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory"
+            "\n",
+            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
+        ),
+    ],
+    ids=["plain", "worker", "vllm", "reward", "memory", "bare", "only ray"],
+)
+def test_the_cause_is_the_first_exception_that_reports_no_other(log, root):
+    assert launch.cause(log) == f"The run failed: {root}."
+
+
+def test_talk_about_errors_is_no_cause():
+    log = f"{WORKER}ValueError: bad\n{WORKER}warning: retry after TimeoutError: 3 s\n"
+    assert launch.cause(f"note: catches OSError: fine\n{log}") == "The run failed: ValueError: bad."
+
+
+def test_without_an_exception_the_last_line_is_told():
+    log = f"{WORKER}loading\n{WORKER}Killed\n\n"
+    assert launch.cause(log) == "The run ended without a model. The last line of its log: Killed."
+
+
+def test_an_empty_log_has_a_cause_too():
+    assert "(nothing)" in launch.cause("")
+
+
+def test_a_step_is_one_line_with_components_averaged_over_where_they_counted(capsys):
+    launch.print_step(
+        3, 20,
+        {
+            "reward": 0.25, "rouge_l": 0.3, "rouge_l/applied": 0.5, "format": 1.0,
+            "format/applied": 1.0, "findings_f1": 0.0, "findings_f1/applied": 0.0,
+            "timing/step_total": 1.234,
+        },
+    )  # fmt: skip
+    line = "step    3/20  reward  0.250  rouge_l 0.600  format 1.000  1.2 s\n"
+    assert capsys.readouterr().out == line
+
+
+def test_steps_are_read_from_the_hosts_log(tmp_path):
+    log = tmp_path / "host.log"
+    log.write_text(
+        f"{WORKER}\x1b[32mINFO\x1b[0m ✨ Global step 1: {{'reward': 0.5, 'kl': -1.5e-05}}\nnoise\n"
+        "✨ Global step 2: {'reward': nan, 'format/applied': 1.0, 'note': 'x'}\n",
+        encoding="utf-8",
+    )
+    seen = []
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        launch._follow(process, log, lambda *step: seen.append(step), 9)
+    assert seen[0] == (1, 9, {"reward": 0.5, "kl": -1.5e-05})
+    assert seen[1][2].keys() == {"reward", "format/applied"}
+
+
+@pytest.fixture
+def mark():
+    """A run's identity; whatever carries it is ended after the test."""
+    run = uuid.uuid4().hex
+    yield run
+    for pid in launch._processes_of(run):
+        os.kill(pid, signal.SIGKILL)
+
+
+def started(mark: str, code: str) -> subprocess.Popen:
+    """A process of the run, which has said that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "RUN": mark}, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+SLEEP = "print(flush=True); import time; time.sleep(60)"
+
+
+def test_processes_of_a_run_are_found_by_its_mark(mark):
+    process = started(mark, SLEEP)
+    assert launch._processes_of(mark) == [process.pid]
+    assert launch._processes_of(uuid.uuid4().hex) == []
+    process.kill()
+    process.communicate()
+
+
+def test_a_process_that_has_ended_but_was_not_waited_for_is_not_found(mark):
+    process = started(mark, "print(flush=True)")
+    deadline = time.monotonic() + 5
+    while launch._processes_of(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert launch._processes_of(mark) == []
+    process.communicate()
+
+
+def test_ending_a_run_ends_what_outlives_its_driver(mark):
+    orphan = (
+        "import subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)"
+    )
+    driver = started(mark, orphan)
+    driver.wait()
+    assert len(launch._processes_of(mark)) == 1
+    launch._end(driver, mark)
+    assert launch._processes_of(mark) == []
+
+
+def test_ending_a_run_lets_its_driver_clean_up_first(mark, tmp_path):
+    done = tmp_path / "done"
+    driver = started(
+        mark,
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # `make test &` ignores it\n"
+        "try: print(flush=True); time.sleep(60)\n"
+        f"except KeyboardInterrupt: open({str(done)!r}, 'w')",
+    )
+    launch._end(driver, mark)
+    assert done.exists()
+    assert launch._processes_of(mark) == []

@@ -1,0 +1,232 @@
+from copy import deepcopy
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.data.prompts import FINDINGS
+from valor_plugin.recipe import Advantage, Data, Model, Recipe, Sft, load_recipe
+
+GRPO = {
+    "name": "test",
+    "stage": "grpo",
+    "model": {"path": "runs/sft/model", "train": "projector"},
+    "data": {"train": "studies.jsonl"},
+    "rewards": {"format": {"weight": 0.1}},
+    "openrlhf": {"rollout.batch_size": 8},
+}
+SFT = {key: GRPO[key] for key in ("name", "model", "data")} | {"stage": "sft", "sft": {"steps": 3}}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Writes a recipe to a file and loads it."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+
+    def load(content=GRPO, *overrides: str) -> Recipe:
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides)
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def refused(load):
+    """The message with which a recipe is refused."""
+
+    def refused(content=GRPO, *overrides: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load(content, *overrides)
+        return str(caught.value)
+
+    return refused
+
+
+def changed(key: str, value, base=GRPO) -> dict:
+    content = deepcopy(base)
+    *sections, last = key.split(".")
+    inner = content
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[last] = value
+    return content
+
+
+def test_a_recipe_is_read_with_its_defaults(load):
+    recipe = load()
+    assert recipe.model == Model(path="runs/sft/model", train=("projector",))
+    assert recipe.advantage == Advantage(rank="linear", tie_tolerance=1e-6)
+    assert (recipe.seed, recipe.data.prompt) == (42, FINDINGS)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("projector", ("projector",)),
+        ("all", ("tower", "projector", "language")),
+        (["projector", "language"], ("projector", "language")),
+    ],
+)
+def test_the_part_that_trains_is_one_some_or_all(load, written, meant):
+    assert load(changed("model.train", written)).model.train == meant
+
+
+@pytest.mark.parametrize("written", ["off", '"off"', "'off'"])
+def test_ranks_can_be_switched_off_with_or_without_quotes(load, written):
+    text = yaml.safe_dump(GRPO) + f"advantage: {{rank: {written}}}\n"
+    assert load(text).advantage.rank == "off"
+
+
+def test_ranks_can_be_switched_off_on_the_command_line(load):
+    assert load(GRPO, "advantage.rank=off").advantage.rank == "off"
+
+
+SECTIONS: list[tuple[str, type[BaseModel], dict]] = [
+    ("", Recipe, GRPO),
+    ("model.", Model, GRPO),
+    ("data.", Data, GRPO),
+    ("advantage.", Advantage, GRPO),
+    ("sft.", Sft, SFT),
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "section", "key"),
+    [(base, prefix, key) for prefix, model, base in SECTIONS for key in model.model_fields],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(refused, base, section, key):
+    message = refused(changed(f"{section}{key}x", 1, base))
+    place = f"recipe.yaml: {section.replace('.', ': ')}"
+    assert f"{place}unknown key '{key}x': did you mean '{key}'?" in message
+
+
+def test_an_unknown_reward_is_refused_with_the_nearest_name(refused):
+    message = refused(changed("rewards.rogue_l", {}))
+    assert "recipe.yaml: rewards: no reward is named 'rogue_l': did you mean 'rouge_l'?" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a/b"),
+        ("name", "a b"),
+        ("name", ".."),
+        ("stage", "ppo"),
+        ("seed", "many"),
+        ("model.path", None),
+        ("model.train", "projectr"),
+        ("model.train", []),
+        ("data.train", 3),
+        ("advantage.rank", "logistic"),
+        ("advantage.rank", True),
+        ("advantage.tie_tolerance", -1),
+        ("rewards", None),
+        ("rewards", {}),
+        ("rewards.format", {"weight": "heavy"}),
+        ("openrlhf", ["x"]),
+        ("model", "runs/sft/model"),
+        ("sft", {"steps": 3}),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_file(refused, key, value):
+    assert "recipe.yaml: " in refused(changed(key, value))
+
+
+@pytest.mark.parametrize("key", ["name", "stage", "model", "data"])
+def test_a_missing_key_is_named(refused, key):
+    content = {k: v for k, v in GRPO.items() if k != key}
+    assert f"recipe.yaml: {key}: Field required" in refused(content)
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value"),
+    [
+        (SFT, "rewards", {"format": {}}),
+        (SFT, "openrlhf", {"rollout.batch_size": 8}),
+        (SFT, "sft", None),
+    ],
+)
+def test_supervised_stages_take_no_rewards_and_no_host_options(refused, base, key, value):
+    assert "stage sft takes `sft`, and neither" in refused(changed(key, value, base))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- name", "name", "{", "name: \x00", "a: 1\na: b: c", "1: 2", "? [1]\n: 2"]
+)
+def test_a_file_that_holds_no_recipe_is_refused_by_name(refused, text):
+    assert "recipe.yaml" in refused(text)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml is not valid YAML"):
+        load_recipe(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read recipe .*none\.yaml: No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_rewards_can_be_a_file_of_their_own(load, tmp_path):
+    path = tmp_path / "set.yaml"
+    path.write_text("rewards: {rouge_l: {weight: 0.3}}", encoding="utf-8")
+    assert load(changed("rewards", str(path))).rewards == {"rouge_l": {"weight": 0.3}}
+
+
+@given(seed=st.integers(0, 2**31))
+def test_set_replaces_a_key(load, seed):
+    assert load(GRPO, f"seed={seed}").seed == seed
+
+
+def test_set_reaches_into_sections_that_the_recipe_leaves_out(load):
+    assert load(GRPO, "advantage.tie_tolerance=0.5").advantage.tie_tolerance == 0.5
+
+
+def test_set_replaces_one_key_of_a_reward(load):
+    recipe = load(GRPO, "rewards.format.every=4")
+    assert recipe.rewards == {"format": {"weight": 0.1, "every": 4}}
+
+
+@given(option=st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5}){0,3}", fullmatch=True), value=st.integers())
+def test_set_takes_the_rest_of_a_key_under_openrlhf_as_one_option(load, option, value):
+    recipe = load(GRPO, f"openrlhf.{option}={value}")
+    assert recipe.openrlhf == {"rollout.batch_size": 8, option: value}
+
+
+def test_set_reads_values_as_yaml(load):
+    assert load(GRPO, "model.train=[tower, language]").model.train == ("tower", "language")
+
+
+def test_set_splits_at_the_first_equals_sign(load):
+    assert load(GRPO, "data.prompt=a=b").data.prompt == "a=b"
+
+
+def test_the_last_set_wins(load):
+    assert load(GRPO, "seed=1", "seed=2").seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("seed", "write it as dotted.key=value"),
+        ("seed={", "not valid YAML"),
+        ("name.first=x", "'name' in the recipe holds a value"),
+        ("sede=1", "did you mean 'seed'?"),
+        ("model.pth=x", "did you mean 'path'?"),
+        ("=1", "unknown key ''"),
+        ("rewards=none.yaml", "cannot read reward set none.yaml"),
+    ],
+)
+def test_a_wrong_set_is_refused_with_its_reason(refused, override, why):
+    assert why in refused(GRPO, override)
+
+
+def test_a_resolved_recipe_is_a_recipe(load):
+    recipe = load()
+    assert load(recipe.model_dump(mode="json", exclude_none=True)) == recipe

@@ -1,0 +1,176 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.data.studies import (
+    Study,
+    read_studies,
+    studies_of_folder,
+    write_host_rows,
+    write_studies,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with the film `films/a.png`."""
+    folder = tmp_path_factory.mktemp("studies").resolve()
+    (folder / "films").mkdir()
+    Image.new("L", (8, 8)).save(folder / "films/a.png")
+    return folder
+
+
+def row(**keys) -> str:
+    return json.dumps({"id": "s1", "image": "films/a.png", "report": "Clear."} | keys)
+
+
+def read(folder: Path, *lines: str) -> list[Study]:
+    path = folder / "studies.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return read_studies(path)
+
+
+def refused(folder: Path, *lines: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, *lines)
+    return str(caught.value)
+
+
+def test_image_paths_are_relative_to_the_file(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read(folder, row()) == [Study("s1", folder / "films/a.png", "Clear.")]
+
+
+def test_absolute_image_paths_stay_what_they_are(folder):
+    (study,) = read(folder, row(image=str(folder / "films/a.png")))
+    assert study.image == folder / "films/a.png"
+
+
+def test_a_report_may_be_missing_or_null(folder):
+    bare = json.dumps({"id": "s2", "image": "films/a.png"})
+    assert [s.report for s in read(folder, row(report=None), bare)] == [None, None]
+
+
+def test_more_keys_and_empty_lines_are_no_trouble(folder):
+    assert len(read(folder, row(view="PA"), "", "  ", row(id="s2"), "")) == 2
+
+
+studies_lists = st.lists(
+    st.tuples(st.text(min_size=1), st.none() | st.text()), min_size=1, max_size=4,
+    unique_by=lambda study: study[0],
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(studies_lists)
+def test_written_studies_are_read_back(folder, drawn):
+    studies = [Study(name, folder / "films/a.png", report) for name, report in drawn]
+    write_studies(studies, folder / "round.jsonl")
+    assert read_studies(folder / "round.jsonl") == studies
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c"])
+def test_only_a_newline_ends_a_line(folder, separator):
+    report = f"Clear.{separator}No edema."
+    line = json.dumps({"id": "s1", "image": "films/a.png", "report": report}, ensure_ascii=False)
+    if separator == "\x1c":  # JSON escapes it in any case
+        line = row(report=report)
+    assert read(folder, line)[0].report == report
+
+
+def test_windows_line_ends_are_read(folder):
+    assert len(read(folder, row() + "\r", row(id="s2") + "\r")) == 2
+
+
+def test_written_image_paths_are_relative_where_they_can_be(folder):
+    write_studies([Study("s1", folder / "films/a.png")], folder / "out.jsonl")
+    assert json.loads((folder / "out.jsonl").read_text())["image"] == os.path.join("films", "a.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "a study is a JSON object"),
+        ("null", "a study is a JSON object"),
+        (json.dumps({"image": "films/a.png"}), "the study has no 'id'"),
+        (json.dumps({"id": "s9"}), "the study has no 'image'"),
+        (row(id=""), "the study has no 'id'"),
+        (row(id=7), "the study has no 'id'"),
+        (row(image=None), "the study has no 'image'"),
+        (row(report=["Clear."]), "'report' must be a text or null"),
+        (row(image="films/none.png", id="s9"), "of study 's9' does not exist"),
+        (row(image="films", id="s9"), "of study 's9' cannot be read"),
+        (row(image="studies.jsonl", id="s9"), "of study 's9' cannot be read"),
+        (row(), "id 's1' was used before"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_number(folder, line, why):
+    message = refused(folder, row(), "", line)
+    assert "studies.jsonl, line 3" in message
+    assert why in message
+
+
+@pytest.mark.parametrize("content", ["", "\n", "  \n\n"])
+def test_a_file_without_a_study_is_refused(folder, content):
+    assert "holds no study" in refused(folder, content)
+
+
+def test_a_missing_file_is_refused_by_name(folder):
+    with pytest.raises(ConfigError, match=r"cannot read studies .*none\.jsonl: No such file"):
+        read_studies(folder / "none.jsonl")
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(folder):
+    with pytest.raises(ConfigError, match=r"a\.png is not UTF-8"):
+        read_studies(folder / "films/a.png")
+
+
+def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):
+    for name in ("b.png", "a.JPG", "c/d.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "png")
+    (tmp_path / "readme.txt").write_text("no image")
+    studies = studies_of_folder(tmp_path)
+    assert [s.image.name for s in studies] == ["a.JPG", "b.png", "d.jpeg"]
+    assert {s.report for s in studies} == {None}
+
+
+def test_a_folder_gives_studies_that_can_be_written_and_read(tmp_path):
+    # a.png and a.jpg are two studies
+    for name in ("a.png", "a.jpg"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    studies = studies_of_folder(tmp_path)
+    write_studies(studies, tmp_path / "studies.jsonl")
+    assert read_studies(tmp_path / "studies.jsonl") == studies
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no PNG or JPEG"):
+        studies_of_folder(tmp_path)
+
+
+def test_a_folder_with_a_broken_image_is_refused_by_its_name(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"broken\.png .* cannot be read"):
+        studies_of_folder(tmp_path)
+
+
+def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(folder):
+    image = folder / "films/a.png"
+    write_host_rows(
+        [Study("s1", image, "Clear."), Study("s2", image)], "Describe.", folder / "rows.jsonl"
+    )
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert [r["prompt"] for r in rows] == ["<image>Describe."] * 2
+    assert [r["images"] for r in rows] == [[str(image)]] * 2
+    assert [json.loads(r["label"]) for r in rows] == [
+        {"id": "s1", "report": "Clear."},
+        {"id": "s2", "report": None},
+    ]
