@@ -87,9 +87,7 @@ class RewardSet:
             raise ConfigError(
                 "this set has rewards with `every` > 1, so every call must say its policy step"
             )
-        columns = [
-            self._column(reward, entry, samples, step) for reward, entry in self._rewards
-        ]
+        columns = [self._column(reward, entry, samples, step) for reward, entry in self._rewards]
         return [self._total(parts, step) for parts in zip(*columns, strict=True)]
 
     def _column(

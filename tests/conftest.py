@@ -9,7 +9,7 @@ settings.load_profile("suite")
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a LLaVA of 0.3 M random parameters with its processor. Read only."""
+    """The folder of a LLaVA of 0.2 M random parameters with its processor. Read only."""
     from valor_plugin.demo.model import Shape, write
 
     shape = Shape(

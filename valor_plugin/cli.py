@@ -16,7 +16,7 @@ def main() -> None:
     """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: BaseException, code: int) -> None:
     click.secho("error: ", fg="red", nl=False, err=True)
     click.echo(str(error), err=True)
     sys.exit(code)
@@ -25,12 +25,18 @@ def _fail(error: Exception, code: int) -> None:
 @main.command()
 @click.option("--recipe", "path", required=True, type=click.Path(), help="The YAML recipe.")
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Overrides one key of the recipe; may be repeated.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Overrides one key of the recipe; may be repeated.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--dry-run", is_flag=True, help="Checks the recipe and prints the host's command.")
-def train(path: str, out: str | None, overrides: tuple[str, ...], device: str,
-          dry_run: bool) -> None:
+def train(
+    path: str, out: str | None, overrides: tuple[str, ...], device: str, dry_run: bool
+) -> None:
     """Runs one stage from a recipe.
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
@@ -67,8 +73,13 @@ def train(path: str, out: str | None, overrides: tuple[str, ...], device: str,
 
 
 @main.command()
-@click.option("--recipes", type=click.Path(exists=True, file_okay=False), default="recipes/demo",
-              show_default=True, help="Folder with sft.yaml, stage1.yaml and stage2.yaml.")
+@click.option(
+    "--recipes",
+    type=click.Path(exists=True, file_okay=False),
+    default="recipes/demo",
+    show_default=True,
+    help="Folder with sft.yaml, stage1.yaml and stage2.yaml.",
+)
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def demo(recipes: str, out: str, device: str) -> None:

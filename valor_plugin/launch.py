@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(wanted: str) -> str:
-    """"cuda" or "cpu" for "auto"; what was asked for otherwise, if it can be had."""
+    """ "cuda" or "cpu" for "auto"; what was asked for otherwise, if it can be had."""
     if wanted == "cpu":
         return "cpu"
     import torch
@@ -135,8 +135,10 @@ def check_model(path: str) -> None:
     """That a folder can be loaded by the host: a LLaVA config, weights and a whole processor."""
     folder = Path(path)
     if not folder.is_dir():
-        raise ConfigError(f"model.path: there is no folder {path}. A stage starts from a model "
-                          "folder; run the stage before it, or convert a checkpoint.")
+        raise ConfigError(
+            f"model.path: there is no folder {path}. A stage starts from a model "
+            "folder; run the stage before it, or convert a checkpoint."
+        )
     config = folder / "config.json"
     if not config.is_file():
         raise ConfigError(f"model.path: {path} holds no config.json, so it is no model folder")
@@ -222,9 +224,7 @@ def command(arguments: list[str]) -> str:
     return f"python -m {options.MODULE} {shlex.join(arguments)}"
 
 
-def _with_baseline(
-    recipe: Recipe, studies: list[Study], out: Path, device: str
-) -> dict[str, Any]:
+def _with_baseline(recipe: Recipe, studies: list[Study], out: Path, device: str) -> dict[str, Any]:
     """The rewards, with the evidence statistics of `image_text` computed over this run's images
     where the recipe names no file of them."""
     rewards: dict[str, Any] = {name: dict(keys or {}) for name, keys in recipe.rewards.items()}  # type: ignore[union-attr]
@@ -271,8 +271,13 @@ def run(prepared: Prepared, report: Report) -> Path:
     out, settings = prepared.out, prepared.settings
     log = out / "host.log"
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
-    environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1",
-                   "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        **os.environ,
+        **settings.environment(),
+        "PYTHONUNBUFFERED": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *prepared.arguments],
@@ -353,15 +358,11 @@ def _processes_of(run: str) -> list[int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                if mark in (folder / "environ").read_bytes() and _state(folder) != "Z":
+                if mark in (folder / "environ").read_bytes():  # a zombie's is empty
                     found.append(int(folder.name))
             except OSError:
                 continue
     return found
-
-
-def _state(folder: Path) -> str:
-    return (folder / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 _PREFIX = re.compile(

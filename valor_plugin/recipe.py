@@ -173,4 +173,3 @@ def _override(content: dict, override: str) -> None:
         if not isinstance(content, dict):
             raise ConfigError(f"--set {override}: {step!r} in the recipe holds a value, no section")
     content[path[-1]] = value
-

@@ -43,7 +43,8 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     import torch
     from datasets import Dataset, Image, List
     from transformers import AutoProcessor, LlavaForConditionalGeneration
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from valor_plugin.llava_med import checkpoint
     from valor_plugin.llava_med.parts import train_only
@@ -88,5 +89,5 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    checkpoint.save(model.to(torch.bfloat16), processor, out / "model")
+    checkpoint.save(model.bfloat16(), processor, out / "model")
     return out / "model"

@@ -30,9 +30,9 @@ def make(*, path: str, size: int = 3, mode: Literal["plain", "smooth"] = "plain"
 
 def refused(keys, name: str = "test_constant") -> str:
     """The message for a set with one reward."""
+    where = "set.yaml: rewards"
     with pytest.raises(ConfigError) as caught:
-        entries = parse_set({name: keys}, "set.yaml: rewards")
-        build_reward(name, entries[name], "set.yaml: rewards")
+        build_reward(name, parse_set({name: keys}, where)[name], where)
     return str(caught.value)
 
 

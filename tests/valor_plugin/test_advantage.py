@@ -180,11 +180,12 @@ def test_without_ranks_an_unscored_sample_gets_the_mean_of_its_group(maker):
     assert host.reached == dict(enumerate([1, 2, 3, 7.5, 7, 8]))
 
 
-def test_with_ranks_an_unscored_sample_gets_0(maker):
+def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank(maker):
     advantage.install("linear", TOLERANCE)
-    host = maker(size=3)
-    host.compute_advantages_and_returns(experiences(REWARDS, [[0, 1, 2, 3, 4, 5]], unscored=(2,)))
-    assert host.reached == {0: -1, 1: 1, 2: 0, 3: 1, 4: -1, 5: 0}
+    host = maker(size=4)
+    made = experiences([1.0, 2.0, 9.0, 5.0], [[3, 1], [0, 2]], unscored=(3,))
+    host.compute_advantages_and_returns(made)
+    assert host.reached == {0: -1, 1: 0, 2: 1, 3: 0}
 
 
 def test_the_log_tells_tied_groups_and_the_spread_of_the_rewards(maker):

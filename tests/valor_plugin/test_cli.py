@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
-from valor_plugin.cli import main  # noqa: E402
-from valor_plugin.host import options  # noqa: E402
+from valor_plugin.cli import main
+from valor_plugin.host import options
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if "rewards" not in path.parts]
+SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if p.parent.name != "rewards"]
 
 
 @pytest.fixture

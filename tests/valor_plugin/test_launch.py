@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 
 pytest.importorskip("openrlhf")
-from reward_sdk.errors import ConfigError  # noqa: E402
-from valor_plugin import launch  # noqa: E402
-from valor_plugin.host import options  # noqa: E402
-from valor_plugin.host.settings import HostSettings  # noqa: E402
-from valor_plugin.recipe import Recipe  # noqa: E402
+from reward_sdk.errors import ConfigError
+from valor_plugin import launch
+from valor_plugin.host import options
+from valor_plugin.host.settings import HostSettings
+from valor_plugin.recipe import Recipe
 
 REWARDS = {"rouge_l": {"weight": 0.9}, "format": {"weight": 0.1}}
 
@@ -138,7 +138,7 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
 @pytest.mark.parametrize("every", [2, "2", 2.0])
 def test_asynchronous_training_has_no_step_for_a_schedule(every):
     rewards = {"format": {}, "rouge_l": {"every": every}}
-    with pytest.raises(ConfigError, match=r"r\.yaml: rewards\.rouge_l\.every needs the policy step"):
+    with pytest.raises(ConfigError, match=r"r\.yaml: rewards\.rouge_l\.every needs the policy"):
         launch.check(recipe(rewards=rewards, openrlhf={"train.async_enable": True}), "r.yaml")
 
 
@@ -251,7 +251,7 @@ VLLM = "ERROR 11-23 02:37:01 [core.py:842] "
             f'{WORKER}  File "actor.py", line 7, in init\n'
             f"{WORKER}ValueError: parameter 'x.weight' belongs to none of the parts.\n"
             "Traceback (most recent call last):\n"
-            "ray.exceptions.RayTaskError(ValueError): \x1b[36mray::PolicyModelActor.init()\x1b[39m\n"
+            "ray.exceptions.RayTaskError(ValueError): \x1b[36mray::PolicyModelActor\x1b[39m\n"
             "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing.\n",
             "ValueError: parameter 'x.weight' belongs to none of the parts",
         ),
@@ -259,7 +259,7 @@ VLLM = "ERROR 11-23 02:37:01 [core.py:842] "
             f"{ROLLOUT}{CORE}{VLLM}EngineCore failed to start.\n"
             f"{ROLLOUT}{CORE}{VLLM}Traceback (most recent call last):\n"
             f"{ROLLOUT}{CORE}{VLLM}RuntimeError: no room for the KV cache\n"
-            f"{ROLLOUT}vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
+            f"{ROLLOUT}vllm.v1.engine.exceptions.EngineDeadError: EngineCore had an issue.\n"
             "ray.exceptions.RayTaskError(EngineDeadError): ray::RolloutRayActor.generate()\n",
             "RuntimeError: no room for the KV cache",
         ),
@@ -273,12 +273,20 @@ VLLM = "ERROR 11-23 02:37:01 [core.py:842] "
         ),
         (f"{WORKER}Traceback (most recent call last):\n{WORKER}AssertionError\n", "AssertionError"),
         (
-            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory"
-            "\n",
-            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
+            "ray.exceptions.OutOfMemoryError: Task was killed: the node runs low on memory.\n",
+            "ray.exceptions.OutOfMemoryError: Task was killed: the node runs low on memory",
+        ),
+        (  # Ray forwards what workers print with a delay
+            f"ray.exceptions.ActorDiedError: The actor died.\n{WORKER}KeyError: 'policy_step'\n",
+            "KeyError: 'policy_step'",
+        ),
+        (
+            f"{ROLLOUT}vllm.v1.engine.exceptions.EngineDeadError: EngineCore had an issue.\n"
+            f"{CORE}{VLLM}RuntimeError: no room for the KV cache\n",
+            "RuntimeError: no room for the KV cache",
         ),
     ],
-    ids=["plain", "worker", "vllm", "reward", "memory", "bare", "only ray"],
+    ids=["plain", "worker", "vllm", "reward", "memory", "bare", "only ray", "late", "late vllm"],
 )
 def test_the_cause_is_the_first_exception_that_reports_no_other(log, root):
     assert launch.cause(log) == f"The run failed: {root}."

@@ -9,7 +9,8 @@ pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
 from valor_plugin.host import cpu, options
 
-KNOWN = {name for action in options.parser()._actions for name in action.option_strings}
+PARSER = options.parser()
+KNOWN = {name for action in PARSER._actions for name in action.option_strings}
 
 
 def refused(**chosen) -> str:
@@ -67,7 +68,7 @@ def test_the_host_reads_back_what_was_written(batch, rate, eager):
     written = {
         "rollout.batch_size": batch, "actor.adam.lr": rate, "vllm.enforce_eager": eager
     }  # fmt: skip
-    read = vars(options.parser().parse_args(options.arguments(written)))
+    read = vars(PARSER.parse_args(options.arguments(written)))
     assert {name: read[name] for name in written} == written
 
 

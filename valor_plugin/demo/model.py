@@ -33,7 +33,7 @@ from valor_plugin.llava_med.template import MISTRAL_INSTRUCT
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the model; the defaults have 2.4 M parameters."""
+    """Sizes of the model; the defaults have 2.7 M parameters."""
 
     image: int = 64
     patch: int = 8
@@ -126,4 +126,4 @@ def write(folder: Path, texts: Iterable[str], shape: Shape = Shape(), seed: int 
     """Writes a fresh model folder in bfloat16, as released models are."""
     processor = make_processor(texts, shape)
     model = make_model(processor, shape, seed)
-    checkpoint.save(model.to(torch.bfloat16), processor, folder)
+    checkpoint.save(model.bfloat16(), processor, folder)

@@ -85,7 +85,7 @@ def adapt_host() -> None:
     # that would have to differ; the stand-in forwards everything but `device`.
     replay_buffer.torch = _Forward(torch, device=lambda _name: torch.device("cpu"))
     for module in (distributed_util, ppo_actor):
-        module.stateless_init_process_group = stateless_process_group
+        module.stateless_init_process_group = stateless_process_group  # type: ignore[attr-defined]
 
 
 class _Forward:
@@ -105,12 +105,10 @@ def stateless_process_group(
     """The trainer-to-vLLM group with `broadcast(tensor, src, stream)` over TCP instead of NCCL."""
     from vllm.distributed.utils import StatelessProcessGroup
 
-    group = StatelessProcessGroup.create(
-        host=address, port=port, rank=rank, world_size=world_size
-    )
+    group = StatelessProcessGroup.create(host=address, port=port, rank=rank, world_size=world_size)
 
     def broadcast(tensor: Any, src: int, stream: Any = None) -> None:
-        received = group.broadcast_obj(tensor.detach() if rank == src else None, src)
+        received = group.broadcast_obj(tensor.detach().clone() if rank == src else None, src)
         if rank != src:
             tensor.copy_(received)
 
@@ -122,7 +120,10 @@ def adapt_vllm_worker() -> None:
     tensors cannot be loaded one by one. They are collected and reloaded together at the last."""
     import torch
     from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+    from openrlhf.utils import distributed_util
     from vllm.config import set_current_vllm_config
+
+    distributed_util.stateless_init_process_group = stateless_process_group
 
     def update_weight(
         self: Any, name: str, dtype: torch.dtype, shape: torch.Size, empty_cache: bool = False

@@ -6,6 +6,7 @@ image, the study and the policy step.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -32,6 +33,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
             raise RuntimeError("this executor runs inside `openrlhf train` only")
         self._rewards = RewardSet.from_config(settings.rewards)
         self._batcher = MicroBatcher(self._score)
+        self._step = 1
+        self._new_step = asyncio.Lock()
 
     def _score(self, items: list[tuple[Sample, int]]) -> list[Score]:
         """Scores a batch that may mix steps: in asynchronous training two of them can meet."""
@@ -44,6 +47,14 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 scores[i] = score
         return scores  # type: ignore[return-value]
 
+    async def _forget_images(self, step: int, llm_engine: Any) -> None:
+        """vLLM keeps what tower and projector made of an image. After a weight update that is the
+        old projector's work, and an image that comes again (a second episode) must not get it."""
+        async with self._new_step:
+            if step != self._step:
+                await llm_engine.llm.reset_encoder_cache()
+                self._step = step
+
     async def execute(
         self,
         prompt: str,
@@ -54,6 +65,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
         llm_engine: Any,
         images: Any = None,
     ) -> dict:
+        step = sampling_params.extra_args[STEP]
+        await self._forget_images(step, llm_engine)
         output = await super().execute(
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
         )
@@ -67,7 +80,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             image=ImageRef(path=images[0]) if images else None,
             id=study["id"],
         )
-        score = await self._batcher.submit((sample, sampling_params.extra_args[STEP]))
+        score = await self._batcher.submit((sample, step))
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)

@@ -1,7 +1,7 @@
 """The host's own command line: which options exist, and a recipe turned into one.
 
-OpenRLHF builds its parser under `if __name__ == "__main__"`. Only that part of the installed file is
-executed here, so checking a recipe imports neither Ray nor vLLM.
+OpenRLHF builds its parser under `if __name__ == "__main__"`. Only that part of the installed file
+is executed here, so checking a recipe imports neither Ray nor vLLM.
 """
 
 from __future__ import annotations
