@@ -18,5 +18,6 @@ class Format:
 
 
 @reward("format")
-def make() -> Format:
+def format_() -> Format:
+    """1 if the response is exactly one non-empty <report> pair with nothing outside, else 0."""
     return Format()
