@@ -41,7 +41,7 @@ def train(
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
-    from valor_plugin import launch
+    from valor_plugin import launch, preflight
     from valor_plugin.recipe import load_recipe
 
     try:
@@ -55,13 +55,13 @@ def train(
                 return
             model = sft.train(recipe, folder, device)
         elif dry_run:
-            launch.check(recipe, path)
+            preflight.check(recipe, path)
             chosen = "cpu" if device == "cpu" else "cuda"
-            arguments = launch.options.arguments(launch.host_options(recipe, folder, chosen))
-            click.echo(launch.command(arguments))
+            arguments = preflight.options.arguments(preflight.host_options(recipe, folder, chosen))
+            click.echo(preflight.command(arguments))
             return
         else:
-            model = launch.run(launch.prepare(recipe, path, folder, device), launch.print_step)
+            model = launch.run(preflight.prepare(recipe, path, folder, device), launch.print_step)
     except ConfigError as error:
         _fail(error, 2)
     except launch.RunError as error:

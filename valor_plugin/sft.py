@@ -10,7 +10,7 @@ import yaml
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study, read_studies
-from valor_plugin.launch import check_model, choose_device, start_folder, write_record
+from valor_plugin.preflight import check_model, choose_device, start_folder, write_record
 from valor_plugin.recipe import Recipe
 
 

@@ -1,5 +1,5 @@
 """What our executor and rewards cost the host: step time with stage 1's rewards and with stage 2's
-against the same run with a constant reward, in one session. `make bench-overhead`; needs `make demo`.
+against the same run with a constant reward, in one session. `make bench-overhead`, after `make demo`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ def import_seconds(module: str) -> float:
 
 
 def main() -> None:
-    sdk, numpy = import_seconds("reward_sdk"), import_seconds("numpy")
-    print(f"import reward_sdk / import numpy: {sdk / numpy:.2f} ({sdk:.3f} s, {numpy:.3f} s)")
+    sdk, numpy = import_seconds("reward_sdk.engine"), import_seconds("numpy")
+    print(f"reward_sdk.engine / numpy, import: {sdk / numpy:.2f} ({sdk:.3f} s, {numpy:.3f} s)")
     for stage in ("stage1", "stage2"):
         constant = step_seconds(f"{stage}-constant", stage, CONSTANT)
         rewarded = step_seconds(f"{stage}-rewards", stage)
-        print(f"{stage}: step with its rewards / with a constant reward: {rewarded / constant:.2f} "
-              f"({rewarded:.2f} s, {constant:.2f} s)")
+        print(
+            f"{stage}: step with its rewards / with a constant reward: {rewarded / constant:.2f} "
+            f"({rewarded:.2f} s, {constant:.2f} s)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Both stages through the real OpenRLHF, Ray, DeepSpeed and vLLM, on a model of 0.3 M parameters."""
+"""Both stages through the real OpenRLHF, Ray, DeepSpeed and vLLM, on a tiny model."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hostrun import COMMAND, Chain, openrlhf, scalars
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from valor_plugin.launch import _processes_of
+from valor_plugin.launch import processes_of
 from valor_plugin.llava_med.parts import part_of
 
 pytestmark = pytest.mark.host
@@ -115,7 +115,7 @@ def test_the_run_folder_says_what_was_run(chain: Chain):
 
 
 def test_a_finished_run_leaves_no_process_behind(chain: Chain):
-    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+    assert processes_of("VALOR_HOST_SETTINGS=") == []
 
 
 def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Chain):
@@ -129,7 +129,7 @@ def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Ch
     assert message.startswith("error: The run failed: ")
     assert "max_prompt_length" in message or "max_model_len" in message
     assert str(out / "host.log") in message
-    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+    assert processes_of("VALOR_HOST_SETTINGS=") == []
 
 
 def test_an_interrupt_ends_every_process_of_the_run(chain: Chain):
@@ -143,11 +143,11 @@ def test_an_interrupt_ends_every_process_of_the_run(chain: Chain):
     for line in process.stdout:
         if line.startswith("step"):
             break
-    assert len(_processes_of("VALOR_HOST_SETTINGS=")) > 3
+    assert len(processes_of("VALOR_HOST_SETTINGS=")) > 3
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert time.monotonic() - began < 40
-    assert _processes_of("VALOR_HOST_SETTINGS=") == []
+    assert processes_of("VALOR_HOST_SETTINGS=") == []
     assert not Path(out / "model").exists()

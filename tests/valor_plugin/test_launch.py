@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin import launch
+from valor_plugin import launch, preflight
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
@@ -47,8 +47,8 @@ def studies(tmp_path: Path) -> Path:
     return path
 
 
-def prepared(recipe: Recipe, tmp_path: Path) -> launch.Prepared:
-    return launch.prepare(recipe, "r.yaml", tmp_path / "run", "cpu")
+def prepared(recipe: Recipe, tmp_path: Path) -> preflight.Prepared:
+    return preflight.prepare(recipe, "r.yaml", tmp_path / "run", "cpu")
 
 
 def test_a_prepared_run_leaves_its_record(tiny_model, studies, tmp_path):
@@ -76,7 +76,7 @@ def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_pa
 def test_the_digest_changes_with_the_recipe(tmp_path):
     digests = []
     for seed in (1, 1, 2):
-        launch.write_record(recipe(seed=seed), tmp_path, "cpu")
+        preflight.write_record(recipe(seed=seed), tmp_path, "cpu")
         digests.append(json.loads((tmp_path / "versions.json").read_text())["digest"])
     assert digests[0] == digests[1] != digests[2]
 
@@ -139,25 +139,25 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
 def test_asynchronous_training_has_no_step_for_a_schedule(every):
     rewards = {"format": {}, "rouge_l": {"every": every}}
     with pytest.raises(ConfigError, match=r"r\.yaml: rewards\.rouge_l\.every needs the policy"):
-        launch.check(recipe(rewards=rewards, openrlhf={"train.async_enable": True}), "r.yaml")
+        preflight.check(recipe(rewards=rewards, openrlhf={"train.async_enable": True}), "r.yaml")
 
 
 def test_ranks_replace_no_other_estimator():
     other = {"algo.advantage.estimator": "group_norm"}
     with pytest.raises(ConfigError, match="'group_norm': leave it out"):
-        launch.host_options(recipe(openrlhf=other), Path("out"), "cuda")
+        preflight.host_options(recipe(openrlhf=other), Path("out"), "cuda")
 
 
 def test_without_ranks_the_host_keeps_its_own_estimator():
     chosen = {"algo.advantage.estimator": "group_norm"}
     raw = recipe(openrlhf=chosen, advantage={"rank": "off"})
-    assert launch.host_options(raw, Path("out"), "cuda").items() >= chosen.items()
+    assert preflight.host_options(raw, Path("out"), "cuda").items() >= chosen.items()
 
 
 def test_on_cuda_the_recipe_decides_what_a_cpu_cannot_do():
     nccl = recipe(openrlhf={"vllm.sync_backend": "nccl"})
-    assert launch.host_options(nccl, Path("out"), "cuda")["vllm.sync_backend"] == "nccl"
-    assert launch.host_options(nccl, Path("out"), "cpu")["vllm.sync_backend"] == "gloo"
+    assert preflight.host_options(nccl, Path("out"), "cuda")["vllm.sync_backend"] == "nccl"
+    assert preflight.host_options(nccl, Path("out"), "cpu")["vllm.sync_backend"] == "gloo"
 
 
 def test_another_version_of_the_host_is_refused(monkeypatch):
@@ -165,23 +165,23 @@ def test_another_version_of_the_host_is_refused(monkeypatch):
 
     monkeypatch.setattr(install, "version", lambda name: "0.12.0")
     with pytest.raises(ConfigError, match=r"OpenRLHF 0\.12\.0 is installed"):
-        launch.check(recipe(), "r.yaml")
+        preflight.check(recipe(), "r.yaml")
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert launch.choose_device("auto") == "cpu"
+    assert preflight.choose_device("auto") == "cpu"
     with pytest.raises(ConfigError, match="--device cuda: torch sees no CUDA device"):
-        launch.choose_device("cuda")
+        preflight.choose_device("cuda")
 
 
 def test_a_gpu_is_used_where_there_is_one_unless_told_otherwise(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [launch.choose_device(d) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert [preflight.choose_device(d) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def model(tiny_model, tmp_path) -> Path:
 
 
 def test_a_complete_model_passes(model):
-    launch.check_model(str(model))
+    preflight.check_model(str(model))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_complete_model_passes(model):
 def test_an_incomplete_model_is_refused_with_what_it_lacks(model, file, why):
     (model / file).unlink()
     with pytest.raises(ConfigError, match=why):
-        launch.check_model(str(model))
+        preflight.check_model(str(model))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_another_kind_of_model_is_refused(model, config, why):
     (model / "config.json").unlink()
     (model / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(ConfigError, match=why):
-        launch.check_model(str(model))
+        preflight.check_model(str(model))
 
 
 WORKER = "\x1b[36m(PolicyModelActor pid=4711)\x1b[0m "
@@ -338,7 +338,7 @@ def mark():
     """A run's identity; whatever carries it is ended after the test."""
     run = uuid.uuid4().hex
     yield run
-    for pid in launch._processes_of(run):
+    for pid in launch.processes_of(run):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -357,8 +357,8 @@ SLEEP = "print(flush=True); import time; time.sleep(60)"
 
 def test_processes_of_a_run_are_found_by_its_mark(mark):
     process = started(mark, SLEEP)
-    assert launch._processes_of(mark) == [process.pid]
-    assert launch._processes_of(uuid.uuid4().hex) == []
+    assert launch.processes_of(mark) == [process.pid]
+    assert launch.processes_of(uuid.uuid4().hex) == []
     process.kill()
     process.communicate()
 
@@ -366,9 +366,9 @@ def test_processes_of_a_run_are_found_by_its_mark(mark):
 def test_a_process_that_has_ended_but_was_not_waited_for_is_not_found(mark):
     process = started(mark, "print(flush=True)")
     deadline = time.monotonic() + 5
-    while launch._processes_of(mark) and time.monotonic() < deadline:
+    while launch.processes_of(mark) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert launch._processes_of(mark) == []
+    assert launch.processes_of(mark) == []
     process.communicate()
 
 
@@ -379,9 +379,9 @@ def test_ending_a_run_ends_what_outlives_its_driver(mark):
     )
     driver = started(mark, orphan)
     driver.wait()
-    assert len(launch._processes_of(mark)) == 1
+    assert len(launch.processes_of(mark)) == 1
     launch._end(driver, mark)
-    assert launch._processes_of(mark) == []
+    assert launch.processes_of(mark) == []
 
 
 def test_ending_a_run_lets_its_driver_clean_up_first(mark, tmp_path):
@@ -395,4 +395,4 @@ def test_ending_a_run_lets_its_driver_clean_up_first(mark, tmp_path):
     )
     launch._end(driver, mark)
     assert done.exists()
-    assert launch._processes_of(mark) == []
+    assert launch.processes_of(mark) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from reward_sdk.text import wrap_report
-from valor_plugin import launch, sft
+from valor_plugin import launch, preflight, sft
 from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.recipe import load_recipe
 
@@ -63,9 +63,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
                 train(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
-        with _step(
-            target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films"
-        ) as target:
+        with _step(target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films") as target:
             if target:
                 evaluate(root, stage)
     page = _page(root)
@@ -79,7 +77,7 @@ def train(recipe: Path, root: Path, out: Path, device: str, seed: int,
     loaded = load_recipe(recipe, (*_moved(recipe, root), f"seed={seed + 1}", *overrides))
     if loaded.stage == "sft":
         return sft.train(loaded, out, device)
-    return launch.run(launch.prepare(loaded, str(recipe), out, device), launch.print_step)
+    return launch.run(preflight.prepare(loaded, str(recipe), out, device), launch.print_step)
 
 
 def _moved(recipe: Path, root: Path) -> tuple[str, ...]:
@@ -129,8 +127,6 @@ def _phantoms(folder: Path, count: int, seed: int) -> None:
 
 
 def _base(data: Path, folder: Path, seed: int) -> None:
-    import torch
-
     from valor_plugin.data.prompts import FINDINGS
     from valor_plugin.demo import model, pretrain
     from valor_plugin.llava_med import checkpoint
@@ -141,7 +137,7 @@ def _base(data: Path, folder: Path, seed: int) -> None:
     processor = model.make_processor([*texts, *[FINDINGS] * 200], shape)
     network = model.make_model(processor, shape, seed)
     pretrain.train_tower(network, processor, studies, drawn(data), seed=seed)
-    checkpoint.save(network.to(torch.bfloat16), processor, folder)
+    checkpoint.save(network.bfloat16(), processor, folder)
 
 
 def evaluate(root: Path, stage: str) -> None:

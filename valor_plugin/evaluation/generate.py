@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,7 +43,8 @@ def generate(
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     processor = AutoProcessor.from_pretrained(model)
     processor.tokenizer.padding_side = "left"
-    network = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+    network: Any = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    network = network.to(device).eval()
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     options = {"do_sample": False} if temperature == 0 else {

