@@ -1,5 +1,5 @@
-"""What our executor and rewards cost the host: step time with stage 1's rewards and with stage 2's
-against the same run with a constant reward, in one session. `make bench-overhead`, after `make demo`.
+"""What our executor and rewards cost the host: step time with the rewards of stage 1 and stage 2,
+against the same run with a constant reward. Run it with `make bench-overhead` after `make demo`.
 """
 
 from __future__ import annotations

@@ -99,9 +99,15 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
             experience.rewards = rewards
         experiences = original(self, experiences)
         deviation = raw.std(-1, keepdim=True).expand_as(raw)
-        for experience, std, tie in zip(
-            experiences, by_experience(deviation), by_experience(tied), strict=True
+        for experience, rewards, std, tie in zip(
+            experiences,
+            by_experience(raw),
+            by_experience(deviation),
+            by_experience(tied),
+            strict=True,
         ):
+            # Ranks have done their work; what the host logs are the rewards.
+            experience.rewards = experience.info["reward"] = rewards
             experience.info["group_reward_std"] = std  # of the rewards, not of their ranks
             experience.info[TIED] = tie
         return experiences
