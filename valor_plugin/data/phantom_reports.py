@@ -35,9 +35,9 @@ from valor_plugin.data.phantom import FINDINGS, OBSERVATION_OF, Finding
 
 Item = TypeVar("Item")
 
-WORDINGS = 6
+WORDINGS = 4
 """How many sentences at most say the same thing."""
-MIN_COUNT = 40
+MIN_COUNT = 100
 """How often the collection must deny a set of observations for the bank to do so."""
 MAX_WORDS = 9
 """The longest sentence of a bank."""
