@@ -57,7 +57,7 @@ def train(
         elif dry_run:
             preflight.check(recipe, path)
             chosen = "cpu" if device == "cpu" else "cuda"
-            arguments = preflight.options.arguments(preflight.host_options(recipe, folder, chosen))
+            arguments = preflight.host_arguments(recipe, path, folder, chosen)
             click.echo(preflight.command(arguments))
             return
         else:

@@ -66,15 +66,16 @@ def host_options(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     """The complete options of the host for this run."""
     from valor_plugin.host import executor_path
 
-    result: dict[str, Any] = dict(recipe.openrlhf)
+    result: dict[str, Any] = {"algo.advantage.estimator": "group_norm", **recipe.openrlhf}
     if recipe.advantage.rank != "off":
-        estimator = result.setdefault("algo.advantage.estimator", "dr_grpo")
+        estimator = recipe.openrlhf.get("algo.advantage.estimator", "dr_grpo")
         if estimator != "dr_grpo":
             raise ConfigError(
                 f"advantage.rank {recipe.advantage.rank!r} replaces the host's estimator, but "
                 f"openrlhf.algo.advantage.estimator is {estimator!r}: leave it out, or set "
                 "`advantage: {rank: off}`"
             )
+        result["algo.advantage.estimator"] = estimator
     result |= {
         "actor.model_name_or_path": recipe.model.path,
         "data.prompt_dataset": str(out / "train.jsonl"),
@@ -85,7 +86,6 @@ def host_options(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         "data.max_images_per_prompt": 1,
         "train.agent_func_path": executor_path(),
         "train.seed": recipe.seed,
-        "reward.remote_url": "agent",  # no reward model is started; the executor scores
         "ckpt.output_dir": str(out / "model"),
         "ckpt.path": str(out / "checkpoints"),
         "logger.tensorboard_dir": str(out / "tensorboard"),
@@ -96,6 +96,17 @@ def host_options(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
 
         result |= cpu.HOST_OPTIONS
     return result
+
+
+def host_arguments(recipe: Recipe, where: str, out: Path, device: str) -> list[str]:
+    """The host's complete and checked command line for this run.
+
+    Raises:
+        ConfigError: in the host's words, for options that do not go together.
+    """
+    arguments = options.arguments(host_options(recipe, out, device))
+    options.validate(arguments, where)
+    return arguments
 
 
 def check(recipe: Recipe, where: str) -> None:
@@ -182,7 +193,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         rewards=rewards,
         banned_tokens=_image_tokens(recipe.model.path),
     )
-    arguments = options.arguments(host_options(recipe, out, device))
+    arguments = host_arguments(recipe, where, out, device)
     write_record(recipe.model_copy(update={"rewards": rewards}), out, device)
     (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
     write_host_rows(studies, recipe.data.prompt, out / "train.jsonl")

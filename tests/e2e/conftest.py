@@ -23,7 +23,7 @@ HOST = """
 openrlhf:
   algo.kl.init_coef: 0
   algo.advantage.is_correction_level: token
-  actor.adam.lr: 1.0e-2
+  actor.adam.lr: 1.0e-3
   actor.num_gpus_per_node: 1
   vllm.num_engines: 1
   rollout.batch_size: 4

@@ -103,7 +103,12 @@ def test_the_host_accepts_the_arguments_of_a_prepared_run(tiny_model, studies, t
 
 def test_the_steps_of_a_run_are_known_before_it_starts(tiny_model, studies, tmp_path):
     # five studies in batches of two, twice
-    twice = {"rollout.batch_size": 2, "train.num_episodes": 2}
+    twice = {
+        "rollout.batch_size": 2,
+        "rollout.n_samples_per_prompt": 4,
+        "train.num_episodes": 2,
+        "actor.num_gpus_per_node": 1,
+    }
     assert launch._steps(prepared(recipe(tiny_model, studies, openrlhf=twice), tmp_path)) == 6
 
 

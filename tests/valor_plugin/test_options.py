@@ -85,3 +85,11 @@ options.check({"rollout.batch_size": 8}, "r.yaml")
 assert not {"ray", "vllm", "deepspeed", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_hosts_own_checks_of_options_that_do_not_go_together_are_made_before_the_start():
+    alone = options.arguments(
+        {"algo.advantage.estimator": "group_norm", "rollout.n_samples_per_prompt": 1}
+    )
+    with pytest.raises(ConfigError, match=r"r\.yaml: OpenRLHF refuses .*n_samples_per_prompt > 1"):
+        options.validate(alone, "r.yaml")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import runpy
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from datetime import datetime
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +41,51 @@ OURS = {
 """Options that the recipe or the command line of this plugin says in its own words."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The installed host's argument parser."""
+def _main() -> tuple[Path, list[ast.stmt]]:
+    """The installed host's package folder and the statements of its command line."""
     spec = find_spec("openrlhf")  # its __init__ is empty: nothing heavy is imported
     if spec is None or spec.origin is None:
         raise ConfigError("OpenRLHF is not installed")
-    path = Path(spec.origin).parent / "cli" / "train_ppo_ray.py"
+    package = Path(spec.origin).parent
+    path = package / "cli" / "train_ppo_ray.py"
     main = ast.parse(path.read_text(encoding="utf-8")).body[-1]
     if not isinstance(main, ast.If):
         raise ConfigError(f"{path} does not end in the command line that this plugin knows")
-    statements = []
-    for statement in main.body:
-        if "parse_args" in ast.unparse(statement):
-            break
-        statements.append(statement)
+    return package, main.body
+
+
+def _run(statements: list[ast.stmt], namespace: dict[str, Any]) -> None:
+    exec(compile(ast.Module(statements, []), "the host's command line", "exec"), namespace)
+
+
+def _position(statements: list[ast.stmt], call: str) -> int:
+    """Index of the statement that makes this call."""
+    return next(i for i, one in enumerate(statements) if call in ast.unparse(one))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The installed host's argument parser."""
+    _, body = _main()
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
-    exec(compile(ast.Module(statements, []), str(path), "exec"), namespace)
+    _run(body[: _position(body, "parse_args(")], namespace)
     return namespace["parser"]
+
+
+def validate(argv: list[str], where: str) -> None:
+    """Runs the host's own checks of a complete command line, which it makes after parsing.
+
+    Raises:
+        ConfigError: with the host's words.
+    """
+    package, body = _main()
+    hierarchize = runpy.run_path(str(package / "utils" / "config.py"))["hierarchize"]
+    namespace = {"args": hierarchize(parser().parse_args(argv))}
+    checks = body[_position(body, "hierarchize(args)") + 1 : _position(body, "args.use_ms")]
+    try:
+        with redirect_stdout(StringIO()):  # its recommendations come again when it starts
+            _run(checks, namespace)
+    except AssertionError as error:
+        raise ConfigError(f"{where}: OpenRLHF refuses these options together: {error}") from None
 
 
 def check(options: Mapping[str, Any], where: str) -> None:
