@@ -79,5 +79,10 @@ def factory(name: str) -> Callable[..., Reward]:
         entry = _installed().get(name)
         if entry is None:
             raise ConfigError(f"no reward is named {name!r}: {nearest(name, names())}")
-        _factories[name] = entry.load()
+        try:
+            _factories[name] = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"reward {name!r} of {entry.value!r} does not load: {error}"
+            ) from error
     return _factories[name]
