@@ -26,7 +26,7 @@ NOTICE = (
     "collection. Model and expert are tiny and were trained here; the numbers say that the "
     "method runs and learns, and nothing about radiology."
 )
-STUDIES = {"train": (6000, 1), "stage1-studies": (800, 11), "stage2-studies": (1120, 12),
+STUDIES = {"train": (6000, 1), "stage1-studies": (800, 11), "stage2-studies": (960, 12),
             "test": (512, 2)}  # fmt: skip
 """Folder -> (how many phantoms, seed); seeds differ, so no film is in two folders."""
 _MAX_NEW_TOKENS = 48
