@@ -30,23 +30,41 @@ class RunError(Exception):
     """A run that started and did not end well; one readable paragraph."""
 
 
+_ATTEMPTS = 3
+
+
 def run(prepared: Prepared, report: Report) -> Path:
     """Runs the host to its end and returns the folder of the trained model.
+
+    The host finds its ports by binding and releasing them, so another process can take one before
+    it is used. Such a start has trained nothing and is made again, up to three times.
 
     Raises:
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    out, settings = prepared.out, prepared.settings
-    log = out / "host.log"
+    for attempt in range(1, _ATTEMPTS + 1):
+        steps, log = _attempt(prepared, report)
+        if (prepared.out / "model" / "config.json").exists():
+            return prepared.out / "model"
+        if steps or "EADDRINUSE" not in log or attempt == _ATTEMPTS:
+            break
+        click.echo("a port of the host was taken by another process; starting again")
+    raise RunError(f"{cause(log)} The whole log: {prepared.out / 'host.log'}")
+
+
+def _attempt(prepared: Prepared, report: Report) -> tuple[int, str]:
+    """Starts the host once and follows it to its end: how many steps it took, and its log."""
+    log = prepared.out / "host.log"
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
         **os.environ,
-        **settings.environment(),
+        **prepared.settings.environment(),
         "PYTHONUNBUFFERED": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *prepared.arguments],
@@ -54,13 +72,18 @@ def run(prepared: Prepared, report: Report) -> Path:
             env=environment, start_new_session=True,
         )  # fmt: skip
         try:
-            _follow(process, log, report, _steps(prepared))
+            steps = _follow(process, log, report, _steps(prepared))
         finally:
-            _end(process, settings.run)
+            _end(process, prepared.settings.run)
             shutil.rmtree(ray_dir, ignore_errors=True)
-    if process.returncode != 0 or not (out / "model" / "config.json").exists():
-        raise RunError(f"{cause(log.read_text(errors='replace'))} The whole log: {log}")
-    return out / "model"
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
+    return steps, log.read_text(encoding="utf-8", errors="replace")
+
+
+def _interrupt(*_: object) -> None:
+    """A batch system's TERM or a closed terminal ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def print_step(step: int, total: int, means: dict[str, float]) -> None:
@@ -71,8 +94,13 @@ def print_step(step: int, total: int, means: dict[str, float]) -> None:
         for name in names
         if means[name + "/applied"] > 0
     ]
+    failed = [
+        f"{name} FAILED for {means[name + '/failed']:.0%}"
+        for name in names
+        if means.get(name + "/failed", 0) > 0
+    ]
     head = f"step {step:>4}/{total}  reward {means.get('reward', 0.0):6.3f}"
-    click.echo("  ".join([head, *parts, f"{means.get('timing/step_total', 0.0):.1f} s"]))
+    click.echo("  ".join([head, *parts, *failed, f"{means.get('timing/step_total', 0.0):.1f} s"]))
 
 
 def _steps(prepared: Prepared) -> int:
@@ -83,8 +111,9 @@ def _steps(prepared: Prepared) -> int:
     return -(-rows // batch) * defaults["train.num_episodes"]
 
 
-def _follow(process: subprocess.Popen, log: Path, report: Report, total: int) -> None:
-    """Reads the log as it grows and reports steps until the process ends."""
+def _follow(process: subprocess.Popen, log: Path, report: Report, total: int) -> int:
+    """Reads the log as it grows and reports steps until the process ends; how many there were."""
+    steps = 0
     with log.open(encoding="utf-8", errors="replace") as lines:
         pending = ""
         while True:
@@ -95,8 +124,9 @@ def _follow(process: subprocess.Popen, log: Path, report: Report, total: int) ->
                 if match := _STEP.search(line):
                     means = {key: float(value) for key, value in _NUMBER.findall(match[2])}
                     report(int(match[1]), total, means)
+                    steps += 1
             if ended:
-                return
+                return steps
             time.sleep(0.2)
 
 
