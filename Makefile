@@ -17,7 +17,7 @@ $(READY): requirements/cpu.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@$(BIN)/pip install --quiet --upgrade pip
-	@$(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" || \
+	@$(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null || \
 		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) "torch==2.13.0+cpu"
 	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

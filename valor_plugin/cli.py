@@ -1,4 +1,4 @@
-"""`openrlhf train | demo | evaluate | prepare | doctor`; `valor` is the same command."""
+"""`openrlhf train | demo | prepare`; `valor` is the same command."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def run(prepared: Prepared, report: Report) -> Path:
         KeyboardInterrupt: after every process of the run has ended.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        steps, log = _attempt(prepared, report)
-        if (prepared.out / "model" / "config.json").exists():
+        code, steps, log = _attempt(prepared, report)
+        if code == 0 and (prepared.out / "model" / "config.json").exists():
             return prepared.out / "model"
         if steps or "EADDRINUSE" not in log or attempt == _ATTEMPTS:
             break
@@ -53,8 +53,8 @@ def run(prepared: Prepared, report: Report) -> Path:
     raise RunError(f"{cause(log)} The whole log: {prepared.out / 'host.log'}")
 
 
-def _attempt(prepared: Prepared, report: Report) -> tuple[int, str]:
-    """Starts the host once and follows it to its end: how many steps it took, and its log."""
+def _attempt(prepared: Prepared, report: Report) -> tuple[int, int, str]:
+    """Starts the host once and follows it to its end: exit code, steps taken, log."""
     log = prepared.out / "host.log"
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
@@ -78,7 +78,7 @@ def _attempt(prepared: Prepared, report: Report) -> tuple[int, str]:
             shutil.rmtree(ray_dir, ignore_errors=True)
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
-    return steps, log.read_text(encoding="utf-8", errors="replace")
+    return process.returncode, steps, log.read_text(encoding="utf-8", errors="replace")
 
 
 def _interrupt(*_: object) -> None:

@@ -106,6 +106,15 @@ def host_arguments(recipe: Recipe, where: str, out: Path, device: str) -> list[s
     """
     arguments = options.arguments(host_options(recipe, out, device))
     options.validate(arguments, where)
+    chosen = vars(options.parser().parse_args(arguments))
+    rollout = chosen["rollout.batch_size"] * chosen["rollout.n_samples_per_prompt"]
+    if rollout % chosen["train.batch_size"]:
+        raise ConfigError(
+            f"{where}: openrlhf.train.batch_size {chosen['train.batch_size']} does not divide a "
+            f"rollout of {rollout} samples (rollout.batch_size x rollout.n_samples_per_prompt)"
+        )
+    if not chosen["vllm.num_engines"]:
+        raise ConfigError(f"{where}: openrlhf.vllm.num_engines must be at least 1")
     return arguments
 
 
@@ -114,7 +123,7 @@ def check(recipe: Recipe, where: str) -> None:
     if problem := check_host():
         raise ConfigError(problem)
     options.check(recipe.openrlhf, where)
-    entries = parse_set(recipe.rewards, f"{where}: rewards")
+    parse_set(recipe.rewards, f"{where}: rewards")
     if recipe.advantage.rank != "off":
         for name in ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef"):
             if recipe.openrlhf.get(name) is not None:
@@ -122,11 +131,13 @@ def check(recipe: Recipe, where: str) -> None:
                     f"{where}: openrlhf.{name} would be added to ranks instead of rewards: leave "
                     "it out, or set `advantage: {rank: off}`"
                 )
-    scheduled = [name for name, entry in entries.items() if entry.every > 1]
-    if scheduled and recipe.openrlhf.get("train.async_enable"):
+    for name, why in _REFUSED.items():
+        if recipe.openrlhf.get(name):
+            raise ConfigError(f"{where}: openrlhf.{name} does not work with this plugin: {why}")
+    if "tower" in recipe.model.train:
         raise ConfigError(
-            f"{where}: rewards.{scheduled[0]}.every needs the policy step, which asynchronous "
-            "training does not have: leave out openrlhf.train.async_enable"
+            f"{where}: model.train: the tower cannot train in stage grpo, because the host would "
+            "send its weights to vLLM under names that vLLM does not know; train it in stage sft"
         )
 
 
@@ -136,7 +147,7 @@ def check_model(path: str) -> None:
     if not folder.is_dir():
         raise ConfigError(
             f"model.path: there is no folder {path}. A stage starts from a model "
-            "folder; run the stage before it, or convert a checkpoint."
+            "folder; run the stage before it, or save one with transformers."
         )
     config = folder / "config.json"
     if not config.is_file():
@@ -157,6 +168,13 @@ def check_model(path: str) -> None:
                 f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
                 "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
             )
+
+
+_REFUSED = {
+    "train.async_enable": "rewards need the policy step, which asynchronous rollouts do not have",
+    "ds.lora.rank": "model.train says what trains, and LoRA is not among it yet",
+    "eval.dataset": "evaluate the saved model instead",
+}
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         rewards=rewards,
         banned_tokens=_image_tokens(recipe.model.path),
     )
+    recipe = _whole_batches(recipe, len(studies))
     arguments = host_arguments(recipe, where, out, device)
     write_record(recipe.model_copy(update={"rewards": rewards}), out, device)
     (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
@@ -247,6 +266,19 @@ def _with_baseline(recipe: Recipe, studies: list[Study], out: Path, device: str)
         path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
         image_text["baseline"] = str(path.resolve())
     return rewards
+
+
+def _whole_batches(recipe: Recipe, studies: int) -> Recipe:
+    """The recipe without its last, smaller rollout where several GPUs would have to share it: the
+    host deals out uneven parts then, and its ranks wait for each other for ever."""
+    chosen = vars(options.parser().parse_args(options.arguments(recipe.openrlhf)))
+    if chosen["actor.num_nodes"] * chosen["actor.num_gpus_per_node"] == 1:
+        return recipe
+    batch = chosen["rollout.batch_size"]
+    used = min(studies, chosen["data.max_samples"]) // batch * batch
+    if not used:
+        raise ConfigError(f"{studies} studies are fewer than one rollout of {batch}")
+    return recipe.model_copy(update={"openrlhf": {**recipe.openrlhf, "data.max_samples": used}})
 
 
 def _check_needs(rewards: RewardSet, studies: list[Study], path: str) -> None:

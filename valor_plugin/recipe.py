@@ -73,7 +73,7 @@ class Advantage(_Section):
 
     # ours: the paper's formula is not public
     rank: Annotated[Literal["linear", "zscore", "off"], BeforeValidator(_off)] = "linear"
-    tie_tolerance: Annotated[float, Field(ge=0)] = 1e-6  # ours
+    tie_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6  # ours
 
 
 class Sft(_Section):

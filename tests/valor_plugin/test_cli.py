@@ -29,7 +29,13 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
     common = {"model": {"path": "model", "train": "projector"}, "data": {"train": "studies.jsonl"}}
     grpo = common | {
         "name": "grpo-test", "stage": "grpo", "rewards": {"rouge_l": {}, "format": {}},
-        "openrlhf": {"rollout.batch_size": 2, "rollout.n_samples_per_prompt": 4},
+        "openrlhf": {
+    "actor.num_gpus_per_node": 1,
+    "rollout.batch_size": 2,
+    "rollout.n_samples_per_prompt": 4,
+    "train.batch_size": 8,
+    "vllm.num_engines": 1,
+},
     }  # fmt: skip
     sft = common | {"name": "sft-test", "stage": "sft", "sft": {"steps": 1}}
     for recipe in (grpo, sft):

@@ -31,7 +31,13 @@ def recipe(model: Path | str = "m", studies: Path | str = "s.jsonl", **keys) -> 
             "model": {"path": str(model), "train": "projector"},
             "data": {"train": str(studies)},
             "rewards": REWARDS,
-            "openrlhf": {"rollout.batch_size": 2, "rollout.n_samples_per_prompt": 4},
+            "openrlhf": {
+                "actor.num_gpus_per_node": 1,
+                "rollout.batch_size": 2,
+                "rollout.n_samples_per_prompt": 4,
+                "train.batch_size": 8,
+                "vllm.num_engines": 1,
+            },
         }
         | keys
     )
@@ -107,6 +113,8 @@ def test_the_steps_of_a_run_are_known_before_it_starts(tiny_model, studies, tmp_
         "rollout.batch_size": 2,
         "rollout.n_samples_per_prompt": 4,
         "train.num_episodes": 2,
+        "train.batch_size": 8,
+        "vllm.num_engines": 1,
         "actor.num_gpus_per_node": 1,
     }
     assert launch._steps(prepared(recipe(tiny_model, studies, openrlhf=twice), tmp_path)) == 6
@@ -140,11 +148,32 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
         prepared(recipe(tiny_model, studies, rewards={"image_text": {"weights": "x.pt"}}), tmp_path)
 
 
-@pytest.mark.parametrize("every", [2, "2", 2.0])
-def test_asynchronous_training_has_no_step_for_a_schedule(every):
-    rewards = {"format": {}, "rouge_l": {"every": every}}
-    with pytest.raises(ConfigError, match=r"r\.yaml: rewards\.rouge_l\.every needs the policy"):
-        preflight.check(recipe(rewards=rewards, openrlhf={"train.async_enable": True}), "r.yaml")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("train.async_enable", True), ("ds.lora.rank", 8), ("eval.dataset", "studies.jsonl")],
+)
+def test_what_the_plugin_cannot_do_with_the_host_is_refused(option, value):
+    with pytest.raises(ConfigError, match=rf"r\.yaml: openrlhf\.{option} does not work"):
+        preflight.check(recipe(openrlhf={option: value}), "r.yaml")
+
+
+def test_a_training_tower_is_refused_because_vllm_would_not_take_its_weights():
+    tower = Recipe.model_validate(recipe().model_dump() | {"model": {"path": "m", "train": "all"}})
+    with pytest.raises(ConfigError, match="the tower cannot train in stage grpo"):
+        preflight.check(tower, "r.yaml")
+
+
+def test_an_optimizer_batch_that_no_rollout_fills_is_refused():
+    huge = recipe(openrlhf={"train.batch_size": 1000, "rollout.n_samples_per_prompt": 4})
+    with pytest.raises(ConfigError, match="does not divide a rollout of"):
+        preflight.host_arguments(huge, "r.yaml", Path("out"), "cpu")
+
+
+def test_several_gpus_get_whole_rollouts_only(tiny_model, studies, tmp_path):
+    shared = recipe(tiny_model, studies)
+    two = shared.model_copy(update={"openrlhf": {**shared.openrlhf, "actor.num_gpus_per_node": 2}})
+    arguments = prepared(two, tmp_path).arguments
+    assert vars(options.parser().parse_args(arguments))["data.max_samples"] == 4  # of five
 
 
 def test_ranks_replace_no_other_estimator():

@@ -37,15 +37,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
         self._new_step = asyncio.Lock()
 
     def _score(self, items: list[tuple[Sample, int]]) -> list[Score]:
-        """Scores a batch that may mix steps: in asynchronous training two of them can meet."""
-        scores: list[Score | None] = [None] * len(items)
-        for step in {step for _, step in items}:
-            chosen = [i for i, item in enumerate(items) if item[1] == step]
-            for i, score in zip(
-                chosen, self._rewards.score([items[i][0] for i in chosen], step), strict=True
-            ):
-                scores[i] = score
-        return scores  # type: ignore[return-value]
+        """Scores a batch; its items are of one policy step, since rollouts do not overlap."""
+        return self._rewards.score([sample for sample, _ in items], items[0][1])
 
     async def _forget_images(self, step: int, llm_engine: Any) -> None:
         """vLLM keeps what tower and projector made of an image. After a weight update that is the
@@ -85,7 +78,9 @@ class AgentExecutor(SingleTurnAgentExecutor):
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
         # A sample that cannot be judged like its siblings must not be compared with them.
-        unscored = score.total is None or any(p.status == "failed" for p in score.parts.values())
+        unscored = score.total is None or any(
+            part.status == "failed" and part.value is None for part in score.parts.values()
+        )
         low, high = self._rewards.bounds
         reward = low if score.total is None else score.total
         output.update(

@@ -19,7 +19,13 @@ def main() -> None:
     settings = HostSettings.current()
     if settings is None:
         raise SystemExit("start a run with `openrlhf train`")
-    environment = {**settings.environment(), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **settings.environment(),
+        "TOKENIZERS_PARALLELISM": "false",
+        # The host's own defaults, which it does not set when Ray is up already.
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
+        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
+    }
     if settings.device == "cpu":
         from valor_plugin.host import cpu
 
