@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
@@ -200,7 +201,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     studies = read_studies(recipe.data.train)
     device = choose_device(device)
     start_folder(out)
-    rewards = _with_baseline(recipe, studies, out, device)
+    rewards = _with_baseline(recipe, studies, out)
     reward_set = RewardSet.from_config(rewards, f"{where}: rewards")
     _check_needs(reward_set, studies, recipe.data.train)
     settings = HostSettings(
@@ -242,24 +243,32 @@ def command(arguments: list[str]) -> str:
     return f"python -m {options.MODULE} {shlex.join(arguments)}"
 
 
-def _with_baseline(recipe: Recipe, studies: list[Study], out: Path, device: str) -> dict[str, Any]:
-    """The rewards, with the evidence statistics of `image_text` computed over this run's images
-    where the recipe names no file of them."""
+_BASELINE_IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
+
+
+def _with_baseline(recipe: Recipe, studies: list[Study], out: Path) -> dict[str, Any]:
+    """The rewards, with the evidence statistics of `image_text` computed over this run's images (a
+    sample of them, if there are many) where the recipe names no file of statistics."""
     rewards: dict[str, Any] = {name: dict(keys or {}) for name, keys in recipe.rewards.items()}  # type: ignore[union-attr]
     image_text = rewards.get("image_text")
     if image_text is None:
         return rewards
-    image_text.setdefault("device", device)
     if "baseline" not in image_text and "weights" in image_text:
         from reward_sdk.rewards.image_text import fit_baseline
         from reward_sdk.types import ImageRef
 
         path = out / "evidence_baseline.json"
-        images = [ImageRef(path=str(study.image)) for study in studies]
+        sample = studies
+        if len(studies) > _BASELINE_IMAGES:
+            sample = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
+        images = [ImageRef(path=str(study.image)) for study in sample]
         with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
             try:
                 fitted = fit_baseline(
-                    image_text["weights"], images, lambda n: bar.update(n - bar.n), device
+                    image_text["weights"],
+                    images,
+                    lambda n: bar.update(n - bar.n),
+                    image_text.get("device", "cpu"),
                 )
             except ScoringError as error:
                 raise ConfigError(f"{recipe.data.train}: {error}") from None

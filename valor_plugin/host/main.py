@@ -26,6 +26,10 @@ def main() -> None:
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
     }
+    if settings.device == "cuda":
+        # Our hook runs, and CUDA may be initialised, before Ray would hide the other GPUs from a
+        # worker; the host then takes its GPU by index instead.
+        environment["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
     if settings.device == "cpu":
         from valor_plugin.host import cpu
 
