@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,9 +18,25 @@ def main() -> None:
     """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
 
 
-def _fail(error: BaseException, code: int) -> None:
+@contextmanager
+def _errors(stopped: str) -> Iterator[None]:
+    """The boundary where errors become a paragraph on screen and an exit code."""
+    from valor_plugin.launch import RunError
+
+    try:
+        yield
+    except ConfigError as error:
+        message, code = str(error), 2
+    except OSError as error:  # --out names a file, a folder cannot be written, no room on the disk
+        message, code = f"{error.filename or 'the run folder'}: {error.strerror or error}", 2
+    except RunError as error:
+        message, code = str(error), 1
+    except KeyboardInterrupt:
+        message, code = stopped, 130
+    else:
+        return
     click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(str(error), err=True)
+    click.echo(message, err=True)
     sys.exit(code)
 
 
@@ -44,7 +62,7 @@ def train(
     from valor_plugin import launch, preflight
     from valor_plugin.recipe import load_recipe
 
-    try:
+    with _errors("stopped; every process of the run has ended"):
         recipe = load_recipe(path, overrides)
         folder = Path(out or f"runs/{recipe.name}").resolve()
         if recipe.stage == "sft":
@@ -62,13 +80,6 @@ def train(
             return
         else:
             model = launch.run(preflight.prepare(recipe, path, folder, device), launch.print_step)
-    except ConfigError as error:
-        _fail(error, 2)
-    except launch.RunError as error:
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail(KeyboardInterrupt("stopped; every process of the run has ended"), 130)
-    else:
         click.echo(f"model: {model}")
 
 
@@ -84,18 +95,10 @@ def train(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def demo(recipes: str, out: str, device: str) -> None:
     """Runs the whole method on synthetic films: SFT, stage 1, stage 2, evaluation, a page."""
-    from valor_plugin import launch
     from valor_plugin.demo import pipeline
 
-    try:
+    with _errors("stopped; what was finished is kept"):
         page = pipeline.run(Path(recipes), Path(out).resolve(), device)
-    except ConfigError as error:
-        _fail(error, 2)
-    except launch.RunError as error:
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail(KeyboardInterrupt("stopped; what was finished is kept"), 130)
-    else:
         click.echo(f"page: {page}")
 
 
@@ -106,12 +109,9 @@ def prepare(folder: str, out: str) -> None:
     """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
     from valor_plugin.data.studies import studies_of_folder, write_studies
 
-    try:
+    with _errors("stopped"):
         studies = studies_of_folder(Path(folder))
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_studies(studies, path)
-    except ConfigError as error:
-        _fail(error, 2)
-    else:
         click.echo(f"{len(studies)} studies: {path}")
