@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from valor_plugin import runfolder
 from valor_plugin.host import options
 from valor_plugin.preflight import Prepared
 
@@ -43,10 +44,12 @@ def run(prepared: Prepared, report: Report) -> Path:
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
+    if prepared.resumes:
+        click.echo(f"going on from the last checkpoint in {prepared.out / 'checkpoints'}")
     for attempt in range(1, _ATTEMPTS + 1):
         code, steps, log = _attempt(prepared, report)
-        if code == 0 and (prepared.out / "model" / "config.json").exists():
-            return prepared.out / "model"
+        if code == 0 and (runfolder.unsaved(prepared.out) / "config.json").exists():
+            return runfolder.finish(prepared.out)
         if steps or "EADDRINUSE" not in log or attempt == _ATTEMPTS:
             break
         click.echo("a port of the host was taken by another process; starting again")
@@ -56,6 +59,8 @@ def run(prepared: Prepared, report: Report) -> Path:
 def _attempt(prepared: Prepared, report: Report) -> tuple[int, int, str]:
     """Starts the host once and follows it to its end: exit code, steps taken, log."""
     log = prepared.out / "host.log"
+    earlier = log.stat().st_size if log.exists() else 0
+    shutil.rmtree(runfolder.unsaved(prepared.out), ignore_errors=True)
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
         **os.environ,
@@ -65,20 +70,22 @@ def _attempt(prepared: Prepared, report: Report) -> tuple[int, int, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
-    with log.open("wb") as sink:
+    with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *prepared.arguments],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
         )  # fmt: skip
         try:
-            steps = _follow(process, log, report, _steps(prepared))
+            steps = _follow(process, log, earlier, report, _steps(prepared))
         finally:
             _end(process, prepared.settings.run)
             shutil.rmtree(ray_dir, ignore_errors=True)
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
-    return process.returncode, steps, log.read_text(encoding="utf-8", errors="replace")
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(earlier)
+        return process.returncode, steps, lines.read()
 
 
 def _interrupt(*_: object) -> None:
@@ -111,10 +118,12 @@ def _steps(prepared: Prepared) -> int:
     return -(-rows // batch) * defaults["train.num_episodes"]
 
 
-def _follow(process: subprocess.Popen, log: Path, report: Report, total: int) -> int:
-    """Reads the log as it grows and reports steps until the process ends; how many there were."""
+def _follow(process: subprocess.Popen, log: Path, begin: int, report: Report, total: int) -> int:
+    """Reads the log from a position as it grows and reports steps until the process ends; how many
+    there were."""
     steps = 0
     with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(begin)
         pending = ""
         while True:
             ended = process.poll() is not None

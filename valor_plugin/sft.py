@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
-
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
+from valor_plugin import runfolder
 from valor_plugin.data.studies import Study, read_studies
-from valor_plugin.preflight import check_model, choose_device, start_folder, write_record
+from valor_plugin.preflight import check_model, choose_device
 from valor_plugin.recipe import Recipe
 
 
 def describe(recipe: Recipe) -> str:
     """What a run would do, for `--dry-run`."""
-    settings = yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    return f"# trl.SFTTrainer with\n{settings}"
+    return f"# trl.SFTTrainer with\n{runfolder.resolved(recipe)}"
 
 
 def train(recipe: Recipe, out: Path, device: str) -> Path:
@@ -34,8 +32,8 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
     if not studies:
         raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
     device = choose_device(device)
-    start_folder(out)
-    write_record(recipe, out, device)
+    runfolder.start(out)
+    runfolder.write_record(out, runfolder.resolved(recipe), device)
     return _train(recipe, studies, out, device)
 
 
@@ -89,5 +87,5 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    checkpoint.save(model.bfloat16(), processor, out / "model")
-    return out / "model"
+    checkpoint.save(model.bfloat16(), processor, runfolder.unsaved(out))
+    return runfolder.finish(out)

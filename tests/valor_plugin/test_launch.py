@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin import launch, preflight
+from valor_plugin import launch, preflight, runfolder
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
@@ -82,7 +82,7 @@ def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_pa
 def test_the_digest_changes_with_the_recipe(tmp_path):
     digests = []
     for seed in (1, 1, 2):
-        preflight.write_record(recipe(seed=seed), tmp_path, "cpu")
+        runfolder.write_record(tmp_path, runfolder.resolved(recipe(seed=seed)), "cpu")
         digests.append(json.loads((tmp_path / "versions.json").read_text())["digest"])
     assert digests[0] == digests[1] != digests[2]
 
@@ -362,7 +362,7 @@ def test_steps_are_read_from_the_hosts_log(tmp_path):
     )
     seen = []
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        launch._follow(process, log, lambda *step: seen.append(step), 9)
+        launch._follow(process, log, 0, lambda *step: seen.append(step), 9)
     assert seen[0] == (1, 9, {"reward": 0.5, "kl": -1.5e-05})
     assert seen[1][2].keys() == {"reward", "format/applied"}
 

@@ -8,6 +8,7 @@ not known, which stage 2 does not need.
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -125,13 +126,22 @@ def write_studies(studies: Iterable[Study], path: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def write_host_rows(studies: Iterable[Study], prompt: str, path: Path) -> None:
+def write_host_rows(
+    studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False
+) -> None:
     """Writes the dataset that the host reads: prompt, image, and what rewards need as the label.
 
     The label is a JSON string, because `datasets` would pad a mapping with nulls, and because it is
     the only channel from the data to a reward.
+
+    Args:
+        must_match: a run goes on with the rows that are there.
+
+    Raises:
+        ConfigError: they must match and do not.
     """
-    with path.open("w", encoding="utf-8") as file:
+    new = path.with_name(path.name + ".part")
+    with new.open("w", encoding="utf-8") as file:
         for study in studies:
             row = {
                 "prompt": f"<image>{prompt}",
@@ -139,3 +149,9 @@ def write_host_rows(studies: Iterable[Study], prompt: str, path: Path) -> None:
                 "label": json.dumps({"id": study.id, "report": study.report}),
             }
             file.write(json.dumps(row) + "\n")
+    if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
+        raise ConfigError(
+            f"the studies of the unfinished run in {path.parent} have changed (compare {path.name} "
+            f"and {new.name}): choose another folder with --out, or remove it"
+        )
+    new.replace(path)

@@ -35,6 +35,7 @@ OURS = {
     "data.max_images_per_prompt": "data",
     "ckpt.output_dir": "--out",
     "ckpt.path": "--out",
+    "ckpt.load_enable": "--out",
     "logger.tensorboard_dir": "--out",
     "logger.wandb.run_name": "name",
 }
