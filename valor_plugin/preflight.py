@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from reward_sdk.config import parse_set
@@ -141,12 +142,30 @@ def check_model(path: str) -> None:
         raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
+    _check_weights(folder)
     for name in ("processor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise ConfigError(
                 f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
                 "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
             )
+
+
+def _check_weights(folder: Path) -> None:
+    """That every shard is there and whole, by the headers alone."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if lacking := sorted(name for name in named if not (folder / name).is_file()):
+            raise ConfigError(
+                f"model.path: {folder} lacks {', '.join(lacking)}, which its index names"
+            )
+    for shard in folder.glob("*.safetensors"):
+        try:
+            with safe_open(shard, "np"):
+                pass
+        except SafetensorError as error:
+            raise ConfigError(f"model.path: {shard} is cut short or damaged: {error}") from None
 
 
 _REFUSED = {

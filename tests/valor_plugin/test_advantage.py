@@ -188,6 +188,14 @@ def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank(maker):
     assert host.reached == {0: -1, 1: 0, 2: 1, 3: 0}
 
 
+def test_a_step_without_any_scored_sample_ends_the_run_and_names_what_failed(maker):
+    advantage.install("linear", TOLERANCE)
+    made = experiences([1.0, 2.0, 3.0], [[0, 1, 2]], unscored=(0, 1, 2))
+    made[0].info |= {"image_text/failed": torch.ones(3), "format/failed": torch.zeros(3)}
+    with pytest.raises(RuntimeError, match=r"could be scored \(failed: image_text\)"):
+        maker(size=3).compute_advantages_and_returns(made)
+
+
 def test_the_log_tells_tied_groups_and_the_spread_of_the_rewards(maker):
     advantage.install("linear", TOLERANCE)
     made = maker(size=2).compute_advantages_and_returns(

@@ -79,6 +79,19 @@ def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_pa
     assert {"python", "torch", "transformers", "ray", "valor-rrg"} <= record["versions"].keys()
 
 
+def test_a_run_goes_on_from_the_checkpoints_of_its_own_recipe(tiny_model, studies, tmp_path):
+    assert not prepared(recipe(tiny_model, studies), tmp_path).resumes
+    (tmp_path / "run/checkpoints/_actor").mkdir(parents=True)
+    assert prepared(recipe(tiny_model, studies), tmp_path).resumes
+
+
+def test_checkpoints_of_another_recipe_are_refused(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    (tmp_path / "run/checkpoints/_actor").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="recipe was another"):
+        prepared(recipe(tiny_model, studies, seed=1), tmp_path)
+
+
 def test_the_digest_changes_with_the_recipe(tmp_path):
     digests = []
     for seed in (1, 1, 2):
@@ -226,6 +239,21 @@ def model(tiny_model, tmp_path) -> Path:
     for file in tiny_model.iterdir():
         (folder / file.name).symlink_to(file)
     return folder
+
+
+def test_weights_that_are_cut_short_are_refused(model):
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ConfigError, match=r"model\.safetensors .* cut short or damaged"):
+        preflight.check_model(str(model))
+
+
+def test_a_shard_that_the_index_names_must_be_there(model):
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"lacks model-00002-of-00002\.safetensors"):
+        preflight.check_model(str(model))
 
 
 def test_a_complete_model_passes(model):

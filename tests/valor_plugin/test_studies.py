@@ -174,3 +174,21 @@ def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(folder):
         {"id": "s1", "report": "Clear."},
         {"id": "s2", "report": None},
     ]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, kind):
+    path = tmp_path / f"film.{kind}"
+    Image.effect_noise((200, 200), 80).save(path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": path.name}))
+    with pytest.raises(ConfigError, match=rf"film\.{kind} of study 'a' is cut short"):
+        read_studies(tmp_path / "s.jsonl")
+
+
+def test_a_run_that_goes_on_refuses_other_studies(folder):
+    studies = read(folder, row(), row(id="s2"))
+    write_host_rows(studies, "q", folder / "rows.jsonl")
+    write_host_rows(studies, "q", folder / "rows.jsonl", must_match=True)
+    with pytest.raises(ConfigError, match="have changed"):
+        write_host_rows(studies[1:], "q", folder / "rows.jsonl", must_match=True)

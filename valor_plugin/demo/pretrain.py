@@ -18,6 +18,7 @@ from reward_sdk.images import open_image, to_gray
 from reward_sdk.types import ImageRef
 from valor_plugin.data.phantom import FINDINGS, OBSERVATION_OF, Finding
 from valor_plugin.data.studies import Study
+from valor_plugin.llava_med.processor import open_rgb
 
 Drawn = dict[str, tuple[Finding, ...]]
 """Study id -> the findings drawn in its image."""
@@ -98,7 +99,7 @@ def train_tower(
     """
     torch.manual_seed(seed)
     tower = model.model.vision_tower
-    images = [open_image(ImageRef(path=str(study.image))).convert("RGB") for study in studies]
+    images = [open_rgb(str(study.image)) for study in studies]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     labels = torch.tensor([[float(f in drawn[s.id]) for f in FINDINGS] for s in studies])
     votes = nn.Linear(model.config.vision_config.hidden_size, len(FINDINGS))

@@ -8,9 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reward_sdk.images import open_image
-from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import Study
+from valor_plugin.llava_med.processor import open_rgb
 
 
 def generate(
@@ -55,7 +54,7 @@ def generate(
     batches = range(0, len(studies), batch_size)
     for start in tqdm(batches, desc=f"reports of {Path(model).parent.name}", disable=None):
         batch = studies[start : start + batch_size]
-        images = [open_image(ImageRef(path=str(study.image))).convert("RGB") for study in batch]
+        images = [open_rgb(str(study.image)) for study in batch]
         inputs = processor(
             images=images, text=[text] * len(batch), add_special_tokens=False, return_tensors="pt"
         ).to(device, dtype)

@@ -66,7 +66,8 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
 
     With ranks the host runs its `dr_grpo` estimator, which subtracts the group mean (0 already) and
     nothing else. With `scale="off"` the host's own estimator sees the raw rewards. Samples that no
-    reward could score get the mean of their group, so that they neither gain nor lose.
+    reward could score get the mean of their group, so that they neither gain nor lose. A policy
+    step in which nothing could be scored ends the run: it would go on without learning.
     """
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
@@ -88,6 +89,13 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
 
         raw = by_group([experience.rewards for experience in experiences])
         scored = by_group([experience.info[UNSCORED] for experience in experiences]) == 0
+        if not scored.any():
+            keys = [key for key in experiences[0].info if key.endswith("/failed")]
+            names = [k.removesuffix("/failed") for k in keys if experiences[0].info[k].any()]
+            raise RuntimeError(
+                f"no sample of this policy step could be scored (failed: {', '.join(names)}); the "
+                "log says why, study by study"
+            )
         count = scored.sum(-1, keepdim=True).clamp(min=1)
         mean = (raw * scored).sum(-1, keepdim=True) / count
         raw = torch.where(scored, raw, mean)

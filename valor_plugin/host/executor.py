@@ -12,13 +12,16 @@ import logging
 from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
+from PIL import Image
 
 from reward_sdk.batching import MicroBatcher
 from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ScoringError
 from reward_sdk.types import ImageRef, Sample, Score
 from valor_plugin.host.advantage import UNSCORED
 from valor_plugin.host.sampling import STEP
 from valor_plugin.host.settings import HostSettings
+from valor_plugin.llava_med.processor import open_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +63,27 @@ class AgentExecutor(SingleTurnAgentExecutor):
     ) -> dict:
         step = sampling_params.extra_args[STEP]
         await self._forget_images(step, llm_engine)
-        output = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
-        )
-        [(start, end)] = output["action_ranges"]
         study = json.loads(label)
+        [path] = images
+        try:
+            shown = open_rgb(path)
+        except ScoringError as error:
+            # The host would leave the image out and train on. A blank one keeps the batch whole,
+            # and the sample, unscored, teaches nothing.
+            logger.warning("study %s: %s", study["id"], error)
+            shown = None
+        output = await super().execute(
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine,
+            [shown or Image.new("RGB", (64, 64))],
+        )  # fmt: skip
+        output["images"] = images
+        [(start, end)] = output["action_ranges"]
         sample = Sample(
             response=hf_tokenizer.decode(
                 output["observation_tokens"][start:end], skip_special_tokens=True
             ),
             reference=study["report"],
-            image=ImageRef(path=images[0]) if images else None,
+            image=ImageRef(path=path),
             id=study["id"],
         )
         score = await self._batcher.submit((sample, step))
@@ -78,8 +91,10 @@ class AgentExecutor(SingleTurnAgentExecutor):
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
         # A sample that cannot be judged like its siblings must not be compared with them.
-        unscored = score.total is None or any(
-            part.status == "failed" and part.value is None for part in score.parts.values()
+        unscored = (
+            shown is None
+            or score.total is None
+            or any(part.status == "failed" and part.value is None for part in score.parts.values())
         )
         low, high = self._rewards.bounds
         reward = low if score.total is None else score.total
