@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm
 
 from reward_sdk.config import parse_set
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ConfigError, ScoringError
-from valor_plugin import runfolder
+from reward_sdk.errors import ConfigError
+from valor_plugin import baseline, runfolder
 from valor_plugin.data.studies import Study, read_studies, write_host_rows
 from valor_plugin.host import options
 from valor_plugin.host.install import check_host
@@ -96,6 +95,33 @@ def host_arguments(recipe: Recipe, where: str, out: Path, device: str) -> list[s
     if not chosen["vllm.num_engines"]:
         raise ConfigError(f"{where}: openrlhf.vllm.num_engines must be at least 1")
     return arguments
+
+
+def check_gpus(arguments: list[str], there: int, where: str) -> None:
+    """That one machine has the GPUs that a run asks for; the host would wait for them for ever.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    chosen = vars(options.parser().parse_args(arguments))
+    actor, reference = (
+        chosen[f"{role}.num_nodes"] * chosen[f"{role}.num_gpus_per_node"]
+        for role in ("actor", "ref")
+    )
+    engines = chosen["vllm.num_engines"] * chosen["vllm.tensor_parallel_size"]
+    if chosen["train.colocate_all"]:
+        wanted = actor
+    elif chosen["train.colocate_actor_ref"] or not chosen["algo.kl.init_coef"]:
+        wanted = actor + engines
+    else:
+        wanted = actor + reference + engines
+    if wanted > there:
+        raise ConfigError(
+            f"{where}: the run asks for {wanted} GPUs and there are {there}. Lower "
+            "openrlhf.actor.num_gpus_per_node, openrlhf.ref.num_gpus_per_node and "
+            "openrlhf.vllm.num_engines, share GPUs with openrlhf.train.colocate_all, or set "
+            "RAY_ADDRESS to join a cluster."
+        )
 
 
 def check(recipe: Recipe, where: str) -> None:
@@ -199,11 +225,11 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     studies = read_studies(recipe.data.train)
     device = choose_device(device)
     runfolder.start(out)
-    recipe = _with_baseline(_whole_batches(recipe, len(studies)), out)
+    recipe = baseline.named(_whole_batches(recipe, len(studies)), out)
     record = runfolder.resolved(recipe)
     resumes = runfolder.resumes(out, record)
     write_host_rows(studies, recipe.data.prompt, out / "train.jsonl", must_match=resumes)
-    _fit_baseline(recipe, studies, out, keep=resumes)
+    baseline.fit(recipe, studies, out, keep=resumes)
     reward_set = RewardSet.from_config(recipe.rewards or {}, f"{where}: rewards")
     _check_needs(reward_set, studies, recipe.data.train)
     settings = HostSettings(
@@ -215,6 +241,10 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         banned_tokens=_image_tokens(recipe.model.path),
     )
     arguments = host_arguments(recipe, where, out, device)
+    if device == "cuda" and "RAY_ADDRESS" not in os.environ:
+        import torch
+
+        check_gpus(arguments, torch.cuda.device_count(), where)
     runfolder.write_record(out, record, device)
     (out / "command.txt").write_text(command(arguments) + "\n", encoding="utf-8")
     return Prepared(recipe, out, device, studies, settings, arguments, resumes)
@@ -223,54 +253,6 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
 def command(arguments: list[str]) -> str:
     """The host's command line, as a person would type it."""
     return f"python -m {options.MODULE} {shlex.join(arguments)}"
-
-
-_BASELINE_IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
-
-
-def _baseline(out: Path) -> Path:
-    return (out / "evidence_baseline.json").resolve()
-
-
-def _with_baseline(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with a file of evidence statistics for `image_text`, in the run's folder unless it
-    names one."""
-    rewards = {name: dict(keys or {}) for name, keys in (recipe.rewards or {}).items()}
-    if "image_text" in rewards:
-        rewards["image_text"].setdefault("baseline", str(_baseline(out)))
-    return recipe.model_copy(update={"rewards": rewards})
-
-
-def _fit_baseline(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
-    """Computes the evidence statistics of `image_text` over this run's images (a sample of them, if
-    there are many), where the recipe names no file of statistics.
-
-    Args:
-        keep: leave statistics that are there already, because a run goes on with them.
-    """
-    image_text = (recipe.rewards or {}).get("image_text", {})
-    path = _baseline(out)
-    if image_text.get("baseline") != str(path) or "weights" not in image_text:
-        return
-    if keep and path.exists():
-        return
-    from reward_sdk.rewards.image_text import fit_baseline
-    from reward_sdk.types import ImageRef
-
-    if len(studies) > _BASELINE_IMAGES:
-        studies = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
-    images = [ImageRef(path=str(study.image)) for study in studies]
-    with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
-        try:
-            fitted = fit_baseline(
-                image_text["weights"],
-                images,
-                lambda n: bar.update(n - bar.n),
-                image_text.get("device", "cpu"),
-            )
-        except ScoringError as error:
-            raise ConfigError(f"{recipe.data.train}: {error}") from None
-    path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
 
 
 def _whole_batches(recipe: Recipe, studies: int) -> Recipe:

@@ -20,25 +20,30 @@ statement would earn the full score.
 * An absence weighs a fifth of a presence, as for a +-1 variable with a base rate of 1/6 once it
   is standardised. With equal weights each true negation beside a true finding lowers the score,
   so that a policy learns to leave negations out; with a fifth they raise it or cost under 5 %.
+* The floor 1 under |t|, the norm of one plain statement. Without it a report that only negates has
+  a cosine as large as any: on the film of a finding .24 against .88 for naming it, so that naming
+  pays only for a policy that is right in more than a third of the cases, and one that is not yet
+  learns to be silent. With the floor the .24 are .08 and the third is a sixth.
 * A hedge gains and loses half as much as a plain statement: where it earns anything, saying so
   plainly or saying nothing earns at least as much.
 * Not mentioned is neutral, and so is a report that names no finding ("no acute disease"). A
   normal report earns by its explicit true negations.
 
-Means over 8,000 simulated studies (7 findings at 14 %, a good expert with d' = 4, 36 % normal;
+Means over 8,000 simulated studies (7 findings at 14 %, a good expert with d' = 4, a third normal;
 the reference names all findings and 2 to 4 negatives, or all of them where nothing is found):
 
-    text                          cosine of 2p - 1   of z, equal weights   this
-    reference                           .84                .75              .72
-    all seven stated rightly            .97                .74              .73
-    only the true positives             .27                .58              .57
-    4 random true negatives             .74                .40              .26
-    another patient's report            .38                .11              .00
-    everything negated                  .72                .22              .04
-    everything present                 -.72               -.22             -.04
+    text                             cosine of 2p - 1   of z, equal weights   this
+    reference                              .84                .75              .67
+    all seven stated rightly               .97                .74              .68
+    only the true positives                .28                .59              .58
+    the reference without findings         .75                .44              .12
+    4 random true negatives                .74                .39              .11
+    another patient's report               .37                .11              .00
+    everything negated                     .71                .21              .02
+    everything present                    -.71               -.21             -.04
 
-With 5 % each, 71 % normal, negating everything earns .63 of the reference in the middle column
-and .16 in the right one. Choices and numbers are ours; no real weights were at hand.
+With 5 % each, 70 % normal, negating everything earns .62 of the reference in the middle column
+and .09 in the right one. Choices and numbers are ours; no real weights were at hand.
 """
 
 from __future__ import annotations
@@ -84,11 +89,9 @@ def similarity(evidence_z: np.ndarray, polarity: np.ndarray) -> np.ndarray:
     strength = np.where(polarity < 0, _ABSENCE * polarity, polarity)
     stated = np.where(polarity > 0, 1.0, strength)
     image_norm = np.maximum(np.linalg.norm(evidence_z, axis=1), np.sqrt(evidence_z.shape[1]))
-    report_norm = np.linalg.norm(stated, axis=1)
+    report_norm = np.maximum(np.linalg.norm(stated, axis=1), 1.0)
     product = (evidence_z * strength).sum(axis=1)
-    # A report that states nothing has product 0: any divisor but 0 will do.
-    cosine = product / (image_norm * np.where(report_norm > 0, report_norm, 1.0))
-    return np.clip(cosine, -1.0, 1.0)  # rounding
+    return np.clip(product / (image_norm * report_norm), -1.0, 1.0)  # rounding
 
 
 def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray:

@@ -241,6 +241,24 @@ def model(tiny_model, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("options_", "wanted"),
+    [
+        ({"actor.num_gpus_per_node": 2, "ref.num_gpus_per_node": 2, "vllm.num_engines": 3}, 7),
+        ({"actor.num_gpus_per_node": 2, "algo.kl.init_coef": 0, "vllm.num_engines": 3}, 5),
+        ({"actor.num_gpus_per_node": 8, "ref.num_gpus_per_node": 8, "vllm.num_engines": 8,
+          "train.colocate_all": True}, 8),
+        ({"vllm.num_engines": 1, "vllm.tensor_parallel_size": 4, "actor.num_gpus_per_node": 1,
+          "algo.kl.init_coef": 0}, 5),
+    ],
+)  # fmt: skip
+def test_a_run_that_asks_for_more_gpus_than_there_are_is_refused(options_, wanted):
+    arguments = options.arguments(options_)
+    preflight.check_gpus(arguments, wanted, "r.yaml")
+    with pytest.raises(ConfigError, match=rf"asks for {wanted} GPUs and there are {wanted - 1}"):
+        preflight.check_gpus(arguments, wanted - 1, "r.yaml")
+
+
 def test_weights_that_are_cut_short_are_refused(model):
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").unlink()
