@@ -12,7 +12,7 @@ Everything is checked when the set is read, and an error names the place and the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -63,12 +63,15 @@ def read_set(path: str | Path) -> dict[str, Any]:
     return content["rewards"]
 
 
-def parse_set(rewards: Any, where: str = "rewards") -> dict[str, Entry]:
-    """Checks a set's mapping without building anything.
+def parse_set(
+    rewards: Any, where: str = "rewards", given: Collection[str] = ()
+) -> dict[str, Entry]:
+    """Checks a set's mapping without building anything: names, keys, and what values they take.
 
     Args:
         rewards: reward name -> its keys.
         where: how messages name the place, e.g. "recipe.yaml: rewards".
+        given: settings that will be filled in, so that a set need not have them yet.
     """
     if not isinstance(rewards, Mapping) or not rewards:
         raise ConfigError(f"{where}: name at least one reward, e.g. `rouge_l: {{weight: 1}}`")
@@ -83,32 +86,40 @@ def parse_set(rewards: Any, where: str = "rewards") -> dict[str, Entry]:
             entry = Entry.model_validate(keys or {})
         except ValidationError as error:
             raise ConfigError(f"{place}: {explain(error)}") from None
-        parameters = inspect.signature(build).parameters
-        for key in entry.settings:
-            if key not in parameters:
-                known = [*Entry.model_fields, *parameters]
-                raise ConfigError(f"{place}: unknown key {key!r}: {nearest(key, known)}")
+        _settings(build, entry, place, given)
         entries[name] = entry
     return entries
+
+
+def _settings(
+    build: Callable[..., Reward], entry: Entry, place: str, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """An entry's settings, checked against the factory's parameters and their type hints."""
+    parameters = inspect.signature(build).parameters
+    hints = get_type_hints(build)
+    settings = {}
+    for key, value in entry.settings.items():
+        if key not in parameters:
+            known = [*Entry.model_fields, *parameters]
+            raise ConfigError(f"{place}: unknown key {key!r}: {nearest(key, known)}")
+        try:
+            settings[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"{place}.{key}: {explain(error)}") from None
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in settings and key not in given
+    ]
+    if missing:
+        raise ConfigError(f"{place}: the reward needs {', '.join(missing)}")
+    return settings
 
 
 def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
     """The reward with its settings checked against the factory's type hints."""
     build = factory(name)
-    hints = get_type_hints(build)
-    settings = {}
-    for key, value in entry.settings.items():
-        try:
-            settings[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
-        except ValidationError as error:
-            raise ConfigError(f"{where}.{name}.{key}: {explain(error)}") from None
-    missing = [
-        key
-        for key, parameter in inspect.signature(build).parameters.items()
-        if parameter.default is parameter.empty and key not in settings
-    ]
-    if missing:
-        raise ConfigError(f"{where}.{name}: the reward needs {', '.join(missing)}")
+    settings = _settings(build, entry, f"{where}.{name}")
     try:
         return build(**settings)
     except ConfigError as error:

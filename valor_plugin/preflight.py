@@ -13,7 +13,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from reward_sdk.config import parse_set
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
 from valor_plugin import baseline, runfolder
@@ -84,17 +83,26 @@ def host_arguments(recipe: Recipe, where: str, out: Path, device: str) -> list[s
         ConfigError: in the host's words, for options that do not go together.
     """
     arguments = options.arguments(host_options(recipe, out, device))
-    options.validate(arguments, where)
     chosen = vars(options.parser().parse_args(arguments))
+    for name in _AT_LEAST_1:
+        if chosen[name] is not None and chosen[name] < 1:
+            raise ConfigError(f"{where}: openrlhf.{name} must be at least 1, not {chosen[name]}")
+    options.validate(arguments, where)
     rollout = chosen["rollout.batch_size"] * chosen["rollout.n_samples_per_prompt"]
     if rollout % chosen["train.batch_size"]:
         raise ConfigError(
             f"{where}: openrlhf.train.batch_size {chosen['train.batch_size']} does not divide a "
             f"rollout of {rollout} samples (rollout.batch_size x rollout.n_samples_per_prompt)"
         )
-    if not chosen["vllm.num_engines"]:
-        raise ConfigError(f"{where}: openrlhf.vllm.num_engines must be at least 1")
     return arguments
+
+
+_AT_LEAST_1 = (
+    "vllm.num_engines", "vllm.tensor_parallel_size", "rollout.batch_size",
+    "rollout.n_samples_per_prompt", "rollout.micro_batch_size", "rollout.max_new_tokens",
+    "train.batch_size", "train.micro_batch_size", "train.num_episodes", "data.max_len",
+    "data.max_samples",
+)  # fmt: skip
 
 
 def check_gpus(arguments: list[str], there: int, where: str) -> None:
@@ -129,7 +137,6 @@ def check(recipe: Recipe, where: str) -> None:
     if problem := check_host():
         raise ConfigError(problem)
     options.check(recipe.openrlhf, where)
-    parse_set(recipe.rewards, f"{where}: rewards")
     if recipe.advantage.rank != "off":
         for name in ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef"):
             if recipe.openrlhf.get(name) is not None:

@@ -125,8 +125,9 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also not text, or a bad path
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
     for override in overrides:
@@ -139,7 +140,8 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
     if recipe.rewards is not None:
-        parse_set(recipe.rewards, f"{path}: rewards")
+        # The evidence statistics of `image_text` are computed when the run starts.
+        parse_set(recipe.rewards, f"{path}: rewards", given=("baseline",))
     return recipe
 
 

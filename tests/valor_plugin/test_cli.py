@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -93,6 +94,30 @@ def test_an_unknown_host_option_is_refused_with_file_and_nearest_name(there):
     message = train("grpo.yaml", "--set", "openrlhf.actor.adam.lrr=1")
     assert "grpo.yaml: OpenRLHF has no option 'actor.adam.lrr'" in message
     assert "did you mean 'actor.adam.lr'?" in message
+
+
+@pytest.mark.parametrize(
+    ("rewards", "why"),
+    [
+        ("{image_text: {}}", "rewards.image_text: the reward needs weights"),
+        ("{image_text: {weights: 3}}", "rewards.image_text.weights: .*string"),
+        ("{findings_f1: {every: 0}}", "rewards.findings_f1: every: .*greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_reward_setting_is_refused_in_a_dry_run_too(there, rewards, why):
+    assert re.search(why, train("grpo.yaml", "--dry-run", "--set", f"rewards={rewards}"))
+
+
+@pytest.mark.parametrize("option", ["train.micro_batch_size", "rollout.batch_size"])
+def test_a_batch_of_nothing_is_refused(there, option):
+    message = train("grpo.yaml", "--dry-run", "--set", f"openrlhf.{option}=0")
+    assert f"openrlhf.{option} must be at least 1, not 0" in message
+
+
+@pytest.mark.parametrize("content", [b"\x00", b"\xff", b"[" * 10_000])
+def test_a_file_that_is_no_yaml_is_refused(there, content):
+    (there / "odd.yaml").write_bytes(content)
+    assert "odd.yaml is not valid YAML" in train("odd.yaml")
 
 
 def test_an_unknown_host_option_is_refused_in_a_dry_run_too(there):
@@ -211,7 +236,7 @@ def host_command(*arguments: str) -> dict:
 def test_a_dry_run_prints_the_hosts_command(there):
     read = host_command("--recipe", "grpo.yaml")
     assert read["rollout.n_samples_per_prompt"] == 4
-    assert read["ckpt.output_dir"] == str(there / "runs/grpo-test/model")
+    assert read["ckpt.output_dir"] == str(there / "runs/grpo-test/model.part")
 
 
 def test_a_dry_run_writes_nothing(there):

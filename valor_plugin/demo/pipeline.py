@@ -42,6 +42,10 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         device: "auto", "cpu" or "cuda".
         seed: of model, data order and sampling.
     """
+    for stage in STAGES:
+        recipe = load_recipe(recipes / f"{stage}.yaml")
+        if recipe.stage == "grpo":
+            preflight.check(recipe, str(recipes / f"{stage}.yaml"))
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
@@ -91,21 +95,19 @@ def _moved(recipe: Path, root: Path) -> tuple[str, ...]:
 
 @contextmanager
 def _step(path: Path, title: str) -> Iterator[Path | None]:
-    """Announces a step and yields where to put its result, or None if it is there."""
+    """Announces a step and yields where to put its result, or None if it is there. The result gets
+    its name at the end, so nothing half-made looks complete, however the step ends."""
     if path.exists():
         click.echo(f"[done before] {title}")
         yield None
         return
     click.secho(f"[ now ] {title}", bold=True)
     began = time.monotonic()
-    try:
-        yield path
-    except BaseException:
-        if path.is_dir():  # nothing half-made may look complete
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        raise
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    yield part
+    if part.exists():  # a stage names its own model
+        part.rename(path)
     click.echo(f"[{time.monotonic() - began:4.0f} s] {title}")
 
 
