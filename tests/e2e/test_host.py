@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -132,11 +131,12 @@ def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Ch
     assert processes_of("VALOR_HOST_SETTINGS=") == []
 
 
-def test_an_interrupt_ends_every_process_of_the_run(chain: Chain):
-    out = chain.root / "interrupted"
+@pytest.fixture(scope="module")
+def interrupted(chain: Chain) -> tuple[Chain, str, float]:
+    """A run of stage 1 with eight steps that got a Ctrl-C after its first, and what that took: the
+    output, and the seconds until the command had ended."""
     process = subprocess.Popen(
-        [COMMAND, "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(out),
-         "--device", "cpu", "--set", "openrlhf.train.num_episodes=100"],
+        [COMMAND, *resumable(chain)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
     )  # fmt: skip
     assert process.stdout is not None
@@ -148,6 +148,33 @@ def test_an_interrupt_ends_every_process_of_the_run(chain: Chain):
     began = time.monotonic()
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert time.monotonic() - began < 40
+    return chain, output, time.monotonic() - began
+
+
+def resumable(chain: Chain) -> list[str]:
+    return [
+        "train", "--recipe", str(chain.root / "stage1.yaml"), "--device", "cpu",
+        "--out", str(chain.root / "interrupted"),
+        "--set", "openrlhf.train.num_episodes=2", "--set", "openrlhf.ckpt.save_steps=1",
+    ]  # fmt: skip
+
+
+def test_an_interrupt_ends_every_process_of_the_run(interrupted):
+    chain, output, seconds = interrupted
+    assert "stopped" in output
+    assert seconds < 40
     assert processes_of("VALOR_HOST_SETTINGS=") == []
-    assert not Path(out / "model").exists()
+    assert not (chain.root / "interrupted" / "model").exists()
+
+
+def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint_to_the_end(interrupted):
+    chain, _, _ = interrupted
+    done = openrlhf(*resumable(chain))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from the last checkpoint" in done.stdout
+    steps = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("step")]
+    assert steps[0] != "1/8"
+    assert steps[-1] == "8/8"
+    # The policy step goes on with the run: every second one is clinical, over both starts.
+    assert scalars(chain, "interrupted")["train/findings_f1/applied"] == [0, 1] * 4
+    assert (chain.root / "interrupted" / "model" / "config.json").exists()

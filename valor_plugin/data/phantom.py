@@ -322,12 +322,12 @@ def _effusion(film: _Film, rng: np.random.Generator, side: str) -> Plane:
 
 def _pneumothorax(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     """A lung fallen from the wall: a thin white edge, and beyond it air without vessels."""
-    gap = rng.uniform(0.025, 0.09)
+    gap = rng.uniform(0.045, 0.11)
     inside = film.wall(gap) - film.u(side) * (1 - 0.1 * film.y)
     beyond = _step(-inside, 0.012) * _step(film.u(side) - 0.05) * film.lungs[side]
     edge = _bell(inside, 0.009) * film.lungs[side]
     film.vessels = film.vessels * (1 - beyond)
-    film.air = film.air * (1 + rng.uniform(0.12, 0.28) * beyond)
+    film.air = film.air * (1 + rng.uniform(0.18, 0.32) * beyond)
     film.air = film.air * (1 - rng.uniform(0.2, 0.5) * edge)
     return beyond
 
@@ -371,12 +371,12 @@ def _device(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     """A pacemaker below a clavicle, its lead through the superior vena cava into the heart."""
     side = "left" if rng.random() < 0.6 else "right"
     x, y = film.at(side, rng.uniform(0.22, 0.29)), rng.uniform(0.22, 0.30)
-    half = rng.uniform(0.025, 0.045)
+    half = rng.uniform(0.03, 0.05)
     vein = film.at("right", rng.uniform(0.02, 0.05))
     tip = (film.at("left", rng.uniform(0.06, 0.12)), rng.uniform(0.66, 0.74))
     lead = [(x, y), (film.at(side, 0.12), y - 0.05), (vein, rng.uniform(0.42, 0.52)), tip]
     metal = _strokes(film.size, [([(x - half, y), (x + half, y)], 1.6 * half), (lead, 0.012)])
-    film.tissue = film.tissue + rng.uniform(0.22, 0.45) * metal
+    film.tissue = film.tissue + rng.uniform(0.3, 0.5) * metal
     return metal
 
 
