@@ -89,7 +89,7 @@ def train(
     type=click.Path(exists=True, file_okay=False),
     default="recipes/demo",
     show_default=True,
-    help="Folder with sft.yaml, stage1.yaml and stage2.yaml.",
+    help="Folder with pretraining.yaml, sft.yaml, stage1.yaml and stage2.yaml.",
 )
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from io import BytesIO
 
 import pytest
 import torch
 from hostrun import COMMAND, Chain, openrlhf, scalars
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -152,9 +154,19 @@ def interrupted(chain: Chain) -> tuple[Chain, str, float]:
 
 
 def resumable(chain: Chain) -> list[str]:
+    """One of the sixteen films is damaged where only decoding finds it."""
+    rows = (chain.root / "studies.jsonl").read_text().splitlines()
+    film = BytesIO()
+    Image.effect_noise((40, 40), 80).save(film, "PNG")
+    data = film.getvalue()
+    middle = len(data) // 2
+    (chain.root / "damaged.png").write_bytes(data[:middle] + b"damage" + data[middle + 6 :])
+    rows[0] = json.dumps(json.loads(rows[0]) | {"id": "damaged", "image": "damaged.png"})
+    (chain.root / "damaged.jsonl").write_text("\n".join(rows))
     return [
         "train", "--recipe", str(chain.root / "stage1.yaml"), "--device", "cpu",
         "--out", str(chain.root / "interrupted"),
+        "--set", f"data.train={chain.root / 'damaged.jsonl'}",
         "--set", "openrlhf.train.num_episodes=2", "--set", "openrlhf.ckpt.save_steps=1",
     ]  # fmt: skip
 
@@ -178,3 +190,10 @@ def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint_to_the_end(interru
     # The policy step goes on with the run: every second one is clinical, over both starts.
     assert scalars(chain, "interrupted")["train/findings_f1/applied"] == [0, 1] * 4
     assert (chain.root / "interrupted" / "model" / "config.json").exists()
+
+
+def test_a_film_that_cannot_be_decoded_leaves_its_samples_unscored_and_is_named(interrupted):
+    chain, _, _ = interrupted
+    unscored = scalars(chain, "interrupted")["train/unscored"]
+    assert sorted(unscored) == [0] * 6 + [0.25] * 2  # 4 of 16 samples, once in each episode
+    assert "study damaged: image" in chain.log("interrupted")

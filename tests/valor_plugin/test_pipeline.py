@@ -1,0 +1,40 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.data.studies import Study
+from valor_plugin.demo import pipeline
+
+ROOT = Path(__file__).parents[2]
+STUDIES = [Study(f"s{i}", Path(f"{i}.png"), f"Report {i}.") for i in range(100)]
+
+
+def test_a_share_of_the_films_gets_the_report_of_another_film():
+    result = pipeline.mispaired(STUDIES, 0.4, seed=0)
+    assert [(s.id, s.image) for s in result] == [(s.id, s.image) for s in STUDIES]
+    assert sum(a.report != b.report for a, b in zip(result, STUDIES, strict=True)) == 40
+    assert Counter(s.report for s in result) == Counter(s.report for s in STUDIES)
+
+
+def test_a_result_gets_its_name_when_it_is_whole(tmp_path):
+    target = tmp_path / "result"
+    interrupted = pipeline._step(target, "a step that breaks")
+    (interrupted.__enter__() / "half").mkdir(parents=True)
+    assert not target.exists()
+    with pipeline._step(target, "the same step again") as part:
+        assert not part.exists()
+        part.mkdir()
+    assert target.exists()
+    with pipeline._step(target, "a step that was done before") as part:
+        assert part is None
+
+
+def test_the_demo_checks_every_recipe_before_it_starts(tmp_path):
+    for name in pipeline.RUNS:
+        text = (ROOT / "recipes/demo" / f"{name}.yaml").read_text()
+        (tmp_path / f"{name}.yaml").write_text(text.replace("actor.adam.lr", "actor.adam.rl"))
+    with pytest.raises(ConfigError, match=r"stage1\.yaml: OpenRLHF has no option"):
+        pipeline.run(tmp_path, tmp_path / "runs", "cpu")
+    assert not (tmp_path / "runs").exists()
