@@ -46,32 +46,54 @@ class Entry(BaseModel):
         return dict(self.model_extra or {})
 
 
+def read_yaml(path: str | Path, what: str) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        path: the file.
+        what: what the message calls it, such as "reward set".
+
+    Raises:
+        ConfigError: naming the file, when it cannot be read or is no YAML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
+    except ValueError as error:  # no text, or a path that cannot be one
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text says; ConfigError, in one line, if it is none."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def read_set(path: str | Path) -> dict[str, Any]:
     """The `rewards` mapping of a YAML file, not yet checked further.
 
     Raises:
         ConfigError: naming the file, when it cannot be read or has another shape.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read reward set {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    content = read_yaml(path, "reward set")
     if not isinstance(content, dict) or set(content) != {"rewards"}:
         raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
     return content["rewards"]
 
 
 def parse_set(
-    rewards: Any, where: str = "rewards", given: Collection[str] = ()
+    rewards: Any, where: str = "rewards", given: Mapping[str, Collection[str]] | None = None
 ) -> dict[str, Entry]:
     """Checks a set's mapping without building anything: names, keys, and what values they take.
 
     Args:
         rewards: reward name -> its keys.
         where: how messages name the place, e.g. "recipe.yaml: rewards".
-        given: settings that will be filled in, so that a set need not have them yet.
+        given: reward name -> settings that will be filled in, so that they may be missing yet.
     """
     if not isinstance(rewards, Mapping) or not rewards:
         raise ConfigError(f"{where}: name at least one reward, e.g. `rouge_l: {{weight: 1}}`")
@@ -86,7 +108,7 @@ def parse_set(
             entry = Entry.model_validate(keys or {})
         except ValidationError as error:
             raise ConfigError(f"{place}: {explain(error)}") from None
-        _settings(build, entry, place, given)
+        _settings(build, entry, place, (given or {}).get(str(name), ()))
         entries[name] = entry
     return entries
 

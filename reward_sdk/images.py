@@ -19,13 +19,13 @@ def open_image(ref: ImageRef) -> Image.Image:
             `MAX_PIXELS`, which is checked before anything is decoded. Names the file.
     """
     if ref.pixels is not None:
-        _check_size(ref.pixels, "image in memory")
+        check_size(ref.pixels, "image in memory")
         return ref.pixels
     if ref.path is None:
         raise ScoringError("image: neither a path nor pixels are given")
     try:
         with Image.open(ref.path) as image:
-            _check_size(image, ref.path)
+            check_size(image, ref.path)
             image.load()
             return image
     except ScoringError:
@@ -57,7 +57,8 @@ def to_gray(image: Image.Image) -> np.ndarray:
     return np.asarray(image.getchannel(0), dtype=np.float32)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def check_size(image: Image.Image, name: str) -> None:
+    """Raises ScoringError for an image of more than `MAX_PIXELS`; needs its header alone."""
     if image.width * image.height > MAX_PIXELS:
         raise ScoringError(
             f"image {name}: {image.width} x {image.height} pixels, "

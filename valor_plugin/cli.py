@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, ScoringError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +29,7 @@ def _errors(stopped: str) -> Iterator[None]:
         message, code = str(error), 2
     except OSError as error:  # --out names a file, a folder cannot be written, no room on the disk
         message, code = f"{error.filename or 'the run folder'}: {error.strerror or error}", 2
-    except RunError as error:
+    except (RunError, ScoringError) as error:
         message, code = str(error), 1
     except KeyboardInterrupt:
         message, code = stopped, 130
@@ -59,7 +59,7 @@ def train(
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
-    from valor_plugin import launch, preflight
+    from valor_plugin import command, launch, preflight
     from valor_plugin.recipe import load_recipe
 
     with _errors("stopped; every process of the run has ended"):
@@ -73,10 +73,10 @@ def train(
                 return
             model = sft.train(recipe, folder, device)
         elif dry_run:
-            preflight.check(recipe, path)
+            command.check(recipe, path)
             chosen = "cpu" if device == "cpu" else "cuda"
-            arguments = preflight.host_arguments(recipe, path, folder, chosen)
-            click.echo(preflight.command(arguments))
+            arguments = command.host_arguments(recipe, path, folder, chosen)
+            click.echo(command.text(arguments))
             return
         else:
             model = launch.run(preflight.prepare(recipe, path, folder, device), launch.print_step)
@@ -94,7 +94,8 @@ def train(
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def demo(recipes: str, out: str, device: str) -> None:
-    """Runs the whole method on synthetic films: SFT, stage 1, stage 2, evaluation, a page."""
+    """Runs the whole method on synthetic films: a small model, SFT, stage 1, stage 2, evaluation of
+    each, a page."""
     from valor_plugin.demo import pipeline
 
     with _errors("stopped; what was finished is kept"):

@@ -60,7 +60,6 @@ def _attempt(prepared: Prepared, report: Report) -> tuple[int, int, str]:
     """Starts the host once and follows it to its end: exit code, steps taken, log."""
     log = prepared.out / "host.log"
     earlier = log.stat().st_size if log.exists() else 0
-    shutil.rmtree(runfolder.unsaved(prepared.out), ignore_errors=True)
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
         **os.environ,
@@ -102,9 +101,9 @@ def print_step(step: int, total: int, means: dict[str, float]) -> None:
         if means[name + "/applied"] > 0
     ]
     failed = [
-        f"{name} FAILED for {means[name + '/failed']:.0%}"
-        for name in names
-        if means.get(name + "/failed", 0) > 0
+        f"{key.removesuffix('/failed')} FAILED for {share:.0%}"
+        for key, share in means.items()
+        if key.endswith("/failed") and share > 0
     ]
     head = f"step {step:>4}/{total}  reward {means.get('reward', 0.0):6.3f}"
     click.echo("  ".join([head, *parts, *failed, f"{means.get('timing/step_total', 0.0):.1f} s"]))

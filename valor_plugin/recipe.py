@@ -20,10 +20,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from reward_sdk.config import explain, parse_set, read_set
+from reward_sdk.config import explain, parse_set, parse_yaml, read_set, read_yaml
 from reward_sdk.errors import ConfigError, nearest
 from valor_plugin.data.prompts import FINDINGS
 
@@ -121,13 +120,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises:
         ConfigError: one paragraph that names the file, the key, what is wrong and the nearest name.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also not text, or a bad path
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from None
+    content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
     for override in overrides:
@@ -141,7 +134,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise ConfigError(f"{path}: {explain(error)}") from None
     if recipe.rewards is not None:
         # The evidence statistics of `image_text` are computed when the run starts.
-        parse_set(recipe.rewards, f"{path}: rewards", given=("baseline",))
+        parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("baseline",)})
     return recipe
 
 
@@ -163,10 +156,7 @@ def _override(content: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: write it as dotted.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    value = parse_yaml(text, f"--set {override}: the value")
     path = key.split(".")
     if path[0] == "openrlhf":
         path = ["openrlhf", ".".join(path[1:])]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,7 @@ _PACKAGES = (
 
 def start(out: Path) -> None:
     """Makes a run folder; refuses one that holds a finished run."""
+    shutil.rmtree(unsaved(out), ignore_errors=True)  # of a run that ended while it saved
     if (out / "model").exists():
         raise ConfigError(
             f"{out} holds a finished run: choose another folder with --out, or remove it"
@@ -39,7 +41,8 @@ def start(out: Path) -> None:
 
 
 def resumes(out: Path, recipe: str) -> bool:
-    """Whether the folder holds checkpoints to go on from.
+    """Whether the folder holds a checkpoint to go on from; one that was being written when the run
+    ended does not count.
 
     Args:
         out: the run folder.
@@ -48,7 +51,12 @@ def resumes(out: Path, recipe: str) -> bool:
     Raises:
         ConfigError: it holds checkpoints of another recipe.
     """
-    if not (out / "checkpoints" / "_actor").exists():
+    checkpoints = out / "checkpoints" / "_actor"
+    try:
+        tag = (checkpoints / "latest").read_text(encoding="utf-8").strip()  # written last
+    except OSError:
+        return False
+    if not tag or not any((checkpoints / tag).glob("*")):
         return False
     record = out / "recipe.yaml"
     if not record.is_file() or record.read_text(encoding="utf-8") != recipe:

@@ -26,6 +26,7 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
 
     Raises:
         ConfigError: for files that are missing or wrong, before any training.
+        ScoringError: an image that cannot be decoded.
     """
     check_model(recipe.model.path)
     studies = [study for study in read_studies(recipe.data.train) if study.report]
@@ -39,13 +40,14 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
 
 def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path:
     import torch
-    from datasets import Dataset, Image, List
+    from datasets import Dataset
     from transformers import AutoProcessor, LlavaForConditionalGeneration
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from valor_plugin.llava_med import checkpoint
     from valor_plugin.llava_med.parts import train_only
+    from valor_plugin.llava_med.processor import open_rgb
 
     sft = recipe.sft
     assert sft is not None  # the recipe's own validator
@@ -61,7 +63,11 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
         ],
         "images": [[str(study.image)] for study in studies],
     }
-    dataset = Dataset.from_dict(rows).cast_column("images", List(Image()))
+
+    def opened(batch: dict) -> dict:
+        return batch | {"images": [[open_rgb(path) for path in row] for row in batch["images"]]}
+
+    dataset = Dataset.from_dict(rows).with_transform(opened)
     trainer = SFTTrainer(
         model=model,
         processing_class=processor,

@@ -12,7 +12,7 @@ over all F findings of the expert, mentioned or not: over the mentioned ones alo
 statement would earn the full score.
 
 * Standardised evidence. Findings are rare, so most evidence is negative and a cosine of 2p - 1
-  pays for negating everything: .86 of what the true report earns in the simulation below.
+  pays for negating everything: .85 of what the true report earns in the simulation below.
 * The floor sqrt(F), which is the root mean square of |z|. Above it this is a cosine. Below it,
   for the images that show little, the score is linear in z and small: since z has mean zero, a
   text that ignores the image averages near zero, also where most studies are normal; and an image

@@ -145,6 +145,10 @@ def interrupted(chain: Chain) -> tuple[Chain, str, float]:
     for line in process.stdout:
         if line.startswith("step"):
             break
+    latest = chain.root / "interrupted/checkpoints/_actor/latest"
+    deadline = time.monotonic() + 60
+    while not latest.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert len(processes_of("VALOR_HOST_SETTINGS=")) > 3
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

@@ -188,12 +188,33 @@ def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank(maker):
     assert host.reached == {0: -1, 1: 0, 2: 1, 3: 0}
 
 
-def test_a_step_without_any_scored_sample_ends_the_run_and_names_what_failed(maker):
+def test_a_step_in_which_everything_failed_ends_the_run_and_names_what(maker):
     advantage.install("linear", TOLERANCE)
-    made = experiences([1.0, 2.0, 3.0], [[0, 1, 2]], unscored=(0, 1, 2))
-    made[0].info |= {"image_text/failed": torch.ones(3), "format/failed": torch.zeros(3)}
+    made = experiences([1.0, 2.0, 3.0], [[0, 1], [2]], unscored=(0, 1, 2))
+    for part, failed in zip(made, (0.0, 1.0), strict=True):
+        n = len(part.index)
+        part.info |= {
+            "image_text/failed": torch.full((n,), failed),
+            "format/failed": torch.zeros(n),
+        }
     with pytest.raises(RuntimeError, match=r"could be scored \(failed: image_text\)"):
         maker(size=3).compute_advantages_and_returns(made)
+
+
+def test_a_step_in_which_no_reward_was_due_goes_on_without_advantages(maker):
+    advantage.install("linear", TOLERANCE)
+    host = maker(size=3)
+    host.compute_advantages_and_returns(experiences([0.0] * 3, [[0, 1, 2]], unscored=(0, 1, 2)))
+    assert host.reached == {0: 0, 1: 0, 2: 0}
+
+
+def test_without_ranks_a_group_that_no_reward_could_score_gets_the_mean_of_the_step(maker):
+    advantage.install("off", TOLERANCE)
+    host = maker(size=2)
+    host.compute_advantages_and_returns(
+        experiences([0.7, 0.9, 5.0, 6.0], [[0, 1, 2, 3]], unscored=(2, 3))
+    )
+    assert list(host.reached.values()) == pytest.approx([0.7, 0.9, 0.8, 0.8])
 
 
 def test_the_log_tells_tied_groups_and_the_spread_of_the_rewards(maker):

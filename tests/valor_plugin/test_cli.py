@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
         "name": "grpo-test", "stage": "grpo", "rewards": {"rouge_l": {}, "format": {}},
         "openrlhf": {
     "actor.num_gpus_per_node": 1,
+"ref.num_gpus_per_node": 1,
     "rollout.batch_size": 2,
     "rollout.n_samples_per_prompt": 4,
     "train.batch_size": 8,
@@ -269,6 +271,17 @@ def test_a_dry_run_of_supervised_fine_tuning_prints_its_settings(there):
 def test_every_shipped_recipe_passes_a_dry_run(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert dry_run("--recipe", str(recipe))
+
+
+def test_the_recipe_in_the_readme_passes_a_dry_run(tmp_path):
+    block = (ROOT / "README.md").read_text().split("    name: valor-stage2")[1].split("\n\n")[0]
+    (tmp_path / "readme.yaml").write_text(textwrap.dedent("    name: valor-stage2" + block))
+    host_command("--recipe", str(tmp_path / "readme.yaml"))
+
+
+@pytest.mark.parametrize("value", ["2020-13-45", "[" * 5000])
+def test_an_override_that_is_no_yaml_is_refused(there, value):
+    assert "is not valid YAML" in train("grpo.yaml", "--set", f"seed={value}")
 
 
 def test_a_run_that_fails_exits_with_1(there, monkeypatch):

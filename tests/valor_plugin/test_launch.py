@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin import launch, preflight, runfolder
+from valor_plugin import command, launch, preflight, runfolder
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
@@ -33,9 +34,11 @@ def recipe(model: Path | str = "m", studies: Path | str = "s.jsonl", **keys) -> 
             "rewards": REWARDS,
             "openrlhf": {
                 "actor.num_gpus_per_node": 1,
+                "ref.num_gpus_per_node": 1,
                 "rollout.batch_size": 2,
                 "rollout.n_samples_per_prompt": 4,
                 "train.batch_size": 8,
+                "train.micro_batch_size": 4,
                 "vllm.num_engines": 1,
             },
         }
@@ -80,14 +83,34 @@ def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_pa
 
 
 def test_a_run_goes_on_from_the_checkpoints_of_its_own_recipe(tiny_model, studies, tmp_path):
+    first = prepared(recipe(tiny_model, studies), tmp_path)
+    checkpoint(tmp_path / "run", "global_step2")
+    again = prepared(recipe(tiny_model, studies), tmp_path)
+    assert (first.resumes, again.resumes) == (False, True)
+    assert "--ckpt.load_enable" in again.arguments
+    assert "--ckpt.load_enable" not in first.arguments
+
+
+def checkpoint(run: Path, tag: str) -> None:
+    """What the host leaves: files of each step, and last of all the name of the newest."""
+    folder = run / "checkpoints/_actor"
+    (folder / "global_step2").mkdir(parents=True)
+    (folder / "global_step2/model.pt").write_bytes(b"weights")
+    (folder / "latest").write_text(tag)
+
+
+@pytest.mark.parametrize("tag", ["", "global_step4"])
+def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(
+    tiny_model, studies, tmp_path, tag
+):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    checkpoint(tmp_path / "run", tag)
     assert not prepared(recipe(tiny_model, studies), tmp_path).resumes
-    (tmp_path / "run/checkpoints/_actor").mkdir(parents=True)
-    assert prepared(recipe(tiny_model, studies), tmp_path).resumes
 
 
 def test_checkpoints_of_another_recipe_are_refused(tiny_model, studies, tmp_path):
     prepared(recipe(tiny_model, studies), tmp_path)
-    (tmp_path / "run/checkpoints/_actor").mkdir(parents=True)
+    checkpoint(tmp_path / "run", "global_step2")
     with pytest.raises(ConfigError, match="recipe was another"):
         prepared(recipe(tiny_model, studies, seed=1), tmp_path)
 
@@ -122,14 +145,7 @@ def test_the_host_accepts_the_arguments_of_a_prepared_run(tiny_model, studies, t
 
 def test_the_steps_of_a_run_are_known_before_it_starts(tiny_model, studies, tmp_path):
     # five studies in batches of two, twice
-    twice = {
-        "rollout.batch_size": 2,
-        "rollout.n_samples_per_prompt": 4,
-        "train.num_episodes": 2,
-        "train.batch_size": 8,
-        "vllm.num_engines": 1,
-        "actor.num_gpus_per_node": 1,
-    }
+    twice = recipe().openrlhf | {"train.num_episodes": 2}
     assert launch._steps(prepared(recipe(tiny_model, studies, openrlhf=twice), tmp_path)) == 6
 
 
@@ -167,19 +183,19 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
 )
 def test_what_the_plugin_cannot_do_with_the_host_is_refused(option, value):
     with pytest.raises(ConfigError, match=rf"r\.yaml: openrlhf\.{option} does not work"):
-        preflight.check(recipe(openrlhf={option: value}), "r.yaml")
+        command.check(recipe(openrlhf={option: value}), "r.yaml")
 
 
 def test_a_training_tower_is_refused_because_vllm_would_not_take_its_weights():
     tower = Recipe.model_validate(recipe().model_dump() | {"model": {"path": "m", "train": "all"}})
     with pytest.raises(ConfigError, match="the tower cannot train in stage grpo"):
-        preflight.check(tower, "r.yaml")
+        command.check(tower, "r.yaml")
 
 
 def test_an_optimizer_batch_that_no_rollout_fills_is_refused():
-    huge = recipe(openrlhf={"train.batch_size": 1000, "rollout.n_samples_per_prompt": 4})
+    huge = recipe(openrlhf=recipe().openrlhf | {"train.batch_size": 1000})
     with pytest.raises(ConfigError, match="does not divide a rollout of"):
-        preflight.host_arguments(huge, "r.yaml", Path("out"), "cpu")
+        command.host_arguments(huge, "r.yaml", Path("out"), "cpu")
 
 
 def test_several_gpus_get_whole_rollouts_only(tiny_model, studies, tmp_path):
@@ -192,19 +208,19 @@ def test_several_gpus_get_whole_rollouts_only(tiny_model, studies, tmp_path):
 def test_ranks_replace_no_other_estimator():
     other = {"algo.advantage.estimator": "group_norm"}
     with pytest.raises(ConfigError, match="'group_norm': leave it out"):
-        preflight.host_options(recipe(openrlhf=other), Path("out"), "cuda")
+        command.host_options(recipe(openrlhf=other), Path("out"), "cuda")
 
 
 def test_without_ranks_the_host_keeps_its_own_estimator():
     chosen = {"algo.advantage.estimator": "group_norm"}
     raw = recipe(openrlhf=chosen, advantage={"rank": "off"})
-    assert preflight.host_options(raw, Path("out"), "cuda").items() >= chosen.items()
+    assert command.host_options(raw, Path("out"), "cuda").items() >= chosen.items()
 
 
 def test_on_cuda_the_recipe_decides_what_a_cpu_cannot_do():
     nccl = recipe(openrlhf={"vllm.sync_backend": "nccl"})
-    assert preflight.host_options(nccl, Path("out"), "cuda")["vllm.sync_backend"] == "nccl"
-    assert preflight.host_options(nccl, Path("out"), "cpu")["vllm.sync_backend"] == "gloo"
+    assert command.host_options(nccl, Path("out"), "cuda")["vllm.sync_backend"] == "nccl"
+    assert command.host_options(nccl, Path("out"), "cpu")["vllm.sync_backend"] == "gloo"
 
 
 def test_another_version_of_the_host_is_refused(monkeypatch):
@@ -212,7 +228,7 @@ def test_another_version_of_the_host_is_refused(monkeypatch):
 
     monkeypatch.setattr(install, "version", lambda name: "0.12.0")
     with pytest.raises(ConfigError, match=r"OpenRLHF 0\.12\.0 is installed"):
-        preflight.check(recipe(), "r.yaml")
+        command.check(recipe(), "r.yaml")
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
@@ -241,22 +257,73 @@ def model(tiny_model, tmp_path) -> Path:
     return folder
 
 
+COLOCATED = {"actor.num_gpus_per_node": 8, "ref.num_gpus_per_node": 8, "vllm.num_engines": 8,
+             "train.colocate_all": True}  # fmt: skip
+
+
+def chosen(options_: dict) -> dict:
+    return vars(options.parser().parse_args(options.arguments(options_)))
+
+
 @pytest.mark.parametrize(
     ("options_", "wanted"),
     [
         ({"actor.num_gpus_per_node": 2, "ref.num_gpus_per_node": 2, "vllm.num_engines": 3}, 7),
         ({"actor.num_gpus_per_node": 2, "algo.kl.init_coef": 0, "vllm.num_engines": 3}, 5),
-        ({"actor.num_gpus_per_node": 8, "ref.num_gpus_per_node": 8, "vllm.num_engines": 8,
-          "train.colocate_all": True}, 8),
+        (COLOCATED, 8),
         ({"vllm.num_engines": 1, "vllm.tensor_parallel_size": 4, "actor.num_gpus_per_node": 1,
           "algo.kl.init_coef": 0}, 5),
     ],
 )  # fmt: skip
-def test_a_run_that_asks_for_more_gpus_than_there_are_is_refused(options_, wanted):
-    arguments = options.arguments(options_)
-    preflight.check_gpus(arguments, wanted, "r.yaml")
-    with pytest.raises(ConfigError, match=rf"asks for {wanted} GPUs and there are {wanted - 1}"):
-        preflight.check_gpus(arguments, wanted - 1, "r.yaml")
+def test_the_gpus_of_a_run_are_counted_as_the_host_reserves_them(options_, wanted):
+    assert command.gpus(chosen(options_)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ref.num_gpus_per_node": 4}, "must be equal (8 and 4 in all)"),
+        ({"vllm.num_engines": 4}, "the actor's GPUs (8) must be those of the engines"),
+        ({"train.batch_size": 12, "train.micro_batch_size": 1}, "12 is no multiple of 8"),
+    ],
+)
+def test_parts_that_the_host_cannot_place_together_are_refused(change, why):
+    command.check_gpus(chosen(COLOCATED), "r.yaml")
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        command.check_gpus(chosen(COLOCATED | change), "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"vllm.num_engines": None}, "vllm.num_engines says how many"),
+        ({"ckpt.save_steps": 0}, "save_steps must be at least 1, or -1"),
+        ({"ckpt.save_steps": 5, "ckpt.max_num": 1}, "max_num must be at least 2"),
+        ({"actor.num_gpus_per_node": 0}, "num_gpus_per_node must be at least 1, not 0"),
+        (
+            {"actor.num_gpus_per_node": 8, "train.micro_batch_size": 1},
+            "without a GPU, .* the recipe asks for 10",
+        ),
+    ],
+)
+def test_options_that_would_fail_or_hang_after_the_start_are_refused(changes, why):
+    given = recipe()
+    given = given.model_copy(update={"openrlhf": given.openrlhf | changes})
+    with pytest.raises(ConfigError, match=why):
+        command.host_arguments(given, "r.yaml", Path("out"), "cpu")
+
+
+def test_with_checkpoints_every_rollout_is_whole(tiny_model, studies, tmp_path):
+    saved = recipe(tiny_model, studies).openrlhf | {"ckpt.save_steps": 1}
+    arguments = prepared(recipe(tiny_model, studies, openrlhf=saved), tmp_path).arguments
+    assert arguments[arguments.index("--data.max_samples") + 1] == "4"
+
+
+@pytest.mark.parametrize("index", ['{"metadata": {}', "{}", "[]", '{"weight_map": ["a"]}'])
+def test_a_damaged_shard_index_is_refused(model, index):
+    (model / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ConfigError, match=r"index\.json is cut short or damaged"):
+        preflight.check_model(str(model))
 
 
 def test_weights_that_are_cut_short_are_refused(model):

@@ -176,13 +176,29 @@ def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(folder):
     ]
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, kind):
     path = tmp_path / f"film.{kind}"
     Image.effect_noise((200, 200), 80).save(path)
     path.write_bytes(path.read_bytes()[:-5000])
     (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": path.name}))
-    with pytest.raises(ConfigError, match=rf"film\.{kind} of study 'a' is cut short"):
+    with pytest.raises(ConfigError, match=rf"film\.{kind} of study 'a' cannot be read"):
+        read_studies(tmp_path / "s.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_bytes_behind_the_end_of_an_image_do_no_harm(tmp_path, kind):
+    path = tmp_path / f"film.{kind}"
+    Image.effect_noise((200, 200), 80).save(path)
+    path.write_bytes(path.read_bytes() + bytes(8192))
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": path.name}))
+    assert len(read_studies(tmp_path / "s.jsonl")) == 1
+
+
+def test_an_image_beyond_the_size_limit_is_refused(tmp_path):
+    Image.new("1", (9000, 8000)).save(tmp_path / "film.png")
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": "film.png"}))
+    with pytest.raises(ConfigError, match="more than the limit"):
         read_studies(tmp_path / "s.jsonl")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.images import check_size
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ _TAIL = 4096
 
 
 def _image_problem(study: Study) -> str | None:
-    """Header and end of the file are read, which finds whatever was cut short at little cost."""
+    """Reads the header, and the end of PNG and JPEG files, which tells at little cost that nothing
+    was cut off; any other file, and one without its end mark, is decoded."""
     try:
-        with Image.open(study.image) as image:  # reads the header
-            end = _ENDS.get(image.format or "", b"")
-        with study.image.open("rb") as file:
-            file.seek(max(0, study.image.stat().st_size - _TAIL))
-            if end not in file.read():
-                return f"image {study.image} of study {study.id!r} is cut short: fetch it again"
+        with Image.open(study.image) as image:
+            check_size(image, str(study.image))
+            end = _ENDS.get(image.format or "")
+            with study.image.open("rb") as file:
+                file.seek(max(0, study.image.stat().st_size - _TAIL))
+                if end is None or end not in file.read():
+                    image.load()
     except FileNotFoundError:
         return f"image {study.image} of study {study.id!r} does not exist"
     except Exception as error:  # Pillow raises many kinds

@@ -1,4 +1,5 @@
-"""The whole method on synthetic films: data, expert, model, SFT, stage 1, stage 2, evaluation.
+"""The whole method on synthetic films: data, expert, model, pretraining, SFT, stage 1, stage 2,
+evaluation.
 
 Every step leaves its result in `runs/demo` and is skipped where that is there already.
 """
@@ -17,7 +18,7 @@ import click
 import numpy as np
 
 from reward_sdk.text import wrap_report
-from valor_plugin import launch, preflight, sft
+from valor_plugin import command, launch, preflight, sft
 from valor_plugin.data.studies import Study, read_studies, write_studies
 from valor_plugin.recipe import load_recipe
 
@@ -51,13 +52,16 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     for stage in RUNS:
         recipe = load_recipe(recipes / f"{stage}.yaml")
         if recipe.stage == "grpo":
-            preflight.check(recipe, str(recipes / f"{stage}.yaml"))
+            command.check(recipe, str(recipes / f"{stage}.yaml"))
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
         with _step(root / folder, f"{count} phantoms with reports ({folder})") as target:
             if target:
                 _phantoms(target, count, data_seed)
+    with _step(root / "train/mispaired.jsonl", "the same with some reports mispaired") as target:
+        if target:
+            write_studies(mispaired(_studies(root / "train"), _MISPAIRED, seed=1), target)
     with _step(root / "expert.pt", "an X-ray expert (small DenseNet, 6 findings)") as target:
         if target:
             from valor_plugin.demo.pretrain import train_expert
@@ -131,8 +135,7 @@ def _phantoms(folder: Path, count: int, seed: int) -> None:
     from valor_plugin.data.phantom import write_phantoms
     from valor_plugin.data.phantom_reports import SentenceBank, iu_xray_sentences
 
-    studies = write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()))
-    write_studies(mispaired(studies, _MISPAIRED, seed), folder / "mispaired.jsonl")
+    write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()))
 
 
 def mispaired(studies: Sequence[Study], share: float, seed: int) -> list[Study]:

@@ -66,8 +66,9 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
 
     With ranks the host runs its `dr_grpo` estimator, which subtracts the group mean (0 already) and
     nothing else. With `scale="off"` the host's own estimator sees the raw rewards. Samples that no
-    reward could score get the mean of their group, so that they neither gain nor lose. A policy
-    step in which nothing could be scored ends the run: it would go on without learning.
+    reward could score get the mean of their group, so that they neither gain nor lose (a KL term
+    holds for them as for all). A policy step in which everything failed ends the run: it would go
+    on without learning.
     """
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
@@ -89,16 +90,16 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
 
         raw = by_group([experience.rewards for experience in experiences])
         scored = by_group([experience.info[UNSCORED] for experience in experiences]) == 0
-        if not scored.any():
-            keys = [key for key in experiences[0].info if key.endswith("/failed")]
-            names = [k.removesuffix("/failed") for k in keys if experiences[0].info[k].any()]
+        if not scored.any() and (failed := _failed(experiences)):
             raise RuntimeError(
-                f"no sample of this policy step could be scored (failed: {', '.join(names)}); the "
+                f"no sample of this policy step could be scored (failed: {', '.join(failed)}); the "
                 "log says why, study by study"
             )
-        count = scored.sum(-1, keepdim=True).clamp(min=1)
-        mean = (raw * scored).sum(-1, keepdim=True) / count
-        raw = torch.where(scored, raw, mean)
+        # Of its group, or of the whole step where no sample of the group could be scored.
+        count = scored.sum(-1, keepdim=True)
+        everywhere = (raw * scored).sum() / scored.sum().clamp(min=1)
+        mean = (raw * scored).sum(-1, keepdim=True) / count.clamp(min=1)
+        raw = torch.where(scored, raw, torch.where(count > 0, mean, everywhere))
         spread = raw.amax(-1, keepdim=True) - raw.amin(-1, keepdim=True)
         tied = (spread <= tie_tolerance).float().expand_as(raw)
         ranked = raw if scale == "off" else rank_normalise(raw, scale, tie_tolerance, scored)
@@ -121,3 +122,13 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
         return experiences
 
     RemoteExperienceMaker.compute_advantages_and_returns = compute
+
+
+def _failed(experiences: list[Any]) -> list[str]:
+    """What failed for some sample: rewards, or "image" where it could not be read."""
+    keys = [key for key in experiences[0].info if key.endswith("/failed")]
+    return [
+        key.removesuffix("/failed")
+        for key in keys
+        if any(experience.info[key].any() for experience in experiences)
+    ]

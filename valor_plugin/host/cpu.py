@@ -16,6 +16,9 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
 }
 
+LOGICAL_GPUS = 8
+"""What Ray is told there were; the host's placement asks for them and nothing uses them."""
+
 HOST_OPTIONS = {
     "ds.attn_implementation": "sdpa",
     "vllm.sync_backend": "gloo",

@@ -101,6 +101,10 @@ class AgentExecutor(SingleTurnAgentExecutor):
         output.update(
             reward=reward,
             scores=(reward - low) / (high - low) if high > low else 0.0,
-            extra_logs={**score.logs, UNSCORED: float(unscored)},
+            extra_logs={
+                **score.logs,
+                "image/failed": float(shown is None),
+                UNSCORED: float(unscored),
+            },
         )
         return output

@@ -43,7 +43,7 @@ def main() -> None:
     address = os.environ.get("RAY_ADDRESS")
     cluster = {} if address else {"_temp_dir": ray_dir, "include_dashboard": False}
     if settings.device == "cpu" and not address:
-        cluster |= {"num_cpus": 16, "num_gpus": 8}  # logical: what the host's placement asks for
+        cluster |= {"num_cpus": 16, "num_gpus": cpu.LOGICAL_GPUS}
     ray.init(
         address=address or "local",
         runtime_env={

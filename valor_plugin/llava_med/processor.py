@@ -12,8 +12,8 @@ from reward_sdk.types import ImageRef
 def open_rgb(path: str) -> Image.Image:
     """The film as an RGB picture.
 
-    Pillow clips 16-bit values to 255, which turns such a film white; here their whole range is
-    kept, as the X-ray expert sees it.
+    Pillow clips 16-bit values to 255, which turns such a film white; here the range of 16 bits
+    becomes that of 8, as for the X-ray expert.
 
     Raises:
         ScoringError: the file cannot be read, or is too large.
