@@ -29,8 +29,9 @@ RUNS = {"pretraining": "Pretraining", **STAGES}
 NOTICE = (
     "The X-rays on this page are synthetic phantoms: shapes in grey with findings drawn at known "
     "places, no patients. The sentences of the reference reports come from the IU X-ray "
-    "collection. Model and expert are tiny and were trained here; the numbers say that the "
-    "method runs and learns, and nothing about radiology."
+    "collection. Model and expert are tiny and were trained here, and in supervised fine-tuning "
+    "two reports in five belonged to another film; the numbers say that the method runs and "
+    "learns, and nothing about radiology."
 )
 STUDIES = {"train": (6000, 1), "stage1-studies": (400, 11), "stage2-studies": (1280, 12),
             "test": (512, 2)}  # fmt: skip
