@@ -110,6 +110,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     studies = read_studies(recipe.data.train)
     device = choose_device(device)
     runfolder.start(out)
+    command.host_arguments(recipe, where, out, device)  # sizes that can be divided by, below
     recipe = baseline.named(_whole_batches(recipe, len(studies)), out)
     record = runfolder.resolved(recipe)
     resumes = runfolder.resumes(out, record)
@@ -117,10 +118,8 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     if device == "cuda" and "RAY_ADDRESS" not in os.environ:
         import torch
 
-        there, wanted = (
-            torch.cuda.device_count(),
-            command.gpus(vars(options.parser().parse_args(arguments))),
-        )
+        there = torch.cuda.device_count()
+        wanted = command.gpus(vars(options.parser().parse_args(arguments)))
         if wanted > there:
             raise ConfigError(
                 f"{where}: the run asks for {wanted} GPUs and there are {there}. Lower "

@@ -313,6 +313,12 @@ def test_options_that_would_fail_or_hang_after_the_start_are_refused(changes, wh
         command.host_arguments(given, "r.yaml", Path("out"), "cpu")
 
 
+def test_a_rollout_of_nothing_is_refused_with_checkpoints_too(tiny_model, studies, tmp_path):
+    none = recipe().openrlhf | {"ckpt.save_steps": 1, "rollout.batch_size": 0}
+    with pytest.raises(ConfigError, match=r"rollout\.batch_size must be at least 1"):
+        prepared(recipe(tiny_model, studies, openrlhf=none), tmp_path)
+
+
 def test_with_checkpoints_every_rollout_is_whole(tiny_model, studies, tmp_path):
     saved = recipe(tiny_model, studies).openrlhf | {"ckpt.save_steps": 1}
     arguments = prepared(recipe(tiny_model, studies, openrlhf=saved), tmp_path).arguments
