@@ -5,7 +5,7 @@
       findings_f1: {weight: 0.5, every: 4}
       format:      {weight: 0.1, on_failure: raise}
 
-`weight`, `every` and `on_failure` belong to the set; every other key is a setting of that reward.
+The keys of `Entry` belong to the set; every other key is a setting of that reward.
 Everything is checked when the set is read, and an error names the place and the nearest name.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from reward_sdk.errors import ConfigError, nearest
 from reward_sdk.reward import Reward, factory
@@ -30,16 +30,35 @@ class Entry(BaseModel):
 
     Attributes:
         weight: factor of the reward's value in the total; 0 logs it without training on it.
-        every: the reward counts on policy steps that are a multiple of this, steps from 1.
+        every: the reward counts on one policy step of so many (the paper's k_clin), ...
+        offset: ... on steps s, counted from 1, with s % every == offset: 0 is the last of a period.
+        mode: "add" counts beside the others; "replace", on its steps, instead of those that compare
+            with the reference at every step. The paper does not say which it does.
         on_failure: a failed part is left out ("skip"), ends the call ("raise") or counts as the
             given value.
+        deadline: seconds after which a call to the reward has failed, for all its samples.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     weight: Finite = 1.0
     every: Annotated[int, Field(ge=1)] = 1
+    offset: Annotated[int, Field(ge=0)] = 0
+    mode: Literal["add", "replace"] = "add"
     on_failure: Literal["skip", "raise"] | Finite = "skip"
+    deadline: Annotated[Finite, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Entry:
+        if self.offset >= self.every:
+            raise ValueError(f"offset {self.offset} must be smaller than every, {self.every}")
+        if self.mode == "replace" and self.every == 1:
+            raise ValueError("mode replace with every 1 would leave the replaced rewards no step")
+        return self
+
+    def due(self, step: int | None) -> bool:
+        """Whether the schedule lets the reward count on this step."""
+        return self.every == 1 or (step is not None and step % self.every == self.offset)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from reward_sdk.config import Entry, build_reward, parse_set, read_set
@@ -87,18 +89,28 @@ class RewardSet:
             raise ConfigError(
                 "this set has rewards with `every` > 1, so every call must say its policy step"
             )
-        columns = [self._column(reward, entry, samples, step) for reward, entry in self._rewards]
-        return [self._total(parts, step) for parts in zip(*columns, strict=True)]
+        counting = self._counting(step)
+        columns = [
+            self._column(reward, entry, samples)
+            if reward.name in counting
+            else [Part(None, "skipped", "not this step")] * len(samples)
+            for reward, entry in self._rewards
+        ]
+        return [self._total(parts, counting) for parts in zip(*columns, strict=True)]
 
-    def _column(
-        self, reward: Reward, entry: Entry, samples: Sequence[Sample], step: int | None
-    ) -> list[Part]:
+    def _counting(self, step: int | None) -> set[str]:
+        """The rewards that count on this step."""
+        due = [(reward, entry) for reward, entry in self._rewards if entry.due(step)]
+        if any(entry.mode == "replace" for _, entry in due):
+            due = [(r, e) for r, e in due if e.every > 1 or "reference" not in r.needs]
+        return {reward.name for reward, _ in due}
+
+    def _column(self, reward: Reward, entry: Entry, samples: Sequence[Sample]) -> list[Part]:
         """One reward's parts for all samples."""
-        if not _due(entry, step):
-            return [Part(None, "skipped", "not this step")] * len(samples)
         parts = [_before(reward, sample) for sample in samples]
         open_ = [i for i, part in enumerate(parts) if part is None]
-        for i, part in zip(open_, _call(reward, [samples[i] for i in open_]), strict=True):
+        called = _in_time(reward, [samples[i] for i in open_], entry.deadline)
+        for i, part in zip(open_, called, strict=True):
             parts[i] = part
         return [
             self._settled(reward, entry, sample, part)
@@ -114,11 +126,11 @@ class RewardSet:
             raise ScoringError(f"{reward.name} failed on sample {sample.id!r}: {part.reason}")
         return Part(float(entry.on_failure), "failed", part.reason)
 
-    def _total(self, parts: tuple[Part, ...], step: int | None) -> Score:
+    def _total(self, parts: tuple[Part, ...], counting: set[str]) -> Score:
         total = wanted = counted = 0.0
         logs: dict[str, float] = {}
         for (reward, entry), part in zip(self._rewards, parts, strict=True):
-            if _due(entry, step):
+            if reward.name in counting:
                 wanted += abs(entry.weight)
             if part.value is not None:
                 total += entry.weight * part.value
@@ -130,10 +142,6 @@ class RewardSet:
         return Score(scaled, dict(zip(self.names, parts, strict=True)), logs)
 
 
-def _due(entry: Entry, step: int | None) -> bool:
-    return entry.every == 1 or (step is not None and step % entry.every == 0)
-
-
 def _before(reward: Reward, sample: Sample) -> Part | None:
     """The part of a sample that the reward need not see, or None."""
     if "image" in reward.needs and sample.image is None:
@@ -143,6 +151,23 @@ def _before(reward: Reward, sample: Sample) -> Part | None:
     if "report" in reward.needs and sample.report is None:
         return Part(reward.bounds[0], "ok", "no well-formed report")
     return None
+
+
+def _in_time(reward: Reward, samples: Sequence[Sample], deadline: float | None) -> list[Part]:
+    """The reward's parts, or failed ones after `deadline` seconds.
+
+    A call that is late cannot be stopped; its thread goes on and its result is dropped.
+    """
+    if deadline is None or not samples:
+        return _call(reward, samples)
+    result: Future[list[Part]] = Future()
+    call = Thread(target=lambda: result.set_result(_call(reward, samples)), daemon=True)
+    call.start()
+    try:
+        return result.result(timeout=deadline)
+    except TimeoutError:
+        late = f"{reward.name}: no answer within its deadline of {deadline:g} s"
+        return [Part(None, "failed", late)] * len(samples)
 
 
 def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:

@@ -38,3 +38,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """A foreign exception as part of a message: its type and text on one line, cut at 500."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -37,9 +37,14 @@ Factory = TypeVar("Factory", bound=Callable[..., Reward])
 # Where each built-in reward lives; nothing is imported before it is asked for.
 _BUILT_IN = {
     "format": "reward_sdk.rewards.format",
+    "length": "reward_sdk.rewards.guards",
+    "repetition": "reward_sdk.rewards.guards",
     "rouge_l": "reward_sdk.rewards.verifiable",
     "bleu": "reward_sdk.rewards.verifiable",
     "findings_f1": "reward_sdk.rewards.clinical",
+    "chexbert_f1": "reward_sdk.rewards.clinical",
+    "chexbert_similarity": "reward_sdk.rewards.clinical",
+    "radgraph_f1": "reward_sdk.rewards.clinical",
     "image_text": "reward_sdk.rewards.image_text",
 }
 _factories: dict[str, Callable[..., Reward]] = {}

@@ -1,28 +1,55 @@
 """Reading a report out of a response, and the text conventions that metrics share."""
 
 import re
+from dataclasses import dataclass
 
-_REPORT = re.compile(r"\s*<report>(.*)</report>\s*", re.DOTALL)
-_TAG = re.compile(r"</?report>")
+_RESPONSE = re.compile(
+    r"(?:\s*(?:<think>)?(?P<think>.*?)</think>)?\s*<report>(?P<report>.*)</report>\s*", re.DOTALL
+)
+_TAG = re.compile(r"</?(?:report|think)>")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n{2,}")
 _NOT_WORD = re.compile(r"[^a-z0-9\s]+")
 
 
-def extract_report(response: str) -> str | None:
-    """The stripped text of the one `<report>...</report>` pair that makes up the response.
+@dataclass(frozen=True)
+class Parsed:
+    """A well-formed response.
 
-    None when tags are missing, repeated, nested or unclosed, when anything but white space
-    stands outside of them, or when nothing stands inside.
+    Attributes:
+        report: the text between the `<report>` tags, stripped, never empty.
+        think: the reasoning before it, stripped, never empty; None if there is no `<think>` block.
+    """
 
-    >>> extract_report("<report> No effusion. </report>")
-    'No effusion.'
-    >>> extract_report("Sure! <report> No effusion. </report>") is None
+    report: str
+    think: str | None
+
+
+def parse_response(response: str) -> Parsed | None:
+    """Reads `<report>...</report>`, with or without one `<think>...</think>` block before it.
+
+    The opening `<think>` may be missing: some chat templates write it into the prompt.
+
+    None when the response is not well formed: tags missing, repeated, nested, unclosed or with
+    nothing inside, or anything but white space outside of them.
+
+    >>> parse_response("<think> Clear. </think> <report> No effusion. </report>")
+    Parsed(report='No effusion.', think='Clear.')
+    >>> parse_response("Sure! <report> No effusion. </report>") is None
     True
     """
-    match = _REPORT.fullmatch(response)
-    if match is None or _TAG.search(match[1]):
+    match = _RESPONSE.fullmatch(response)
+    if match is None:
         return None
-    return match[1].strip() or None
+    think, report = (part if part is None else part.strip() for part in match.group(1, 2))
+    if not report or think == "" or any(_TAG.search(part) for part in (think, report) if part):
+        return None
+    return Parsed(report, think)
+
+
+def extract_report(response: str) -> str | None:
+    """The report of a well-formed response, else None."""
+    parsed = parse_response(response)
+    return parsed and parsed.report
 
 
 def wrap_report(report: str) -> str:

@@ -22,10 +22,13 @@ class ImageRef:
     Attributes:
         path: an image file, read when a reward needs it.
         pixels: the opened image; wins over `path`.
+        view: how it was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...), or None where
+            that is not known; a DICOM file says it itself.
     """
 
     path: str | None = None
     pixels: Image | None = field(default=None, compare=False)
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,11 @@ class Sample:
 
     @cached_property
     def report(self) -> str | None:
-        """The text between the response's `<report>` tags; None if it is not well formed."""
+        """The text between the response's `<report>` tags; None if it is not well formed.
+
+        Every reward reads the report here. Reasoning before it is no part of it: whether a response
+        may or must reason is for the `format` reward to say.
+        """
         return extract_report(self.response)
 
 

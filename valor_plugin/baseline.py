@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from random import Random
 
@@ -41,7 +40,8 @@ def fit(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
         return
     if keep and path.exists():
         return
-    from reward_sdk.rewards.image_text import fit_baseline
+    from reward_sdk.experts.baseline import fit_baseline
+    from reward_sdk.experts.torchxrayvision import load_expert
     from reward_sdk.types import ImageRef
 
     if len(studies) > _BASELINE_IMAGES:
@@ -49,12 +49,8 @@ def fit(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
     images = [ImageRef(path=str(study.image)) for study in studies]
     with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
         try:
-            fitted = fit_baseline(
-                image_text["weights"],
-                images,
-                lambda n: bar.update(n - bar.n),
-                image_text.get("device", "cpu"),
-            )
+            expert = load_expert(image_text["weights"], image_text.get("device", "cpu"))
+            fitted = fit_baseline(expert, images, lambda n: bar.update(n - bar.n))
         except ScoringError as error:
             raise ConfigError(f"{recipe.data.train}: {error}") from None
-    path.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
+    path.write_text(fitted.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -66,27 +66,42 @@ class XrayExpert:
         self._resize = xrv.datasets.XRayResizer(model.input_resolution)
         self._crop = xrv.datasets.XRayCenterCrop()
 
-    def evidence(self, images: Sequence[Image]) -> np.ndarray:
-        """Calibrated evidence 2p - 1, float32 (len(images), len(findings)), in [-1, 1].
+    def encode(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+        """What the network makes of images.
 
-        p is torchxrayvision's probability after `op_norm`, which moves each finding's operating
-        point (the threshold with the best sensitivity + specificity) to 0.5: evidence 0 is the
-        decision point, not even odds.
+        Returns:
+            The evidence 2p - 1, (n, len(findings)), in [-1, 1], and the features that the
+            classifier reads, (n, D) and not negative, D 1,024 for DenseNet-121; both float32. p is
+            torchxrayvision's probability after `op_norm`, which moves each finding's operating
+            point (the threshold with the best sensitivity + specificity) to 0.5: evidence 0 is the
+            decision point, not even odds.
 
         Raises:
             ScoringError: an image without a known range of values, or outputs that are no numbers.
         """
-        rows = [np.empty((0, len(self.findings)), np.float32)]
+        directions = self._model.classifier.weight
+        evidence = [np.empty((0, len(self.findings)), np.float32)]
+        features = [np.empty((0, directions.shape[1]), np.float32)]
         for start in range(0, len(images), _CHUNK):
             chunk = images[start : start + _CHUNK]
             inputs = np.stack([self._preprocess(image) for image in chunk])
             with torch.no_grad():
-                outputs = self._model(torch.from_numpy(inputs).to(self._device))
-            rows.append(2 * outputs[:, self._columns].float().cpu().numpy() - 1)
-        evidence = np.concatenate(rows)
-        if not np.isfinite(evidence).all():
+                pooled = self._model.features2(torch.from_numpy(inputs).to(self._device))
+                p = xrv.models.op_norm(
+                    torch.sigmoid(self._model.classifier(pooled)), self._model.op_threshs
+                )
+            evidence.append(2 * p[:, self._columns].float().cpu().numpy() - 1)
+            features.append(pooled.float().cpu().numpy())
+        outputs = np.concatenate(evidence), np.concatenate(features)
+        if not all(np.isfinite(values).all() for values in outputs):
             raise ScoringError(f"expert {self.weights} gives NaN or infinity for an image")
-        return evidence
+        return outputs
+
+    @property
+    def directions(self) -> np.ndarray:
+        """The classifier's weights: the direction of each finding among the features,
+        float32 (len(findings), D)."""
+        return self._model.classifier.weight.detach()[self._columns].float().cpu().numpy()
 
     def _preprocess(self, image: Image) -> np.ndarray:
         """torchxrayvision's own pipeline: float32 (1, R, R) in [-1024, 1024].

@@ -1,20 +1,35 @@
-"""Reward for the findings of a report, measured against those of the reference."""
+"""Rewards for what a report says clinically, measured against the reference.
+
+Observations (`findings_f1`, `chexbert_f1`, `chexbert_similarity`) or entities and relations
+(`radgraph_f1`) of both texts are compared. What the literature computes over a corpus is defined
+here for one report:
+
+* F1 of observations: of the sets of observations that the two texts assert. Two texts that assert
+  none agree: 1. (scikit-learn's 0/0 = 0 would punish each correct normal report.)
+* F1 of RadGraph: as the radgraph package defines it, 0 if either text has no entities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache, partial
+from typing import Any, Literal
 
+from reward_sdk.annotate import Annotator
 from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.graphs import Graph
 from reward_sdk.labelers.rules import label_reports
-from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.observations import CHEXPERT_5, OBSERVATIONS, Labels
 from reward_sdk.reward import reward
 from reward_sdk.types import Part, Sample
 
 FINDINGS = tuple(name for name in OBSERVATIONS if name != "No Finding")
+Uncertain = Literal["positive", "negative"]
+Level = Literal["simple", "partial", "complete"]
 
 
-def f1(found: frozenset[str], expected: frozenset[str]) -> float:
+def f1(found: AbstractSet[Hashable], expected: AbstractSet[Hashable]) -> float:
     """F1 of two sets, in [0, 1]; 1 if both are empty.
 
     >>> f1(frozenset({"Edema"}), frozenset({"Edema", "Pneumonia"}))
@@ -24,54 +39,204 @@ def f1(found: frozenset[str], expected: frozenset[str]) -> float:
     return 2 * len(found & expected) / size if size else 1.0
 
 
-class FindingsF1:
-    """F1 of the observations that the report and its reference assert.
-
-    The labels come from `reward_sdk.labelers.rules`. An uncertain observation counts as asserted
-    (u-ones, as in f1chexbert's mode "rrg"). Two reports without findings agree: 1.
+def labels_f1(
+    report: Labels, reference: Labels, observations: Iterable[str], uncertain: Uncertain
+) -> float:
+    """F1 of the observations that two reports assert, in [0, 1]; 1 if neither asserts one.
 
     Args:
+        report: labels of the judged report.
+        reference: labels of the reference.
         observations: those that count.
+        uncertain: what an uncertain observation counts as. "positive" (u-ones) is f1chexbert's
+            mode "rrg".
+    """
+    asserted = (1, -1) if uncertain == "positive" else (1,)
+    found, expected = (
+        {name for name in observations if labels[name] in asserted}
+        for labels in (report, reference)
+    )
+    return f1(found, expected)
+
+
+def labels_similarity(report: Labels, reference: Labels) -> float:
+    """Cosine of the signed labels of two reports, in [-1, 1].
+
+    Present and uncertain count +1, absent -1, blank 0; No Finding is left out, since it repeats the
+    others (borrowed: MRG-R1, arXiv 2512.16145). 1 if both are blank, 0 if one is.
+    """
+    a, b = ([_SIGN[labels[name]] for name in FINDINGS] for labels in (report, reference))
+    norms = sum(map(abs, a)) * sum(map(abs, b))
+    if norms == 0:
+        return float(a == b)
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norms**0.5
+
+
+_SIGN = {1: 1, -1: 1, 0: -1, None: 0}
+
+
+def graphs_f1(report: Graph, reference: Graph, level: Level) -> float:
+    """RadGraph F1 of two graphs, in [0, 1].
+
+    Args:
+        report: graph of the judged report.
+        reference: graph of the reference.
+        level: what must agree: "simple" words and label of an entity (RG_E), "partial" also
+            whether it has a relation (RG_ER), "complete" every relation with its type and the words
+            of its target.
+    """
+    if not report or not reference:
+        return 0.0
+    return f1(_facts(report, level), _facts(reference, level))
+
+
+def _facts(graph: Graph, level: Level) -> set[tuple[object, ...]]:
+    facts: set[tuple[object, ...]] = set()
+    for entity in graph:
+        own = (entity.tokens, entity.label)
+        if level == "simple" or not entity.relations:
+            facts.add(own)
+        elif level == "partial":
+            facts.add((*own, True))
+        else:
+            facts |= {(*own, kind, graph[other].tokens) for kind, other in entity.relations}
+    return facts
+
+
+class ClinicalReward:
+    """A score of two annotations as a reward.
+
+    Args:
+        name: the reward's name.
+        annotator: gives the annotations.
+        score: (annotation of the report, annotation of the reference) -> value within bounds.
+        bounds: of the score.
     """
 
-    name = "findings_f1"
-    bounds = (0.0, 1.0)
     needs = frozenset({"report", "reference"})
 
-    def __init__(self, observations: Iterable[str] = FINDINGS) -> None:
-        self._observations = frozenset(observations)
+    def __init__(
+        self,
+        name: str,
+        annotator: Annotator[Any],
+        score: Callable[[Any, Any], float],
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.name, self.bounds = name, bounds
+        self._annotator, self._score = annotator, score
 
     def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [
-            Part(
-                f1(
-                    _asserted(sample.report or "") & self._observations,
-                    _asserted(sample.reference or "") & self._observations,
-                )
-            )
-            for sample in samples
-        ]
-
-
-@lru_cache(maxsize=1 << 14)  # ours: the responses of a GRPO group share their reference
-def _asserted(text: str) -> frozenset[str]:
-    (labels,) = label_reports([text])
-    return frozenset(name for name, label in labels.items() if label in (1, -1))
+        return [Part(self._score(*pair)) for pair in self._annotator.pairs(samples)]
 
 
 @reward("findings_f1")
-def findings_f1(observations: list[str] | None = None) -> FindingsF1:
-    """F1 of the observations that the report and its reference assert, in [0, 1].
+def findings_f1(
+    observations: list[str] | None = None, uncertain: Uncertain = "positive"
+) -> ClinicalReward:
+    """F1 of the observations that report and reference assert, by the rule labeler, in [0, 1].
 
     Args:
         observations: names of `OBSERVATIONS` that count; all but No Finding by default, because it
             is the absence of the others.
+        uncertain: what an uncertain observation counts as.
     """
-    if observations is None:
-        return FindingsF1()
+    chosen = FINDINGS if observations is None else _known(observations)
+    score = partial(labels_f1, observations=chosen, uncertain=uncertain)
+    return ClinicalReward("findings_f1", Annotator(label_reports), score)
+
+
+@reward("chexbert_f1")
+def chexbert_f1(
+    weights: str | None = None,
+    tokenizer: str = "bert-base-uncased",
+    observations: Literal[14, 5] | list[str] = 14,
+    uncertain: Uncertain = "positive",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+) -> ClinicalReward:
+    """F1 of the observations that report and reference assert, by CheXbert, in [0, 1].
+
+    Args:
+        weights: see `load_chexbert`.
+        tokenizer: see `load_chexbert`.
+        observations: all 14, the 5 of `CHEXPERT_5`, or names.
+        uncertain: what an uncertain observation counts as.
+        precision: see `load_chexbert`.
+        device: a torch device.
+    """
+    names = {14: OBSERVATIONS, 5: CHEXPERT_5}
+    chosen = names[observations] if isinstance(observations, int) else _known(observations)
+    score = partial(labels_f1, observations=chosen, uncertain=uncertain)
+    annotator = _chexbert(weights, tokenizer, precision, device)
+    return ClinicalReward("chexbert_f1", annotator, score)
+
+
+@reward("chexbert_similarity")
+def chexbert_similarity(
+    weights: str | None = None,
+    tokenizer: str = "bert-base-uncased",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+) -> ClinicalReward:
+    """Cosine of the signed CheXbert labels of report and reference, in [-1, 1].
+
+    Unlike an F1 it also pays for findings that both call absent, and a contradiction costs more
+    than silence.
+
+    Args:
+        weights: see `load_chexbert`.
+        tokenizer: see `load_chexbert`.
+        precision: see `load_chexbert`.
+        device: a torch device.
+    """
+    annotator = _chexbert(weights, tokenizer, precision, device)
+    return ClinicalReward("chexbert_similarity", annotator, labels_similarity, (-1.0, 1.0))
+
+
+@reward("radgraph_f1")
+def radgraph_f1(
+    weights: str = "radgraph-xl",
+    level: Level = "partial",
+    tokenizer: str | None = None,
+    device: str = "cpu",
+) -> ClinicalReward:
+    """RadGraph F1 of report and reference, in [0, 1].
+
+    Args:
+        weights: see `load_radgraph`.
+        level: what must agree; see `graphs_f1`. "partial" is what most papers report.
+        tokenizer: see `load_radgraph`.
+        device: a torch device.
+    """
+    annotator = _radgraph(weights, tokenizer, device)
+    return ClinicalReward("radgraph_f1", annotator, partial(graphs_f1, level=level))
+
+
+# Rewards of one process that read the same weights share them, and what they have annotated.
+@lru_cache
+def _chexbert(
+    weights: str | None, tokenizer: str, precision: Literal["float32", "bfloat16"], device: str
+) -> Annotator[Labels]:
+    try:
+        from reward_sdk.labelers.chexbert import load_chexbert
+    except ImportError as error:
+        raise ConfigError(f"CheXbert: {error}: pip install 'valor-rrg[clinical]'") from error
+    return Annotator(load_chexbert(weights, tokenizer, precision, device))
+
+
+@lru_cache
+def _radgraph(weights: str, tokenizer: str | None, device: str) -> Annotator[Graph]:
+    try:
+        from reward_sdk.graphs.radgraph import load_radgraph
+    except ImportError as error:
+        raise ConfigError(f"RadGraph: {error}: pip install 'valor-rrg[clinical]'") from error
+    return Annotator(load_radgraph(weights, tokenizer, device))
+
+
+def _known(observations: list[str]) -> tuple[str, ...]:
     for name in observations:
         if name not in OBSERVATIONS:
             raise ConfigError(f"observations: no {name!r}: {nearest(name, OBSERVATIONS)}")
     if not observations:
         raise ConfigError("observations: name at least one, or leave the key out for all")
-    return FindingsF1(observations)
+    return tuple(observations)

@@ -44,6 +44,14 @@ the reference names all findings and 2 to 4 negatives, or all of them where noth
 
 With 5 % each, 70 % normal, negating everything earns .62 of the reference in the middle column
 and .09 in the right one. Choices and numbers are ours; no real weights were at hand.
+
+That is the embedding `evidence`, which compares image and report in the space of labels. The
+embedding `features` compares them where the expert's own classifier does: the image is its feature
+vector minus the mean over the training images, a report the sum of its findings' directions, which
+are the classifier's weight rows, each scaled to the same spread over the training images. The
+corrections are the same: the mean is taken off, |x| has its root mean square as floor and the
+report's vector the length of one plain statement. Such a cosine is smaller, because most of a
+feature vector has nothing to do with any of the findings.
 """
 
 from __future__ import annotations
@@ -51,17 +59,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from itertools import islice
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.images import open_image, to_gray
+from reward_sdk.errors import ConfigError, ScoringError, nearest
+from reward_sdk.experts.baseline import Baseline, read_baseline, unit
+from reward_sdk.images import is_lateral, open_image, to_gray
 from reward_sdk.labelers.rules import label_reports
 from reward_sdk.reward import reward
 from reward_sdk.types import ImageRef, Part, Sample
@@ -69,29 +75,41 @@ from reward_sdk.types import ImageRef, Part, Sample
 if TYPE_CHECKING:
     from reward_sdk.experts.torchxrayvision import XrayExpert
 
+Embedding = Literal["evidence", "features"]
+
 _POLARITY = {1: 1.0, 0: -1.0, -1: 0.5, None: 0.0}
 _ABSENCE = 0.2  # ours: see above; .1 to .25 do equally well in simulation
 _MIN_SD = 1e-3  # ours: evidence that varies less over images says nothing about one of them
-_CACHED = 100_000  # ours: images whose evidence is kept, about 50 MB
-_BATCH = 32  # ours: images opened at a time while fitting
+_CACHED = 100_000  # ours: images whose embedding is kept, about 50 MB
 
 
-def similarity(evidence_z: np.ndarray, polarity: np.ndarray) -> np.ndarray:
+def similarity(
+    image: np.ndarray,
+    polarity: np.ndarray,
+    lengths: np.ndarray | None = None,
+    gram: np.ndarray | None = None,
+) -> np.ndarray:
     """Similarity of images and reports, row by row.
 
     Args:
-        evidence_z: standardised evidence, (n, F).
+        image: each image's products with the findings' directions, (n, F); for the embedding
+            `evidence`, standardised evidence.
         polarity: what the reports say, (n, F): 1, -1, 0 not mentioned, 0.5 uncertain.
+        lengths: the images' lengths, (n,); by default those of `image`'s rows, at least sqrt(F).
+        gram: products of the findings' directions with each other, (F, F); by default they are at
+            right angles and of length 1.
 
     Returns:
         (n,) in [-1, 1], never NaN for finite input.
     """
+    if lengths is None:
+        lengths = np.maximum(np.linalg.norm(image, axis=1), np.sqrt(image.shape[1]))
     strength = np.where(polarity < 0, _ABSENCE * polarity, polarity)
     stated = np.where(polarity > 0, 1.0, strength)
-    image_norm = np.maximum(np.linalg.norm(evidence_z, axis=1), np.sqrt(evidence_z.shape[1]))
-    report_norm = np.maximum(np.linalg.norm(stated, axis=1), 1.0)
-    product = (evidence_z * strength).sum(axis=1)
-    return np.clip(product / (image_norm * report_norm), -1.0, 1.0)  # rounding
+    squared = (stated * (stated if gram is None else stated @ gram)).sum(axis=1)
+    report_lengths = np.sqrt(np.maximum(squared, 1.0))
+    product = (image * strength).sum(axis=1)
+    return np.clip(product / (lengths * report_lengths), -1.0, 1.0)  # rounding
 
 
 def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray:
@@ -100,135 +118,120 @@ def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray
     return np.array(rows).reshape(len(texts), len(findings))
 
 
-class Moments(BaseModel):
-    """Mean and standard deviation of one finding's evidence over the training images."""
-
-    model_config = ConfigDict(extra="forbid")
-    mean: float = Field(ge=-1, le=1)
-    sd: float = Field(ge=0, allow_inf_nan=False)
-
-
-class Baseline(BaseModel):
-    """The baseline file: how an expert's evidence is distributed over the training images.
-
-    Attributes:
-        weights: `XrayExpert.weights` of the expert.
-        images: how many there were.
-        findings: one entry per finding of the expert.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    weights: str
-    images: int = Field(ge=2)
-    findings: dict[str, Moments]
-
-
-def fit_baseline(
-    weights: str,
-    images: Iterable[ImageRef],
-    progress: Callable[[int], object] = lambda done: None,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """The content of a baseline file, to be written as JSON.
-
-    Args:
-        weights: see `load_expert`.
-        images: the training images, opened a few at a time; never the evaluation's.
-        progress: told the number of images done, after each batch.
-        device: a torch device.
-
-    Raises:
-        ConfigError: weights that cannot be loaded, or fewer than two images.
-        ScoringError: an image cannot be read.
-    """
-    expert = _load_expert(weights, device)
-    remaining = iter(images)
-    evidence = np.empty((0, len(expert.findings)), np.float32)
-    while batch := [open_image(ref) for ref in islice(remaining, _BATCH)]:
-        evidence = np.concatenate([evidence, expert.evidence(batch)])
-        progress(len(evidence))
-    if len(evidence) < 2:
-        raise ConfigError(f"a baseline needs the training images, got {len(evidence)}")
-    columns = zip(expert.findings, evidence.T.astype(float), strict=True)
-    moments = {name: Moments(mean=values.mean(), sd=values.std()) for name, values in columns}
-    return Baseline(weights=expert.weights, images=len(evidence), findings=moments).model_dump()
-
-
-def read_baseline(path: str, expert: XrayExpert) -> dict[str, Moments]:
-    """Finding -> moments, for the expert's findings in their order.
-
-    Raises:
-        ConfigError: the file is missing, is no baseline, or was fitted with another expert.
-    """
-    try:
-        baseline = Baseline.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"baseline {path}: {error.strerror}: fit one over the training images"
-        ) from error
-    except ValidationError as error:
-        raise ConfigError(f"baseline {path}: {error}") from error
-    if baseline.weights != expert.weights:
-        raise ConfigError(
-            f"baseline {path}: fitted with {baseline.weights}, but the expert is "
-            f"{expert.weights}: fit it again"
-        )
-    if baseline.findings.keys() != set(expert.findings):
-        difference = sorted(baseline.findings.keys() ^ set(expert.findings))
-        raise ConfigError(
-            f"baseline {path}: its findings are not the expert's, see {difference}: fit it again"
-        )
-    return {finding: baseline.findings[finding] for finding in expert.findings}
-
-
 class ImageText:
-    """The reward. Thread-safe; the evidence of recent images is kept.
+    """The reward. Thread-safe; the embeddings of recent images are kept. Side views are skipped,
+    since the experts were trained on frontal ones.
 
     Args:
-        expert: gives the evidence.
-        moments: finding -> mean and sd of its evidence, in the order of `expert.findings`.
-            Findings whose evidence does not vary are left out of the similarity.
+        expert: encodes images.
+        baseline: how its outputs are distributed. Findings that do not vary are left out of the
+            similarity.
+        embedding: the space in which images and reports are compared.
+        finding_weights: how much a finding counts, 1 where it is not named.
     """
 
     name = "image_text"
     bounds = (-1.0, 1.0)
     needs = frozenset({"report", "image"})
 
-    def __init__(self, expert: XrayExpert, moments: dict[str, Moments]) -> None:
-        used = [i for i, m in enumerate(moments.values()) if m.sd >= _MIN_SD]
+    def __init__(
+        self,
+        expert: XrayExpert,
+        baseline: Baseline,
+        embedding: Embedding = "evidence",
+        finding_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        spread = {name: moments.sd for name, moments in baseline.findings.items()}
+        used = [i for i, sd in enumerate(spread.values()) if sd >= _MIN_SD]
         if not used:
             raise ConfigError(f"baseline of {expert.weights}: no finding's evidence varies")
         self.findings = tuple(expert.findings[i] for i in used)
-        self._columns = used
-        self._mean = np.array([moments[f].mean for f in self.findings])
-        self._sd = np.array([moments[f].sd for f in self.findings])
-        self._expert = expert
-        self._cache: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        weights = _finding_weights(finding_weights or {}, self.findings)
+        self._scale = np.sqrt(weights)  # of both sides
+        self._columns, self._expert, self._embedding = used, expert, embedding
+        if embedding == "features":
+            self._fit_features(baseline)
+        else:
+            moments = [baseline.findings[name] for name in self.findings]
+            self._mean = np.array([m.mean for m in moments])
+            self._sd = np.array([m.sd for m in moments])
+            self._shortest = np.sqrt(weights.sum())
+            self._gram = None
+        self._cache: OrderedDict[Hashable, tuple[np.ndarray, float]] = OrderedDict()
         self._lock = Lock()
+
+    def _fit_features(self, baseline: Baseline) -> None:
+        features = baseline.features
+        if features is None:
+            raise ConfigError("embedding features: the baseline was fitted without: fit it again")
+        spread = np.maximum([features.sd[name] for name in self.findings], np.finfo(float).tiny)
+        directions = unit(self._expert.directions[self._columns]) / spread[:, None]
+        directions /= np.linalg.norm(directions, axis=1).mean()
+        self._directions = directions * self._scale[:, None]
+        self._mean, self._shortest = np.array(features.mean), features.length
+        self._gram = self._directions @ self._directions.T
 
     def __call__(self, samples: Sequence[Sample]) -> list[Part]:
         """Raises ScoringError for an image that cannot be read."""
-        if not samples:
-            return []
         # The engine has seen to it that report and image are there.
-        polarity = report_polarity([s.report or "" for s in samples], self.findings)
-        evidence_z = self.evidence_z([s.image or ImageRef() for s in samples])
-        return [Part(float(value)) for value in similarity(evidence_z, polarity)]
+        images = [sample.image or ImageRef() for sample in samples]
+        frontal = [i for i, image in enumerate(images) if not is_lateral(image)]
+        parts = [Part(None, "skipped", "side view")] * len(samples)
+        values = self.similarities(
+            [images[i] for i in frontal], [samples[i].report or "" for i in frontal]
+        )
+        for i, value in zip(frontal, values, strict=True):
+            parts[i] = Part(float(value))
+        return parts
 
-    def evidence_z(self, images: Sequence[ImageRef]) -> np.ndarray:
-        """Standardised evidence, (len(images), len(self.findings)); each image is encoded once."""
+    def similarities(self, images: Sequence[ImageRef], reports: Sequence[str]) -> np.ndarray:
+        """Similarity of each image and report, (n,) in [-1, 1]; each image is encoded once.
+
+        Raises:
+            ScoringError: an image cannot be read.
+        """
+        if not images:
+            return np.empty(0)
+        rows, lengths = self._embed(images)
+        return similarity(rows, report_polarity(reports, self.findings), lengths, self._gram)
+
+    def _embed(self, images: Sequence[ImageRef]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, F) and (n,), as `similarity` takes them."""
         keys = [_identity(image) for image in images]
         with self._lock:  # also around the model: two threads never encode the same image
             new = {k: i for k, i in zip(keys, images, strict=True) if k not in self._cache}
             if new:
-                rows = self._expert.evidence([open_image(image) for image in new.values()])
-                self._cache.update(zip(new, rows, strict=True))
-            evidence = np.stack([self._cache[key] for key in keys])
+                outputs = self._expert.encode([open_image(image) for image in new.values()])
+                self._cache.update(zip(new, self._rows(*outputs), strict=True))
+            found = [self._cache[key] for key in keys]
             for key in keys:
                 self._cache.move_to_end(key)
             while len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
-        return (evidence[:, self._columns] - self._mean) / self._sd
+        rows, lengths = zip(*found, strict=True)
+        return np.stack(rows), np.array(lengths)
+
+    def _rows(
+        self, evidence: np.ndarray, features: np.ndarray
+    ) -> Iterable[tuple[np.ndarray, float]]:
+        if self._embedding == "features":
+            vectors = features - self._mean
+            rows = vectors @ self._directions.T
+        else:
+            vectors = rows = self._scale * (evidence[:, self._columns] - self._mean) / self._sd
+        return zip(rows, np.maximum(np.linalg.norm(vectors, axis=1), self._shortest), strict=True)
+
+
+def _finding_weights(given: Mapping[str, float], findings: Sequence[str]) -> np.ndarray:
+    for name, weight in given.items():
+        if name not in findings:
+            raise ConfigError(f"finding_weights: no {name!r}: {nearest(name, findings)}")
+        if not weight >= 0:
+            raise ConfigError(f"finding_weights: {name}: {weight} is negative")
+    weights = np.array([given.get(name, 1.0) for name in findings], float)
+    if not weights.any():
+        raise ConfigError("finding_weights: at least one finding must count")
+    return weights
 
 
 def _identity(image: ImageRef) -> Hashable:
@@ -243,22 +246,28 @@ def _identity(image: ImageRef) -> Hashable:
     return os.path.abspath(image.path), status.st_size, status.st_mtime_ns
 
 
-def _load_expert(weights: str, device: str) -> XrayExpert:
-    try:
-        from reward_sdk.experts.torchxrayvision import load_expert
-    except ImportError as error:
-        raise ConfigError(f"image_text: {error}: pip install 'valor-rrg[vision]'") from error
-    return load_expert(weights, device)
-
-
 @reward("image_text")
-def image_text(weights: str, baseline: str, device: str = "cpu") -> ImageText:
+def image_text(
+    weights: str,
+    baseline: str,
+    embedding: Embedding = "evidence",
+    finding_weights: dict[str, float] | None = None,
+    device: str = "cpu",
+) -> ImageText:
     """Similarity of report and X-ray under a torchxrayvision expert, in [-1, 1].
 
     Args:
         weights: name or file of the expert's weights, see `load_expert`.
         baseline: JSON file of `fit_baseline`, over the training images.
+        embedding: where image and report are compared: the expert's "evidence" per finding, or the
+            "features" that its classifier reads.
+        finding_weights: how much a finding counts, 1 where it is not named; less for those that the
+            expert judges badly.
         device: a torch device.
     """
-    expert = _load_expert(weights, device)
-    return ImageText(expert, read_baseline(baseline, expert))
+    try:
+        from reward_sdk.experts.torchxrayvision import load_expert
+    except ImportError as error:
+        raise ConfigError(f"image_text: {error}: pip install 'valor-rrg[vision]'") from error
+    expert = load_expert(weights, device)
+    return ImageText(expert, read_baseline(baseline, expert), embedding, finding_weights)

@@ -41,7 +41,8 @@ class PlainCosine:
 
     def __call__(self, samples):
         judge = self._judge
-        evidence = judge.evidence_z([s.image for s in samples]) * judge._sd + judge._mean
+        z, _ = judge._embed([s.image for s in samples])
+        evidence = z * judge._sd + judge._mean
         polarity = report_polarity([s.report for s in samples], judge.findings)
         norms = np.linalg.norm(evidence, axis=1) * np.linalg.norm(polarity, axis=1)
         cosine = (evidence * polarity).sum(1) / np.where(norms > 0, norms, 1)

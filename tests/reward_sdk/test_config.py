@@ -21,8 +21,8 @@ class Constant:
 
 
 @reward("test_constant")
-def make(*, path: str, size: int = 3, mode: Literal["plain", "smooth"] = "plain") -> Constant:
-    built.append({"path": path, "size": size, "mode": mode})
+def make(*, path: str, size: int = 3, kind: Literal["plain", "smooth"] = "plain") -> Constant:
+    built.append({"path": path, "size": size, "kind": kind})
     if size == 13:
         raise ConfigError("size 13 brings bad luck")
     return Constant()
@@ -37,9 +37,9 @@ def refused(keys, name: str = "test_constant") -> str:
 
 
 def test_settings_reach_the_factory_with_their_types():
-    entry = Entry.model_validate({"weight": 2, "path": "x", "size": "7", "mode": "smooth"})
+    entry = Entry.model_validate({"weight": 2, "path": "x", "size": "7", "kind": "smooth"})
     build_reward("test_constant", entry)
-    assert built[-1] == {"path": "x", "size": 7, "mode": "smooth"}
+    assert built[-1] == {"path": "x", "size": 7, "kind": "smooth"}
 
 
 def test_checking_a_set_builds_nothing():
@@ -77,7 +77,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(key, near):
         ("on_failure", "ignore"),
         ("on_failure", float("inf")),
         ("size", "big"),
-        ("mode", "rough"),
+        ("kind", "rough"),
         ("path", None),
     ],
 )

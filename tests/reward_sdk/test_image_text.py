@@ -12,15 +12,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.experts.baseline import Baseline, fit_baseline, read_baseline
 from reward_sdk.reward import factory
-from reward_sdk.rewards.image_text import (
-    ImageText,
-    Moments,
-    fit_baseline,
-    read_baseline,
-    report_polarity,
-    similarity,
-)
+from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
 
@@ -183,16 +177,22 @@ class SimulatedExpert:
     def __init__(self):
         self.batches = []
 
-    def evidence(self, images):
+    def encode(self, images):
         self.batches.append(len(images))
-        return np.concatenate([np.asarray(i, np.float32) / 32767.5 - 1 for i in images])
+        evidence = np.concatenate([np.asarray(i, np.float32) / 32767.5 - 1 for i in images])
+        return evidence, evidence
 
 
 def image_of(evidence):
     return Image.fromarray(((np.asarray(evidence) + 1) * 32767.5).astype(np.uint16)[None])
 
 
-MOMENTS = {finding: Moments(mean=-0.7, sd=0.5) for finding in FINDINGS}
+def baseline(mean=-0.7, sd=0.5, **changes):
+    moments = {finding: {"mean": mean, "sd": sd} for finding in FINDINGS}
+    return Baseline(weights="simulated", images=10, findings=moments | changes)
+
+
+BASELINE = baseline()
 EFFUSION = [-0.9, -0.9, -0.9, -0.9, -0.9, 0.9, -0.9]
 
 
@@ -207,26 +207,24 @@ def values(reward, samples):
 def test_reports_of_one_image_are_ordered_by_what_it_shows():
     texts = ["There is pleural effusion. No edema.", "Possible pleural effusion. No edema.",
              "The patient is rotated.", "No pleural effusion.", "There is edema."]  # fmt: skip
-    scores = values(ImageText(SimulatedExpert(), MOMENTS), [sample(text) for text in texts])
+    scores = values(ImageText(SimulatedExpert(), BASELINE), [sample(text) for text in texts])
     assert scores[0] > scores[1] > scores[2] == 0
     assert scores[2] > scores[4] > scores[3]
 
 
 def test_findings_whose_evidence_does_not_vary_are_left_out():
-    moments = MOMENTS | {"Edema": Moments(mean=0.2, sd=0)}
-    reward = ImageText(SimulatedExpert(), moments)
+    reward = ImageText(SimulatedExpert(), baseline(Edema={"mean": 0.2, "sd": 0}))
     assert "Edema" not in reward.findings
     assert values(reward, [sample("There is edema.")]) == [0]
 
 
 def test_an_expert_whose_evidence_never_varies_is_a_configuration_error():
-    constant = {finding: Moments(mean=0, sd=0) for finding in FINDINGS}
     with pytest.raises(ConfigError, match="no finding's evidence varies"):
-        ImageText(SimulatedExpert(), constant)
+        ImageText(SimulatedExpert(), baseline(sd=0))
 
 
 def test_no_samples_give_no_parts():
-    assert ImageText(SimulatedExpert(), MOMENTS)([]) == []
+    assert ImageText(SimulatedExpert(), BASELINE)([]) == []
 
 
 def saved(evidence, path):
@@ -236,7 +234,7 @@ def saved(evidence, path):
 
 def test_new_images_are_encoded_once_and_in_one_batch(tmp_path):
     expert = SimulatedExpert()
-    reward = ImageText(expert, MOMENTS)
+    reward = ImageText(expert, BASELINE)
     first, second = (saved([e] * 7, tmp_path / f"{e}.png") for e in (0.1, 0.2))
     in_memory = ImageRef(pixels=image_of([0.3] * 7))
     samples = [sample("No edema.", i) for i in (first, second, first, in_memory)]
@@ -246,7 +244,7 @@ def test_new_images_are_encoded_once_and_in_one_batch(tmp_path):
 
 
 def test_a_file_that_changed_is_encoded_again(tmp_path):
-    reward = ImageText(SimulatedExpert(), MOMENTS)
+    reward = ImageText(SimulatedExpert(), BASELINE)
     before = values(reward, [sample("No edema.", saved([0.1] * 7, tmp_path / "x.png"))])
     after = values(reward, [sample("No edema.", saved([-0.9] * 7, tmp_path / "x.png"))])
     assert before[0] < 0 < after[0]
@@ -255,17 +253,17 @@ def test_a_file_that_changed_is_encoded_again(tmp_path):
 def test_the_cache_is_bounded_and_forgets_the_image_unused_for_longest(monkeypatch):
     monkeypatch.setattr("reward_sdk.rewards.image_text._CACHED", 2)
     expert = SimulatedExpert()
-    reward = ImageText(expert, MOMENTS)
+    reward = ImageText(expert, BASELINE)
     a, b, c = (ImageRef(pixels=image_of([e] * 7)) for e in (0.1, 0.2, 0.3))
     for image in (a, b, a, c, a, b):
-        reward.evidence_z([image])
+        reward.similarities([image], [""])
     assert expert.batches == [1, 1, 1, 1]
-    assert reward.evidence_z([a, b, c]).shape == (3, 7)
+    assert reward.similarities([a, b, c], [""] * 3).shape == (3,)
 
 
 def test_threads_share_one_encoding():
     expert = SimulatedExpert()
-    reward = ImageText(expert, MOMENTS)
+    reward = ImageText(expert, BASELINE)
     samples = [sample("No edema.", ImageRef(pixels=image_of([e / 10] * 7))) for e in range(8)]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: values(reward, samples), range(32)))
@@ -274,7 +272,7 @@ def test_threads_share_one_encoding():
 
 
 def test_an_unreadable_image_is_a_scoring_error_that_names_it(tmp_path):
-    reward = ImageText(SimulatedExpert(), MOMENTS)
+    reward = ImageText(SimulatedExpert(), BASELINE)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     for name in ("broken.png", "missing.png"):
         with pytest.raises(ScoringError, match=name):
@@ -291,7 +289,7 @@ def written(path, **changes):
 def test_a_baseline_is_read_in_the_order_of_the_expert(tmp_path):
     findings = {name: {"mean": 0, "sd": 0.5} for name in reversed(FINDINGS)}
     path = written(tmp_path / "b.json", findings=findings)
-    assert tuple(read_baseline(path, SimulatedExpert())) == FINDINGS
+    assert tuple(read_baseline(path, SimulatedExpert()).findings) == FINDINGS
 
 
 @pytest.mark.parametrize(
@@ -359,6 +357,12 @@ def trained_weights(tmp_path_factory):
     return str(path)
 
 
+def expert(weights):
+    from reward_sdk.experts.torchxrayvision import load_expert
+
+    return load_expert(weights)
+
+
 def report(found, findings):
     return " ".join(
         f"There is {'' if yes else 'no '}{name.lower()}."
@@ -366,14 +370,15 @@ def report(found, findings):
     )
 
 
-def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path):
+@pytest.mark.parametrize("embedding", ["evidence", "features"])
+def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, embedding):
     _, training = four_corner_x_rays(256, seed=1)
     progress = []
-    baseline = fit_baseline(trained_weights, training, progress.append)
-    assert progress[-1] == baseline["images"] == 256
-    (tmp_path / "baseline.json").write_text(json.dumps(baseline))
+    fitted = fit_baseline(expert(trained_weights), training, progress.append)
+    assert progress[-1] == fitted.images == 256
+    (tmp_path / "baseline.json").write_text(fitted.model_dump_json())
     settings = {"weights": trained_weights, "baseline": str(tmp_path / "baseline.json")}
-    reward = factory("image_text")(**settings)
+    reward = factory("image_text")(**settings, embedding=embedding)
 
     truth, images = four_corner_x_rays(200, seed=2)
 
@@ -382,7 +387,7 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path):
         return np.mean(values(reward, samples))
 
     true = [report(found, reward.findings) for found in truth]
-    assert mean(true) > 0.4
+    assert mean(true) > {"evidence": 0.4, "features": 0.2}[embedding]
     assert mean([report([0] * 4, reward.findings)] * 200) < 0.25 * mean(true)
     assert mean([report([1] * 4, reward.findings)] * 200) < 0
     assert mean(true[1:] + true[:1]) < 0.25 * mean(true)
@@ -390,9 +395,9 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path):
 
 def test_fitting_names_an_unreadable_image(trained_weights):
     with pytest.raises(ScoringError, match=r"gone\.png"):
-        fit_baseline(trained_weights, [ImageRef(path="gone.png")])
+        fit_baseline(expert(trained_weights), [ImageRef(path="gone.png")])
 
 
 def test_fitting_without_images_is_a_configuration_error(trained_weights):
     with pytest.raises(ConfigError, match="needs the training images"):
-        fit_baseline(trained_weights, [])
+        fit_baseline(expert(trained_weights), [])

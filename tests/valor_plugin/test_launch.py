@@ -167,12 +167,13 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
     tiny_model, studies, tmp_path, monkeypatch
 ):
     from reward_sdk.errors import ScoringError
-    from reward_sdk.rewards import image_text
+    from reward_sdk.experts import baseline, torchxrayvision
 
     def fit(*_args, **_kwargs):
         raise ScoringError("image film.png: cannot be read: truncated")
 
-    monkeypatch.setattr(image_text, "fit_baseline", fit)
+    monkeypatch.setattr(torchxrayvision, "load_expert", lambda *_: None)
+    monkeypatch.setattr(baseline, "fit_baseline", fit)
     with pytest.raises(ConfigError, match=r"studies\.jsonl: image film\.png: cannot be read"):
         prepared(recipe(tiny_model, studies, rewards={"image_text": {"weights": "x.pt"}}), tmp_path)
 

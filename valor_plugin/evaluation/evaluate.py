@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
-from reward_sdk.types import ImageRef, Sample
+from reward_sdk.rewards.image_text import ImageText
+from reward_sdk.text import extract_report
+from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import Study
 from valor_plugin.evaluation.generate import generate
 from valor_plugin.evaluation.metrics import Evaluation, evaluate
@@ -43,9 +44,9 @@ def evaluate_model(
     )  # fmt: skip
     similarities = None
     if image_text is not None:
-        evidence = image_text.evidence_z([ImageRef(path=str(study.image)) for study in studies])
-        reports = [Sample(response).report or "" for response in responses]
-        similarities = similarity(evidence, report_polarity(reports, image_text.findings)).tolist()
+        images = [ImageRef(path=str(study.image)) for study in studies]
+        reports = [extract_report(response) or "" for response in responses]
+        similarities = image_text.similarities(images, reports).tolist()
     references = [study.report for study in studies]
     return evaluate(responses, references, similarities), responses
 

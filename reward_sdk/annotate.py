@@ -1,0 +1,67 @@
+"""Annotating reports for rewards: in batches, and no text twice.
+
+In GRPO eight or more responses share one reference, which returns with every epoch, and responses
+repeat each other. A labeler or graph extractor behind a reward therefore sees each new text once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
+from typing import Generic, TypeVar
+
+from reward_sdk.types import Sample
+
+Annotation = TypeVar("Annotation")
+
+REFERENCES = 1 << 16  # ours: references remembered
+RESPONSES = 1 << 12  # ours: responses remembered; few return, and then soon
+
+
+class Annotator(Generic[Annotation]):
+    """Annotations of the reports and references of samples. Thread-safe.
+
+    Args:
+        annotate: texts -> one annotation each; runs in one thread at a time.
+    """
+
+    def __init__(self, annotate: Callable[[list[str]], Sequence[Annotation]]) -> None:
+        self._annotate = annotate
+        self._references: OrderedDict[str, Annotation] = OrderedDict()
+        self._responses: OrderedDict[str, Annotation] = OrderedDict()
+        self._lock = Lock()
+
+    def pairs(self, samples: Sequence[Sample]) -> list[tuple[Annotation, Annotation]]:
+        """(of the report, of the reference) for every sample; both texts must be there.
+
+        All that is new in the batch goes through `annotate` in one call.
+        """
+        reports = [sample.report or "" for sample in samples]
+        references = [sample.reference or "" for sample in samples]
+        with self._lock:
+            known = {t: a for t in references if (a := _recall(self._references, t)) is not None}
+            known |= {t: a for t in reports if (a := _recall(self._responses, t)) is not None}
+            new = list(dict.fromkeys(t for t in (*references, *reports) if t not in known))
+            if new:
+                known |= zip(new, self._annotate(new), strict=True)
+            _remember(self._references, references, known, REFERENCES)
+            _remember(self._responses, reports, known, RESPONSES)
+        return [(known[a], known[b]) for a, b in zip(reports, references, strict=True)]
+
+
+def _recall(memory: OrderedDict[str, Annotation], text: str) -> Annotation | None:
+    if text in memory:
+        memory.move_to_end(text)
+    return memory.get(text)
+
+
+def _remember(
+    memory: OrderedDict[str, Annotation],
+    texts: Iterable[str],
+    known: dict[str, Annotation],
+    size: int,
+) -> None:
+    memory.update((text, known[text]) for text in texts)
+    while len(memory) > size:
+        memory.popitem(last=False)

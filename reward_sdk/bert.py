@@ -1,0 +1,136 @@
+"""A frozen BERT encoder for texts of different lengths, without the cost of padding.
+
+CheXbert and RadGraph both read reports with a BERT of 110 million parameters; a report has some 60
+tokens and the longest 300, so a padded batch is mostly padding. Here all tokens of a batch stand
+below each other in one matrix, through which the linear layers (97 % of the work) go once; only
+attention sees texts side by side, sorted by length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+
+_EPS = 1e-12  # BERT's, of every layer normalisation
+_CHUNK_TOKENS = 4096  # ours: tokens per pass; bounds the memory (100 MB), fills the processor
+
+
+class Bert:
+    """The encoder.
+
+    Args:
+        tensors: parameters under the names of transformers' BertModel ("embeddings...",
+            "encoder.layer.0..."); others are not looked at.
+        heads: attention heads.
+        device: a torch device.
+        dtype: of the matrix products; float32 gives transformers' values up to rounding.
+
+    Raises:
+        KeyError: a parameter is missing.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], heads: int, device: str, dtype: torch.dtype
+    ) -> None:
+        def get(name: str, to: torch.dtype = dtype) -> Tensor:
+            return tensors[name].detach().to(device, to).contiguous()
+
+        def pair(name: str, to: torch.dtype = dtype) -> tuple[Tensor, Tensor]:
+            return get(f"{name}.weight", to), get(f"{name}.bias", to)
+
+        self.heads, self.device = heads, device
+        self.words = get("embeddings.word_embeddings.weight", torch.float32)
+        self.places = get("embeddings.position_embeddings.weight", torch.float32)
+        self.places += get("embeddings.token_type_embeddings.weight", torch.float32)[0]
+        self.norm = pair("embeddings.LayerNorm", torch.float32)
+        self.layers = []
+        while f"encoder.layer.{len(self.layers)}.output.dense.weight" in tensors:
+            at = f"encoder.layer.{len(self.layers)}"
+            qkv = [pair(f"{at}.attention.self.{part}") for part in ("query", "key", "value")]
+            self.layers.append(
+                (
+                    [torch.cat(parts) for parts in zip(*qkv, strict=True)],
+                    pair(f"{at}.attention.output.dense"),
+                    pair(f"{at}.attention.output.LayerNorm", torch.float32),
+                    pair(f"{at}.intermediate.dense"),
+                    pair(f"{at}.output.dense"),
+                    pair(f"{at}.output.LayerNorm", torch.float32),
+                )
+            )
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text, in tokens."""
+        return len(self.places)
+
+    @property
+    def width(self) -> int:
+        """Hidden size."""
+        return self.places.shape[1]
+
+    def __call__(self, texts: Sequence[Sequence[int]], first_only: bool = False) -> list[Tensor]:
+        """The last layer's output for every text.
+
+        Args:
+            texts: token ids, each of 1 to `max_tokens`.
+            first_only: of each text's tokens only the first is wanted ([CLS]).
+
+        Returns:
+            float32 on the device, (tokens of the text, hidden) or (1, hidden), in the texts' order.
+        """
+        results: list[Tensor] = [torch.empty(0)] * len(texts)
+        for chunk in _chunks(texts):
+            with torch.inference_mode():
+                outputs = self._encode([texts[i] for i in chunk], first_only)
+            for i, output in zip(chunk, outputs, strict=True):
+                results[i] = output
+        return results
+
+    def _encode(self, texts: Sequence[Sequence[int]], first_only: bool) -> Sequence[Tensor]:
+        lengths = [len(text) for text in texts]
+        longest = max(lengths)
+        columns = torch.arange(longest)
+        inside = columns < torch.tensor(lengths)[:, None]  # (B, L)
+        place = columns.expand_as(inside)[inside].to(self.device)  # (T,)
+        ids = torch.tensor([token for text in texts for token in text], device=self.device)
+        cells = inside.flatten().nonzero().squeeze(1).to(self.device)  # (T,) into (B * L)
+        ragged = min(lengths) < longest
+        mask = inside[:, None, None].to(self.device) if ragged else None
+        first = cells.new_tensor([0, *lengths[:-1]]).cumsum(0)
+
+        hidden = layer_norm(self.words[ids] + self.places[place], (self.width,), *self.norm, _EPS)
+        for number, (qkv, project, norm_1, widen, narrow, norm_2) in enumerate(self.layers):
+            last = first_only and number == len(self.layers) - 1
+            packed = linear(hidden.to(qkv[0].dtype), *qkv)  # (T, 3 * self.width)
+            if ragged:
+                grid = packed.new_zeros(len(texts) * longest, 3 * self.width)
+                grid[cells] = packed
+            else:
+                grid = packed
+            grid = grid.view(len(texts), longest, 3, self.heads, self.width // self.heads)
+            query, key, value = grid.permute(2, 0, 3, 1, 4)  # each (B, heads, L, width / heads)
+            if last:
+                query, hidden = query[:, :, :1], hidden[first]
+            mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = mixed.transpose(1, 2).reshape(-1, self.width)
+            if ragged and not last:
+                mixed = mixed[cells]
+            hidden = layer_norm(hidden + linear(mixed, *project), (self.width,), *norm_1, _EPS)
+            wide = gelu(linear(hidden.to(widen[0].dtype), *widen))
+            hidden = layer_norm(hidden + linear(wide, *narrow), (self.width,), *norm_2, _EPS)
+        return hidden.split(1 if first_only else lengths)
+
+
+def _chunks(texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices of texts, shortest first, so that each chunk's padded size stays bounded."""
+    chunk: list[int] = []
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        if chunk and (len(chunk) + 1) * len(texts[i]) > _CHUNK_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk

@@ -1,0 +1,178 @@
+"""RadGraph and RadGraph-XL: the radgraph package with transformers 5, and in batches.
+
+The package loads and decodes; its tokenizer and its BERT are put into its own caches beforehand,
+so that nothing of it or of transformers is replaced and nothing is downloaded. Its network takes
+one report at a time, so reports pass twice: first only to see which rows of tokens their BERT
+wants, which are then encoded all at once; and a second time through the package's own heads with
+these encodings. The annotations are the package's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from radgraph.allennlp.common import cached_transformers
+from radgraph.allennlp.data.dataloader import PyTorchDataLoader
+from radgraph.allennlp.data.dataset_readers import AllennlpDataset
+from radgraph.radgraph import CACHE_DIR, RadGraph
+from radgraph.utils import batch_to_device, postprocess_reports, preprocess_reports
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, BertTokenizer
+
+from reward_sdk.bert import Bert
+from reward_sdk.errors import ConfigError, ScoringError, nearest, one_line
+from reward_sdk.graphs import Graph, read_annotation
+
+MODELS = ("radgraph", "radgraph-xl")
+_FILES = ("config.json", "weights.th", "vocabulary")
+_SOURCE = "StanfordAIMI/RRG_scorers on the Hugging Face hub"
+
+
+class _Tokenizer(BertTokenizer):
+    """With the two methods that transformers 5 took away and radgraph calls."""
+
+    def encode_plus(self, *args: Any, **options: Any) -> Any:
+        return self(*args, **options)
+
+    def build_inputs_with_special_tokens(self, first: list[int], second: Any = None) -> list[int]:
+        both = [self.cls_token_id, *first, self.sep_token_id]
+        return both if second is None else [*both, *second, self.sep_token_id]
+
+
+class _Encoder(nn.Module):
+    """Stands where the package has its BERT; encodes what many reports want in one go."""
+
+    def __init__(self, bert: Bert) -> None:
+        super().__init__()
+        self._bert = bert
+        self._rows: dict[tuple[int, ...], Tensor] = {}
+        self._wanted: dict[tuple[int, ...], None] = {}
+        self.collecting = False
+
+    def encode(self) -> None:
+        """Encodes the rows seen since `collecting` was set."""
+        self._rows = dict(zip(self._wanted, self._bert(list(self._wanted)), strict=True))
+        self._wanted, self.collecting = {}, False
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
+        """(rows, tokens, hidden); zeros while collecting."""
+        lengths = attention_mask.sum(1).long().tolist()
+        keys = [tuple(row[:n]) for row, n in zip(input_ids.tolist(), lengths, strict=True)]
+        output = torch.zeros(*input_ids.shape, self._bert.width, device=self._bert.device)
+        if self.collecting:
+            self._wanted |= dict.fromkeys(key for key in keys if key)
+        else:
+            for row, key in enumerate(keys):
+                if key:
+                    output[row, : len(key)] = self._rows[key]
+        return (output,)
+
+
+class RadGraphExtractor:
+    """The extractor: `extract(texts)` gives one `Graph` per text, in order.
+
+    Texts are lower-cased: the released package compares some tokens with their case.
+
+    Args:
+        package: the loaded radgraph package's model, whose BERT is replaced.
+        device: a torch device.
+    """
+
+    def __init__(self, package: RadGraph, device: str) -> None:
+        self._package, self._device = package, torch.device(device)
+        package.model.to(self._device)
+        embedder = package.model._embedder.token_embedder_bert._matched_embedder
+        bert = embedder.transformer_model
+        heads = bert.config.num_attention_heads
+        self._encoder = _Encoder(Bert(bert.state_dict(), heads, device, torch.float32))
+        embedder.transformer_model = self._encoder
+
+    def __call__(self, texts: Sequence[str]) -> list[Graph]:
+        """Raises ScoringError for a text that the package cannot process."""
+        written = [i for i, text in enumerate(texts) if text.strip()]
+        annotations = self._annotate([texts[i].lower() for i in written])
+        graphs: list[Graph] = [()] * len(texts)
+        for place, i in enumerate(written):
+            annotation = annotations.get(str(place))
+            if annotation is None:
+                raise ScoringError(f"radgraph: no annotation for the report {texts[i][:80]!r}")
+            graphs[i] = read_annotation(annotation)
+        return graphs
+
+    def _annotate(self, texts: list[str]) -> dict[str, Any]:
+        """The package's annotations, by the place of the text."""
+        if not texts:
+            return {}
+        model, package = self._package.model, self._package
+        rows = preprocess_reports(texts, package.model_type)
+        data = AllennlpDataset([package.reader.text_to_instance(row) for row in rows])
+        data.index_with(model.vocab)
+        loader = PyTorchDataLoader(batch_size=1, dataset=data)
+        batches = [batch_to_device(batch, self._device) for batch in loader]
+        with torch.no_grad():
+            self._encoder.collecting = True
+            for batch in batches:
+                model._embedder(batch["text"], num_wrapping_dims=1)
+            self._encoder.encode()
+            outputs = [model.make_output_human_readable(model(**batch)) for batch in batches]
+        return postprocess_reports([output.to_json() for output in outputs])
+
+
+def load_radgraph(
+    weights: str = "radgraph-xl", tokenizer: str | None = None, device: str = "cpu"
+) -> RadGraphExtractor:
+    """Loads a RadGraph model.
+
+    Args:
+        weights: "radgraph" or "radgraph-xl", looked for where the package keeps them; or a folder
+            of one of these names with `config.json`, `vocabulary/` and `weights.th`, as in the
+            published archive. Nothing is downloaded.
+        tokenizer: a folder with the `vocab.txt` and `config.json` of the model's BERT; by default
+            what the model's configuration names, on the hub or in its cache.
+        device: a torch device.
+
+    Raises:
+        ConfigError: a missing folder or file, weights that do not fit, no tokenizer.
+    """
+    folder = Path(CACHE_DIR, weights) if weights in MODELS else Path(weights).expanduser().resolve()
+    if folder.name not in MODELS:
+        raise ConfigError(
+            f"RadGraph weights {weights}: the folder's name tells which model it is: "
+            f"{nearest(folder.name, MODELS)}"
+        )
+    if missing := [name for name in _FILES if not (folder / name).exists()]:
+        raise ConfigError(
+            f"RadGraph weights {folder}: {', '.join(missing)} missing: unpack {folder.name}.tar.gz "
+            f"there, from {_SOURCE}"
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name = config["model"]["embedder"]["token_embedders"]["bert"]["model_name"]
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ConfigError(f"RadGraph weights {folder / 'config.json'}: {error!r}") from error
+    source = tokenizer or name
+    try:
+        words = _Tokenizer.from_pretrained(source)
+        bert = AutoModel.from_config(AutoConfig.from_pretrained(source))
+    except Exception as error:  # transformers raises anything from OSError to TypeError here
+        raise ConfigError(
+            f"RadGraph tokenizer {source}: {one_line(error)}: give a folder with the vocab.txt and "
+            f"config.json of {name}"
+        ) from error
+    specification = cached_transformers.TransformerSpec(name, None, None)
+    cached_transformers._model_cache[specification] = bert
+    cached_transformers._tokenizer_cache[name, frozenset({("use_fast", True)})] = words
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints the device
+            package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)
+        return RadGraphExtractor(package, device)
+    except Exception as error:  # whatever a broken or foreign folder makes of the package's loader
+        raise ConfigError(f"RadGraph weights {folder}: {one_line(error)}") from error
+    finally:
+        del cached_transformers._model_cache[specification]
