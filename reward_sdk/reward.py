@@ -39,6 +39,10 @@ _BUILT_IN = {
     "format": "reward_sdk.rewards.format",
     "rouge_l": "reward_sdk.rewards.verifiable",
     "bleu": "reward_sdk.rewards.verifiable",
+    "gleu": "reward_sdk.rewards.verifiable",
+    "meteor": "reward_sdk.rewards.verifiable",
+    "cider": "reward_sdk.rewards.cider",
+    "bertscore": "reward_sdk.rewards.bertscore",
     "findings_f1": "reward_sdk.rewards.clinical",
     "image_text": "reward_sdk.rewards.image_text",
 }
