@@ -61,12 +61,14 @@ def bertscore(model: str, num_layers: int | None = None, device: str = "cpu") ->
         from bert_score.utils import model2layers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(f"BERTScore needs pip install 'valor-rrg[text]' ({error})") from None
-    if num_layers is None and model not in model2layers:
-        raise ConfigError(f"num_layers: bert-score has no default for {model!r}, so name the layer")
+    if num_layers is None:
+        if model not in model2layers:
+            raise ConfigError(f"num_layers: bert-score has no default for {model!r}: name a layer")
+        num_layers = model2layers[model]
     # Absolute, because bert-score takes names that begin with "scibert" for downloads.
     path = str(Path(model).resolve()) if Path(model).is_dir() else model
     try:
-        scorer = BERTScorer(path, num_layers or model2layers[model], device=device)
+        scorer = BERTScorer(path, num_layers=num_layers, device=device)
     except AssertionError as error:
         raise ConfigError(f"num_layers: {error}") from None
     except (OSError, ValueError, RuntimeError) as error:
