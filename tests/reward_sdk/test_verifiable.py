@@ -43,10 +43,17 @@ def golden() -> list[tuple[dict, list[str], list[str]]]:
     return [(pair, tokens(texts[pair["hyp"]]), tokens(texts[pair["ref"]])) for pair in pairs]
 
 
-def test_rouge_l_and_bleu_1_equal_pycocoevalcap_on_iu_reports(golden):
+def test_rouge_l_equals_pycocoevalcap_on_iu_reports(golden):
     for pair, response, reference in golden:
         assert rouge_l_score(response, reference) == pytest.approx(pair["rouge_l"], abs=1e-12)
-        assert bleu_score(response, reference, 1) == pytest.approx(pair["bleu"][0], abs=1e-8)
+
+
+@pytest.mark.parametrize("max_n", [1, 2, 3, 4])
+def test_bleu_without_smoothing_is_near_pycocoevalcap_on_iu_reports(golden, max_n):
+    for pair, response, reference in golden:
+        # it adds 1e-15 to matches, so that an order without one makes it 1e-4 or so instead of 0
+        expected = pytest.approx(pair["bleu"][max_n - 1], abs=1e-8 if max_n == 1 else 1e-4)
+        assert bleu_score(response, reference, max_n, "none") == expected
 
 
 def test_meteor_without_synonyms_goes_with_the_jar_of_meteor_1_5_on_iu_reports(golden):
