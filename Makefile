@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all bench bench-learning bench-overhead check setup clean
+.PHONY: demo test test-all bench bench-learning bench-overhead bench-text check setup clean
 
 setup: $(READY)
 
@@ -44,6 +44,9 @@ bench-overhead: $(READY)
 
 bench-learning: $(READY)
 	$(BIN)/python tests/bench/learning.py
+
+bench-text: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/bench/text.py
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -1,7 +1,10 @@
 """Reading a report out of a response, and the text conventions that metrics share."""
 
 import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 _RESPONSE = re.compile(
     r"(?:\s*(?:<think>)?(?P<think>.*?)</think>)?\s*<report>(?P<report>.*)</report>\s*", re.DOTALL
@@ -9,6 +12,8 @@ _RESPONSE = re.compile(
 _TAG = re.compile(r"</?(?:report|think)>")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n{2,}")
 _NOT_WORD = re.compile(r"[^a-z0-9\s]+")
+_LIST_NUMBER = re.compile(r"(?<!\S)[1-5]\. ")
+_R2GEN_DROPS = re.compile(r"""[].,?;*!%^&_+():<=>@[{}"'/\\]""")
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,48 @@ def wrap_report(report: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Words in the IU-XRay / R2Gen convention: lower case, punctuation dropped, split at blanks.
+    """Words as the IU-XRay literature has them: lower case, split where it is not a-z or 0-9.
+
+    Reports in another alphabet are empty by this rule: use `whitespace` for them.
 
     >>> tokens("No focal consolidation, effusion.")
     ['no', 'focal', 'consolidation', 'effusion']
     """
     return _NOT_WORD.sub(" ", text.lower()).split()
+
+
+def r2gen_tokens(text: str) -> list[str]:
+    """Words as R2Gen's cleaning leaves them, with a full stop as the last token of every sentence.
+
+    Lower case; the list numbers 1 to 5 dropped; sentences end at a stop with a blank behind it, or
+    with the text; other punctuation is deleted, so that "1.5" becomes "15", but hyphens stay.
+    Two deviations from R2Gen's code: it also cuts "1. " off the end of a word ("T11. "), and
+    it writes a lone stop for a sentence without a word, so that an empty report has a token.
+
+    >>> r2gen_tokens("1. Heart size is normal. 2. X-ray shows a nodule, 1.5 cm")
+    ['heart', 'size', 'is', 'normal', '.', 'x-ray', 'shows', 'a', 'nodule', '15', 'cm', '.']
+    """
+    text = _LIST_NUMBER.sub(". ", " ".join(text.lower().split()))
+    parts = (_R2GEN_DROPS.sub("", part).split() for part in text.split(". "))
+    return [word for part in parts if part for word in (*part, ".")]
+
+
+Normalise = Literal["iu", "r2gen", "whitespace"]
+NORMALISE: Mapping[Normalise, Callable[[str], list[str]]] = {
+    "iu": tokens,
+    "r2gen": r2gen_tokens,
+    "whitespace": str.split,
+}
+"""Text normalisations by name: text -> tokens, none of which is empty or holds white space."""
+
+
+def ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    """How often each run of n words occurs; empty for fewer than n words.
+
+    >>> ngrams(["no", "no", "no"], 2)
+    Counter({('no', 'no'): 2})
+    """
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def sentences(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import reward_sdk
 
 HEAVY = {
     "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
-    "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+    "nltk", "bert_score", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
 LIGHT = [
     module.name

@@ -2,7 +2,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward_sdk.text import extract_report, sentences, tokens, wrap_report
+from reward_sdk.text import (
+    NORMALISE,
+    extract_report,
+    ngrams,
+    r2gen_tokens,
+    sentences,
+    tokens,
+    wrap_report,
+)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=60)
 plain = texts.filter(lambda text: text.strip() and "<report>" not in text and "</r" not in text)
@@ -64,6 +72,42 @@ def test_tokens_of_two_lines_are_those_of_each(first, second):
 
 def test_tokens_split_at_punctuation():
     assert tokens("X-ray: 1.5 cm (RLL).") == ["x", "ray", "1", "5", "cm", "rll"]
+
+
+@pytest.mark.parametrize("name", NORMALISE)
+@given(text=texts)
+def test_no_token_is_empty_or_holds_white_space(name, text):
+    words = NORMALISE[name](text)
+    assert " ".join(words).split() == words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        (". . ,", ""),
+        ("Clear lungs", "clear lungs ."),
+        ("Clear.\nNo edema.", "clear . no edema ."),
+        ("Clear.. No edema..", "clear . no edema ."),
+        ("1. Clear. 2. No edema.\n3. Pacer.", "clear . no edema . pacer ."),
+        ("T11. Disc", "t11 . disc ."),
+        ("X-ray: 1.5 cm (RLL), 'new'/old", "x-ray 15 cm rll newold ."),
+    ],
+)
+def test_r2gen_ends_each_sentence_with_a_stop_token(text, expected):
+    assert r2gen_tokens(text) == expected.split()
+
+
+@given(texts)
+def test_r2gen_leaves_no_punctuation_within_a_token(text):
+    assert all(
+        word == "." or not set(word) & set(".,?;*!%^&_+():[]{}") for word in r2gen_tokens(text)
+    )
+
+
+@given(st.lists(st.sampled_from("abc")), st.integers(1, 4))
+def test_there_is_an_ngram_at_each_place_where_one_fits(words, n):
+    assert ngrams(words, n).total() == max(0, len(words) - n + 1)
 
 
 @given(texts)
