@@ -45,8 +45,8 @@ class FindingsF1:
         return [
             Part(
                 f1(
-                    _asserted(sample.report or "") & self._observations,
-                    _asserted(sample.reference or "") & self._observations,
+                    asserted(sample.report or "") & self._observations,
+                    asserted(sample.reference or "") & self._observations,
                 )
             )
             for sample in samples
@@ -54,7 +54,8 @@ class FindingsF1:
 
 
 @lru_cache(maxsize=1 << 14)  # ours: the responses of a GRPO group share their reference
-def _asserted(text: str) -> frozenset[str]:
+def asserted(text: str) -> frozenset[str]:
+    """The observations, No Finding among them, that a text states as present or uncertain."""
     (labels,) = label_reports([text])
     return frozenset(name for name, label in labels.items() if label in (1, -1))
 
