@@ -215,8 +215,16 @@ def _cell(pairs: Sequence[tuple[Part, Part]], kind: Kind, low: float) -> Cell:
             gaps.append(after.value - before.value)
     n = len(gaps)
     below, above = sum(gap < -tolerance for gap in gaps), sum(gap > tolerance for gap in gaps)
-    shares = (below / n, (n - below - above) / n, above / n, fmean(gaps)) if n else (None,) * 4
-    return Cell(n, *shares, at_bound, len(reasons), next(iter(reasons), ""))
+    return Cell(
+        n=n,
+        share_below=below / n if n else None,
+        share_equal=(n - below - above) / n if n else None,
+        share_above=above / n if n else None,
+        mean_gap=fmean(gaps) if n else None,
+        at_bound=at_bound,
+        unscored=len(reasons),
+        reason=reasons[0] if reasons else "",
+    )
 
 
 def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sample], list[str]]:

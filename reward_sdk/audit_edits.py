@@ -14,6 +14,7 @@ from random import Random
 from typing import Literal
 
 from reward_sdk.labelers.rules import label_reports
+from reward_sdk.paraphrase import capital, reworded
 from reward_sdk.rewards.clinical import asserted
 from reward_sdk.text import sentences, wrap_report
 from reward_sdk.types import ImageRef, Sample
@@ -143,10 +144,6 @@ def _spoils(case: Case, text: str) -> bool:
     return bool(changed) and not changed & (findings(case.report) ^ findings(case.reference))
 
 
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
-
-
 def _text(parts: Sequence[str]) -> str:
     """Sentences as a report; one without a full stop would run into the next."""
     return " ".join(part if part[-1] in ".!?" else f"{part}." for part in parts)
@@ -156,7 +153,7 @@ def _swap(text: str, words: Mapping[str, str]) -> str:
     """Replaces whole words, all at once; a capital stays one."""
     return re.sub(
         rf"\b(?:{'|'.join(words)})\b",
-        lambda m: _capital(words[m[0].lower()]) if m[0][0].isupper() else words[m[0].lower()],
+        lambda m: capital(words[m[0].lower()]) if m[0][0].isupper() else words[m[0].lower()],
         text,
         flags=re.IGNORECASE | re.ASCII,  # elsewhere other letters match "s" that do not lower to it
     )
@@ -180,7 +177,7 @@ def _negated(sentence: str) -> str | None:
     (before,) = label_reports([sentence])
     plain = sentence[:1].lower() + sentence[1:]
     for pattern, new in _FLIPS:
-        flipped = _capital(re.sub(pattern, new, plain, count=1, flags=re.IGNORECASE))
+        flipped = capital(re.sub(pattern, new, plain, count=1, flags=re.IGNORECASE))
         (after,) = label_reports([flipped])
         changed = findings(sentence) ^ findings(flipped)
         if changed and all(before[f] is not None and after[f] is not None for f in changed):
@@ -252,7 +249,7 @@ def unsupported_finding_added(case: Case) -> str | None:
     if not missing:
         return None
     noun = NOUNS[case.rng.choice(sorted(missing))]
-    return _text([*sentences(case.report), f"{_capital(noun)} is present."])
+    return _text([*sentences(case.report), f"{capital(noun)} is present."])
 
 
 @_edit("must lower")
@@ -260,7 +257,7 @@ def every_finding_listed(case: Case) -> str | None:
     """Nothing but the 13 findings, all asserted. Not where the reference asserts them all."""
     if findings(case.reference) == NOUNS.keys():
         return None
-    return " ".join(f"{_capital(noun)} is present." for noun in NOUNS.values())
+    return " ".join(f"{capital(noun)} is present." for noun in NOUNS.values())
 
 
 @_edit("must lower")
@@ -332,74 +329,7 @@ def sentences_shuffled(case: Case) -> str | None:
     return _text(order if order != parts else parts[::-1])
 
 
-_IS_SEEN = r"(?: (?:is|are) (?:seen|identified|present|noted|visuali[sz]ed))?"
-_IS_NORMAL = r"(?:(?:is|are|appears?) )?(?:normal|unremarkable|within normal limits)"
-_ADVERBS = {
-    "mild": "mildly", "moderate": "moderately", "severe": "severely", "marked": "markedly",
-    "minimal": "minimally", "borderline": "borderline",
-}  # fmt: skip
-_ADJECTIVES = {adverb: adjective for adjective, adverb in _ADVERBS.items()}
-# A whole sentence, without its full stop -> another wording; the first one that fits counts.
-_WORDINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    (
-        r"no (?:evidence of )?(?:acute|active) (?:cardio)?(?:pulmonary )?"
-        r"(?:disease|abnormalit(?:y|ies)|process|findings?)",
-        "nothing acute is seen in the chest",
-    ),
-    (
-        rf"(?:there (?:is|are) )?no (?:evidence of )?([a-z ]+?) or ([a-z ]+?){_IS_SEEN}",
-        r"\1 and \2 are absent",
-    ),
-    (
-        rf"(?:there (?:is|are) )?no (?:evidence of )?([a-z ]+?){_IS_SEEN}",
-        lambda m: (
-            f"{m[1]} {'are' if m[1].endswith('s') and not m[1].endswith('is') else 'is'} absent"
-        ),
-    ),
-    (
-        rf"(?:the )?(?:heart|cardiac) (?:size |silhouette )?{_IS_NORMAL}(?: in size)?"
-        r"|normal heart size",
-        "the heart is not enlarged",
-    ),
-    (
-        rf"(?:the )?cardio-?mediastinal (?:silhouette|contours?) {_IS_NORMAL}",
-        "normal cardiomediastinal silhouette",
-    ),
-    (rf"(?:the )?(?:mediastinum|mediastinal contours?) {_IS_NORMAL}", "normal mediastinum"),
-    (
-        r"(?:the |both )?lungs (?:are|appear) (?:grossly )?clear(?: bilaterally)?|clear lungs",
-        "there is no pulmonary opacity or consolidation",
-    ),
-    (
-        r"(?:the )?(?:visuali[sz]ed )?(?:bony|osseous) structures (?:are|appear) "
-        r"(?:intact|unremarkable|normal)",
-        "the bones are intact",
-    ),
-    (
-        rf"(?:there is )?(?:({'|'.join(_ADVERBS)}) )?cardiomegaly{_IS_SEEN}",
-        lambda m: f"the heart is {_ADVERBS[m[1].lower()] + ' ' if m[1] else ''}enlarged",
-    ),
-    (
-        rf"(?:the )?heart (?:size )?is (?:({'|'.join(_ADJECTIVES)}) )?enlarged",
-        lambda m: f"{_ADJECTIVES[m[1].lower()] + ' ' if m[1] else ''}cardiomegaly",
-    ),
-    (r"there is ((?:(?!(?:and|with|which|that|is|of)\b)[\w-]+ ?){1,8})", r"\1 is seen"),
-    (r"there are ((?:(?!(?:and|with|which|that|is|of)\b)[\w-]+ ?){1,8})", r"\1 are seen"),
-)
-
-
-def _reworded(sentence: str) -> str:
-    """The sentence in other words, or as it was if none fit without changing a label."""
-    for pattern, new in _WORDINGS:
-        match = re.fullmatch(pattern, sentence.rstrip(". "), re.IGNORECASE | re.ASCII)
-        if match:
-            other = _capital(match.expand(new) if isinstance(new, str) else new(match)) + "."
-            if label_reports([other]) == label_reports([sentence]):
-                return other
-    return sentence
-
-
 @_edit("must not matter")
 def paraphrase(case: Case) -> str | None:
     """Sentences with the same facts in other words. Not where no sentence has a known wording."""
-    return _text([_reworded(part) for part in sentences(case.report)])
+    return _text([reworded(part) for part in sentences(case.report)])

@@ -40,7 +40,7 @@ def draw(path: Path, audit: Audit) -> None:
     except ImportError as error:
         raise _missing(error) from error
     width, label, height = 1.35, 2.7, 0.34  # inches: a column, the edits' names, a row
-    lines = len(audit.rows) + 2 * len(_VERDICTS) + 1
+    lines = len(audit.rows) + 2 * len(_VERDICTS) + 1.5
     figure = Figure((label + width * len(audit.columns) + 0.25, height * lines + 0.3), dpi=150)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-label / width, len(audit.columns) + 0.25 / width), ylim=(lines + 0.4, -0.5))
@@ -69,10 +69,11 @@ def draw(path: Path, audit: Audit) -> None:
                 axes.add_patch(
                     Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=_colour(good), lw=0)
                 )
-                text = "–" if good is None or gap is None else f"{good:.0%}  {gap:+.2f}"
+                text = "–" if good is None or gap is None else f"{good:.0%}  {gap:+.3f}"
                 axes.text(x + 0.5, y + 0.5, text, fontsize=8.5, color=_INK, ha="center",
                           va="center")  # fmt: skip
             y += 1
+        y += 0.5  # between the blocks
     figure.savefig(path)
 
 

@@ -11,7 +11,7 @@ import reward_sdk
 
 HEAVY = {
     "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
-    "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+    "openrlhf", "ray", "vllm", "trl", "matplotlib", "jinja2", "valor_plugin",
 }  # fmt: skip
 LIGHT = [
     module.name
