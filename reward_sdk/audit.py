@@ -196,6 +196,10 @@ def audit(
 
 
 def _total(score: Score) -> Part:
+    """The total as an outcome; without a failed part it would not compare with other totals."""
+    failed = [part for part in score.parts.values() if part.status == "failed"]
+    if failed:
+        return failed[0]
     if score.total is None:
         return Part(None, "skipped", "no reward gave a value")
     return Part(score.total)

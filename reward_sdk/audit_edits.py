@@ -65,9 +65,9 @@ class Case:
         return self.rng.sample(items, len(items))
 
     def other(self) -> Sample | None:
-        """A patient whose findings are neither the reference's nor the report's, with another
-        image where this one has an image."""
-        own, image = (findings(self.reference), findings(self.report)), self.sample.image
+        """A patient whose findings are neither the reference's nor the report's, with an image
+        where this one has an image."""
+        own = findings(self.reference), findings(self.report)
         start, n = self.rng.randrange(len(self.others)), len(self.others)
         candidates = (self.others[(start + i) % n] for i in range(n))
         return next(
@@ -75,7 +75,7 @@ class Case:
                 other
                 for other in candidates
                 if findings(other.reference or "") not in own
-                and (image is None or other.image not in (None, image))
+                and (self.sample.image is None or other.image is not None)
             ),
             None,
         )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from reward_sdk.labelers.rules import label_reports
 
 _IS_SEEN = r"(?: (?:is|are) (?:seen|identified|present|noted|visuali[sz]ed))?"
+_NO_PART = r"(?:and|or|with|which|that|is|are|of|from|for|in|there|definite|changes?)\b"
+_THING = rf"(?!{_NO_PART})[\w-]+(?: (?!{_NO_PART})[\w-]+){{0,6}}"
 _IS_NORMAL = r"(?:(?:is|are|appears?) )?(?:normal|unremarkable|within normal limits)"
 _ADVERBS = {
     "mild": "mildly", "moderate": "moderately", "severe": "severely", "marked": "markedly",
@@ -22,11 +24,11 @@ _WORDINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "nothing acute is seen in the chest",
     ),
     (
-        rf"(?:there (?:is|are) )?no (?:evidence of )?([a-z ]+?) or ([a-z ]+?){_IS_SEEN}",
+        rf"(?:there (?:is|are) )?no (?:evidence of )?({_THING}) or ({_THING}){_IS_SEEN}",
         r"\1 and \2 are absent",
     ),
     (
-        rf"(?:there (?:is|are) )?no (?:evidence of )?([a-z ]+?){_IS_SEEN}",
+        rf"(?:there (?:is|are) )?no (?:evidence of )?({_THING}){_IS_SEEN}",
         lambda m: (
             f"{m[1]} {'are' if m[1].endswith('s') and not m[1].endswith('is') else 'is'} absent"
         ),
@@ -58,8 +60,7 @@ _WORDINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         rf"(?:the )?heart (?:size )?is (?:({'|'.join(_ADJECTIVES)}) )?enlarged",
         lambda m: f"{_ADJECTIVES[m[1].lower()] + ' ' if m[1] else ''}cardiomegaly",
     ),
-    (r"there is ((?:(?!(?:and|with|which|that|is|of)\b)[\w-]+ ?){1,8})", r"\1 is seen"),
-    (r"there are ((?:(?!(?:and|with|which|that|is|of)\b)[\w-]+ ?){1,8})", r"\1 are seen"),
+    (rf"there (is|are) ({_THING}(?: in the [a-z ]{{3,30}})?)", r"\2 \1 seen"),
 )
 
 

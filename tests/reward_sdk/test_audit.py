@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from random import Random
 
 import pytest
@@ -186,6 +187,8 @@ def test_shuffling_keeps_the_sentences_and_changes_their_order(study):
         ("The lungs are clear.", "There is no pulmonary opacity or consolidation."),
         ("Cardiomediastinal silhouette is unremarkable.", "Normal cardiomediastinal silhouette."),
         ("There is a small left effusion.", "A small left effusion is seen."),
+        ("There are nodules in the left lung.", "Nodules in the left lung are seen."),
+        ("No definite pneumothorax.", "No definite pneumothorax."),
         ("No acute disease.", "Nothing acute is seen in the chest."),
         ("Thoracic spondylosis.", "Thoracic spondylosis."),
     ],
@@ -210,6 +213,13 @@ def test_any_text_is_edited_or_left_alone_but_never_returned_unchanged(report, r
 @given(st.text())
 def test_a_paraphrase_of_any_text_keeps_its_labels(text):
     assert label_reports([reworded(text)]) == label_reports([text])
+
+
+@pytest.mark.parametrize("text", ["There is " + "a" * 5000, "no " + "effusion " * 5000])
+def test_a_response_caught_in_a_loop_is_reworded_in_time(text):
+    begin = time.process_time()
+    reworded(text)
+    assert time.process_time() - begin < 2
 
 
 def test_the_order_of_the_file_does_not_matter():
@@ -298,6 +308,13 @@ def test_what_could_not_be_scored_is_counted_apart_and_never_a_zero(on_failure):
     cell = row.cells["unsure"]
     assert (row.applied, cell.n, cell.unscored, cell.mean_gap) == (5, 0, 5, None)
     assert "too long" in cell.reason
+    assert row.cells[TOTAL].unscored == 5
+
+
+def test_a_total_without_a_failed_part_is_not_compared():
+    rewards = RewardSet.from_config({"unsure": {}, "format": {}})
+    (row,) = (row for row in audit(rewards, SAMPLES).rows if row.edit == "report repeated")
+    assert (row.cells["format"].n, row.cells[TOTAL].n, row.cells[TOTAL].unscored) == (5, 0, 5)
 
 
 def test_a_report_at_the_lower_bound_cannot_fall_and_is_counted_apart():
