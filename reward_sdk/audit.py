@@ -112,7 +112,8 @@ class Audit:
         return content
 
     def table(self) -> str:
-        """Two blocks of text, one per kind: the good share and the mean gap of every column."""
+        """Two blocks of text, one per kind: the good share and the mean gap of every column; what
+        could not be scored, and why."""
         step = f", policy step {self.step}" if self.step > 1 else ""
         lines = [f"{self.reports} reports{step}. Share as it should be, mean gap."]
         width = max(map(len, EDITS))
@@ -124,6 +125,10 @@ class Audit:
                     cells = "".join(f"  {self._cell(row, name):>12}" for name in self.columns)
                     line = f"{row.edit:{width}}  {row.applied:5}{cells}  {row_notes(row)}"
                     lines.append(line.rstrip())
+        for column in self.columns:
+            reasons = [row.cells[column].reason for row in self.rows if row.cells[column].unscored]
+            if reasons:
+                lines += ["", f"{column}: the first cause of unscored pairs: {reasons[0]}"]
         return "\n".join(lines)
 
     @staticmethod

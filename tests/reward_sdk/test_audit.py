@@ -304,10 +304,12 @@ def unsure() -> Unsure:
 @pytest.mark.parametrize("on_failure", ["skip", 0.0])
 def test_what_could_not_be_scored_is_counted_apart_and_never_a_zero(on_failure):
     rewards = RewardSet.from_config({"unsure": {"on_failure": on_failure}})
-    (row,) = (row for row in audit(rewards, SAMPLES).rows if row.edit == "report repeated")
+    result = audit(rewards, SAMPLES)
+    (row,) = (row for row in result.rows if row.edit == "report repeated")
     cell = row.cells["unsure"]
     assert (row.applied, cell.n, cell.unscored, cell.mean_gap) == (5, 0, 5, None)
-    assert "too long" in cell.reason
+    assert "unsure: 5 unscored" in result.table()
+    assert "cause of unscored pairs: unsure: ValueError: too long" in result.table()
     assert row.cells[TOTAL].unscored == 5
 
 
