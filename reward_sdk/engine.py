@@ -59,6 +59,16 @@ class RewardSet:
         return low, high
 
     @property
+    def bounds_by_name(self) -> dict[str, tuple[float, float]]:
+        """Range of every reward's value, before its weight."""
+        return {reward.name: reward.bounds for reward, _ in self._rewards}
+
+    @property
+    def full_step(self) -> int:
+        """The first policy step on which every reward of the set counts."""
+        return math.lcm(*(entry.every for _, entry in self._rewards))
+
+    @property
     def needs(self) -> frozenset[str]:
         """What some reward of the set wants in a sample, of {"report", "reference", "image"}."""
         return frozenset().union(*(reward.needs for reward, _ in self._rewards))

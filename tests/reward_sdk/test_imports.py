@@ -1,4 +1,4 @@
-"""The base install has no torch, so nothing but an expert may want it at import."""
+"""The base install has no torch, so nothing but models may want it at import."""
 
 import json
 import pkgutil
@@ -11,12 +11,16 @@ import reward_sdk
 
 HEAVY = {
     "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
-    "nltk", "bert_score", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+    "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+}  # fmt: skip
+MODELS = {  # imported by what loads their weights
+    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.radgraph",
+    "reward_sdk.labelers.chexbert",
 }  # fmt: skip
 LIGHT = [
     module.name
     for module in pkgutil.walk_packages(reward_sdk.__path__, "reward_sdk.")
-    if not module.name.startswith("reward_sdk.experts.")
+    if module.name not in MODELS
 ]
 
 
