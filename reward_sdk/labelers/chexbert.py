@@ -6,6 +6,7 @@ does not run with transformers 5, reads one report at a time, and accepts a wron
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,6 @@ from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.observations import OBSERVATIONS, Labels
 
 _CLASSES: tuple[int | None, ...] = (None, 1, 0, -1)  # of every head; No Finding has the first two
-_PUBLISHED = Path("~/.cache/chexbert/chexbert.pth")  # where f1chexbert keeps it on Linux
 _SOURCE = "StanfordAIMI/RRG_scorers on the Hugging Face hub, file chexbert.pth"
 
 
@@ -81,7 +81,8 @@ def load_chexbert(
         ConfigError: missing or unreadable file, one that is no CheXbert checkpoint (missing and
             foreign tensors are named), no tokenizer, or a device that is not there.
     """
-    path = Path(weights or _PUBLISHED).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # f1chexbert's rule on Linux
+    path = Path(weights or f"{cache}/chexbert/chexbert.pth").expanduser()
     if not path.is_file():
         raise ConfigError(f"CheXbert weights {path}: no such file: get it from {_SOURCE}")
     try:

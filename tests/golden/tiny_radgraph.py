@@ -1,0 +1,77 @@
+"""A RadGraph folder with random weights, made by the radgraph package's own constructor."""
+
+import json
+from pathlib import Path
+
+import torch
+
+LABELS = {
+    "radgraph": ("ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U"),
+    "radgraph-xl": (
+        "Anatomy::definitely present", "Observation::definitely present",
+        "Observation::definitely absent", "Observation::uncertain",
+    ),
+}  # fmt: skip
+RELATIONS = ("modify", "located_at", "suggestive_of")
+
+
+def write_radgraph(folder: Path, tokenizer: Path, seed: int = 0, scale: float = 2.0) -> Path:
+    """The folder, named after its model, with `config.json`, `vocabulary/` and `weights.th`.
+
+    Args:
+        folder: named "radgraph" or "radgraph-xl".
+        tokenizer: its BERT's vocabulary and configuration; its path becomes the BERT's name.
+        seed: of the weights.
+        scale: factor on the last layers, so that random scores find entities and relations.
+    """
+    from radgraph.allennlp.data import Vocabulary
+    from radgraph.allennlp.modules import text_field_embedders, token_embedders
+    from radgraph.dygie.models.dygie import DyGIE
+
+    bert = {"model_name": str(tokenizer), "max_length": 512}
+    model = {
+        "feature_size": 20,
+        "feedforward_params": {"num_layers": 2, "hidden_dims": 30, "dropout": 0.4},
+        "loss_weights": {"ner": 0.2, "relation": 1.0, "coref": 0.0, "events": 0.0},
+        "max_span_width": 12,
+        "modules": {
+            "ner": {},
+            "coref": {"spans_per_word": 0.3, "max_antecedents": 100, "coref_prop": 0},
+            "relation": {"spans_per_word": 0.5},
+            "events": {
+                "trigger_spans_per_word": 0.3, "argument_spans_per_word": 0.8,
+                "loss_weights": {"trigger": 1.0, "arguments": 1.0},
+            },
+        },
+        "target_task": "relation",
+    }  # fmt: skip
+    config = {
+        "dataset_reader": {"max_span_width": 12, "token_indexers": {"bert": bert}},
+        "model": model
+        | {"type": "dygie", "initializer": {}, "module_initializer": {}}
+        | {"embedder": {"token_embedders": {"bert": bert}}},
+    }
+    words = folder / "vocabulary"
+    words.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (words / "non_padded_namespaces.txt").write_text("*labels\n*tags\n")
+    for kind, names in (("ner", LABELS[folder.name]), ("relation", RELATIONS)):
+        text = "\n".join(["", *names])
+        (words / f"{folder.name}__{kind}_labels.txt").write_text(text)
+    torch.manual_seed(seed)
+    embedder = token_embedders.PretrainedTransformerMismatchedEmbedder(**bert)
+    network = DyGIE(
+        vocab=Vocabulary.from_files(str(words)),
+        embedder=text_field_embedders.BasicTextFieldEmbedder({"bert": embedder}),
+        **json.loads(json.dumps(model)),
+    )
+    with torch.no_grad():
+        for name, tensor in network.named_parameters():
+            if "transformer_model" in name and name.endswith("weight") and tensor.ndim == 2:
+                tensor.normal_(0, 0.2)
+            elif "scorer" in name and name.endswith("bias"):
+                tensor.fill_(0.3)
+            elif "scorer" in name or "feedforward" in name:
+                tensor.mul_(scale)
+    torch.save(network.state_dict(), folder / "weights.th")
+    return folder

@@ -1,0 +1,119 @@
+"""RadGraph against the radgraph package: its annotations, its rewards."""
+
+import json
+from pathlib import Path
+
+import pytest
+from golden.tiny_bert import write_tokenizer
+
+from reward_sdk.errors import ConfigError
+from reward_sdk.graphs import read_annotation
+from reward_sdk.rewards.clinical import graphs_f1
+
+pytest.importorskip("radgraph")
+from golden.tiny_radgraph import write_radgraph
+
+from reward_sdk.graphs.radgraph import MODELS, load_radgraph
+
+LEVELS = ("simple", "partial", "complete")
+DATA = Path(__file__).parents[3] / "shared/data"
+REPORTS = [
+    "no pleural effusion .",
+    "small left pleural effusion. the heart is enlarged.",
+    "the lungs are clear, heart size is normal; no pneumothorax (or effusion).",
+    "possible pneumonia / edema in the right lower lobe, 50 % of the lung.",
+    "xqzv",
+    "the lungs are clear and the heart is normal. " * 56,
+    "no pleural effusion .",
+]
+
+
+@pytest.fixture
+def old_tokenizers(monkeypatch):
+    """transformers 5 with the two methods that the package calls, so that it runs by itself."""
+    from transformers import PreTrainedTokenizerBase as Base
+
+    def build(self, first, second=None):
+        ids = [self.cls_token_id, *first, self.sep_token_id]
+        return ids if second is None else [*ids, *second, self.sep_token_id]
+
+    monkeypatch.setattr(Base, "encode_plus", Base.__call__, raising=False)
+    monkeypatch.setattr(Base, "build_inputs_with_special_tokens", build, raising=False)
+
+
+@pytest.fixture(params=MODELS)
+def folder(request, tmp_path, old_tokenizers):
+    return write_radgraph(tmp_path / request.param, write_tokenizer(tmp_path / "bert"))
+
+
+def by_the_package(folder, texts):
+    from radgraph import RadGraph
+
+    package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)
+    annotations = package(texts)
+    return [read_annotation(annotations[str(i)]) for i in range(len(texts))]
+
+
+def test_a_batch_gets_the_annotations_that_the_package_gives_one_by_one(folder):
+    expected = by_the_package(folder, REPORTS)
+    assert all(expected[:5])
+    assert any(entity.relations for graph in expected for entity in graph)
+    found = load_radgraph(str(folder))(REPORTS)
+    differing = [i for i, graph in enumerate(found) if graph != expected[i]]
+    assert not differing  # rather than a difference of thousands of entities
+
+
+def test_single_reports_get_the_graphs_of_the_batch_and_case_does_not_matter(folder):
+    extract = load_radgraph(str(folder))
+    short = REPORTS[:4]
+    assert [extract([text.upper()])[0] for text in short] == extract(short)
+
+
+def test_a_report_without_words_has_no_entities(folder):
+    assert load_radgraph(str(folder))(["", " \n", "effusion , left"])[:2] == [(), ()]
+
+
+def broken(folder, name, content):
+    (folder / name).write_bytes(content)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.th"])
+def test_a_broken_file_is_refused_by_name(folder, name):
+    with pytest.raises(ConfigError, match=r"RadGraph weights .*radgraph"):
+        load_radgraph(broken(folder, name, b"{"))
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    import torch
+
+    tensors = torch.load(folder / "weights.th", weights_only=True)
+    name = next(name for name in tensors if "relation" in name)
+    del tensors[name]
+    torch.save(tensors, folder / "weights.th")
+    with pytest.raises(ConfigError, match=name):
+        load_radgraph(str(folder))
+
+
+def test_a_missing_file_a_foreign_folder_and_no_tokenizer_say_what_to_do(folder, tmp_path):
+    (folder / "weights.th").rename(tmp_path / "weights.th")
+    with pytest.raises(ConfigError, match=r"weights\.th missing: unpack radgraph.*\.tar\.gz"):
+        load_radgraph(str(folder))
+    with pytest.raises(ConfigError, match=r"known: radgraph, radgraph-xl|did you mean"):
+        load_radgraph(str(tmp_path / "elsewhere"))
+    (tmp_path / "weights.th").rename(folder / "weights.th")
+    with pytest.raises(ConfigError, match=r"nowhere.*vocab\.txt and config\.json"):
+        load_radgraph(str(folder), str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="shared data absent")
+def test_the_rewards_of_stored_annotations_are_those_of_the_package():
+    stored = json.loads((DATA / "radgraph-tests/expected_processed_annotations.json").read_text())
+    graphs = [
+        read_annotation(row["processed_annotations"]["radgraph_annotations"]["0"]) for row in stored
+    ]
+    golden = json.loads((DATA / "golden/radgraph_rewards.json").read_text())
+    for pair in golden["pairs"]:
+        for level, expected in zip(LEVELS, pair["simple_partial_complete"], strict=True):
+            value = graphs_f1(graphs[pair["hyp"]], graphs[pair["ref"]], level)
+            assert value == pytest.approx(expected)
