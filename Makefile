@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all bench bench-learning bench-overhead bench-text check setup clean
+.PHONY: demo test test-all bench bench-learning bench-overhead bench-text bench-clinical check setup clean
 
 setup: $(READY)
 
@@ -37,7 +37,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: bench-overhead
+bench: bench-text bench-clinical bench-overhead
 
 bench-overhead: $(READY)
 	$(BIN)/python tests/bench/overhead.py
@@ -47,6 +47,9 @@ bench-learning: $(READY)
 
 bench-text: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/text.py
+
+bench-clinical: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/bench/clinical.py
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -5,18 +5,13 @@ again after each edit of `reward_sdk.audit_edits`, and counts how often the scor
 must lower) or stayed (edits that must not matter). A single reward need not notice everything;
 what the set's total does not notice, a policy is free to do.
 
-The data are JSONL, one report a line, images relative to the file:
-
-    {"id": "s1", "reference": "No effusion.", "image": "s1.png", "response": "<report>...</report>"}
-
-`image` and `response` may be missing; without a response the reference itself is judged, which is
-the stricter audit, because an edit may mend a response that was wrong. A studies file works as it
-is: `report` is another name of `reference`.
+The data are lines as `reward_sdk.lines` describes them, each with a reference. Without a response
+the reference itself is judged, which is the stricter audit, because an edit may mend a response
+that was wrong.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -27,8 +22,9 @@ from typing import Any
 from reward_sdk.audit_edits import EDITS, Kind
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.lines import BadLine, Line, read_lines
 from reward_sdk.text import wrap_report
-from reward_sdk.types import ImageRef, Part, Sample, Score
+from reward_sdk.types import Part, Sample, Score
 
 TOTAL = "total"  # the column of the set's total
 # ours: the largest difference that is none. A fall may be small, since ranks make it count fully;
@@ -237,31 +233,21 @@ def _cell(pairs: Sequence[tuple[Part, Part]], kind: Kind, low: float) -> Cell:
 
 
 def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sample], list[str]]:
-    """The samples of a JSONL file, and what is wrong with the rows that are none.
-
-    Whether an image can be read is left to the rewards that look at it.
+    """The samples of a file of rows, and what is wrong with the lines that are none.
 
     Args:
-        path: the file.
+        path: JSONL, see `reward_sdk.lines`.
         limit: read the first rows only.
 
     Raises:
         ConfigError: the file cannot be read, or none of its rows can be used; names the first one.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # reports may hold U+2028 and its like
-    except OSError as error:
-        raise ConfigError(f"cannot read data {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
     samples, problems = [], []
-    rows = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    for number, line in islice(rows, limit):
+    for line in islice(read_lines(path), limit):
         try:
-            samples.append(_sample(line, path.parent))
+            samples.append(_sample(line))
         except ConfigError as error:
-            problems.append(f"{path}, line {number}: {error}")
+            problems.append(f"{path}, line {line.number}: {error}")
     if not samples:
         raise ConfigError(
             f"{path} holds no report to audit. {problems[0]}" if problems else f"{path} is empty"
@@ -269,25 +255,15 @@ def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sampl
     return samples, problems
 
 
-def _sample(line: str, folder: Path) -> Sample:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ConfigError("a row is a JSON object with `id` and `reference`")
-    row.setdefault("reference", row.get("report"))
-    for key in ("id", "reference"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise ConfigError(f"the row has no {key!r} (a text)")
-    for key in ("image", "response"):
-        if not isinstance(row.get(key), str | None):
-            raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
-    response = row.get("response") or row["reference"]
+def _sample(line: Line | BadLine) -> Sample:
+    if isinstance(line, BadLine):
+        raise ConfigError(line.problem)
+    if line.reference is None or not line.reference.strip():
+        raise ConfigError("the row has no 'reference' (a text)")
+    response = line.response or line.reference
     if "<report>" not in response:
         response = wrap_report(response)
-    image = ImageRef(str(folder / row["image"])) if row.get("image") else None
-    sample = Sample(response, row["reference"], image, row["id"])
+    sample = Sample(response, line.reference, line.image, line.id)
     if sample.report is None:
         raise ConfigError("its report is empty, or its tags are not one pair around everything")
     return sample

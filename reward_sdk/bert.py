@@ -43,8 +43,8 @@ class Bert:
 
         self.heads, self.device = heads, device
         self.words = get("embeddings.word_embeddings.weight", torch.float32)
-        self.places = get("embeddings.position_embeddings.weight", torch.float32)
-        self.places += get("embeddings.token_type_embeddings.weight", torch.float32)[0]
+        kinds = get("embeddings.token_type_embeddings.weight", torch.float32)
+        self.places = get("embeddings.position_embeddings.weight", torch.float32) + kinds[0]
         self.norm = pair("embeddings.LayerNorm", torch.float32)
         self.layers = []
         while f"encoder.layer.{len(self.layers)}.output.dense.weight" in tensors:
@@ -101,27 +101,29 @@ class Bert:
         mask = inside[:, None, None].to(self.device) if ragged else None
         first = cells.new_tensor([0, *lengths[:-1]]).cumsum(0)
 
-        hidden = layer_norm(self.words[ids] + self.places[place], (self.width,), *self.norm, _EPS)
+        hidden = self._normed(self.words[ids] + self.places[place], *self.norm)
+        # The queries, keys and values of all texts side by side; what pads them stays zero.
+        shape = (len(texts), longest, 3, self.heads, self.width // self.heads)
+        grid = self.layers[0][0][0].new_zeros(len(texts) * longest, 3 * self.width)
         for number, (qkv, project, norm_1, widen, narrow, norm_2) in enumerate(self.layers):
             last = first_only and number == len(self.layers) - 1
-            packed = linear(hidden.to(qkv[0].dtype), *qkv)  # (T, 3 * self.width)
-            if ragged:
-                grid = packed.new_zeros(len(texts) * longest, 3 * self.width)
-                grid[cells] = packed
-            else:
-                grid = packed
-            grid = grid.view(len(texts), longest, 3, self.heads, self.width // self.heads)
-            query, key, value = grid.permute(2, 0, 3, 1, 4)  # each (B, heads, L, width / heads)
+            packed = linear(hidden.to(grid.dtype), *qkv)
+            grid[cells] = packed
+            # each (B, heads, L, width / heads)
+            query, key, value = grid.view(shape).permute(2, 0, 3, 1, 4)
             if last:
                 query, hidden = query[:, :, :1], hidden[first]
             mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
             mixed = mixed.transpose(1, 2).reshape(-1, self.width)
             if ragged and not last:
                 mixed = mixed[cells]
-            hidden = layer_norm(hidden + linear(mixed, *project), (self.width,), *norm_1, _EPS)
-            wide = gelu(linear(hidden.to(widen[0].dtype), *widen))
-            hidden = layer_norm(hidden + linear(wide, *narrow), (self.width,), *norm_2, _EPS)
+            hidden = self._normed(hidden + linear(mixed, *project), *norm_1)
+            wide = gelu(linear(hidden.to(grid.dtype), *widen))
+            hidden = self._normed(hidden + linear(wide, *narrow), *norm_2)
         return hidden.split(1 if first_only else lengths)
+
+    def _normed(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return layer_norm(hidden, (self.width,), weight, bias, _EPS)
 
 
 def _chunks(texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""`reward-sdk list | audit`."""
+"""`reward-sdk list | score | audit | bench | baseline`."""
 
 import inspect
 import json
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import get_type_hints
 
 import click
 from tqdm import tqdm
@@ -41,15 +42,120 @@ def _errors() -> Iterator[None]:
 
 @main.command("list")
 def list_rewards() -> None:
-    """Shows every reward that a set can name, with its settings."""
+    """Shows every reward that a set can name: its range, what it needs, its settings, and whether
+    the published weights that it can use are there."""
+    from reward_sdk import weights
+
+    files = weights.of_rewards()
     for name in names():
-        build = factory(name)
-        about = (inspect.getdoc(build) or "").partition("\n")[0]
+        try:
+            build = factory(name)
+        except ConfigError as error:
+            click.echo(f"{name:20} {error}")
+            continue
+        click.echo(f"{name:20} {(inspect.getdoc(build) or '').partition(chr(10))[0]}")
+        needs = get_type_hints(build).get("return", object).__dict__.get("needs")
+        if isinstance(needs, frozenset) and needs:
+            click.echo(f"{'':20}   needs: {', '.join(sorted(needs))}")
         parameters = inspect.signature(build).parameters.values()
-        settings = ", ".join(str(parameter).replace("'", "") for parameter in parameters)
-        click.echo(f"{name:12} {about}")
-        if settings:
-            click.echo(f"{'':12} settings: {settings}")
+        if settings := ", ".join(str(parameter).replace("'", "") for parameter in parameters):
+            click.echo(f"{'':20}   settings: {settings}")
+        for weight, file in files.get(name, {}).items():
+            state = f"found: {file.path}" if file.there else f"missing: {file.path} ({file.source})"
+            click.echo(f"{'':20}   weights {weight}, {state}")
+
+
+@main.command()
+@click.option("--set", "rewards", required=True, type=click.Path(), help="The set's YAML.")
+@click.option(
+    "--data", required=True, type=click.Path(), help="JSONL: id, response, reference, ..."
+)
+@click.option("--out", required=True, type=click.Path(), help="JSONL; continued if it is there.")
+@click.option("--plain", is_flag=True, help="The responses are reports without tags.")
+@click.option("--step", type=click.IntRange(min=1), help="Policy step, for sets with a schedule.")
+def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> None:
+    """Scores the responses of a file, with every reward's part in every row.
+
+    `reward_sdk.lines` describes the data. Lines that cannot be scored are named and kept apart.
+
+    Exit codes: 0 every row scored, 1 a reward failed or lines were rejected, 2 the set or the data
+    are wrong.
+    """
+    from reward_sdk.score import rejected_path, score_file
+
+    with _errors():
+        with tqdm(total=_lines(data), desc="scoring", unit="line", disable=None) as bar:
+            columns, rejected = score_file(
+                Path(rewards), Path(data), Path(out), plain=plain, step=step,
+                progress=lambda line: bar.update(line - bar.n),
+            )  # fmt: skip
+        click.echo(f"{'':20} {'mean':>7} {'scored':>7} {'skipped':>7} {'failed':>7}")
+        for name, column in columns.items():
+            mean = "-" if column.mean is None else f"{column.mean:.3f}"
+            counts = f"{column.scored:7} {column.skipped:7} {column.failed:7}"
+            click.echo(f"{name:20} {mean:>7} {counts}  {column.reason}".rstrip())
+        for row in rejected:
+            click.echo(f"rejected: {data}, line {row.number}: {row.problem}", err=True)
+        click.echo(out)
+        if rejected:
+            click.echo(rejected_path(Path(out)))
+    if rejected or any(column.failed for column in columns.values()):
+        sys.exit(1)
+
+
+def _lines(path: str) -> int | None:
+    """Lines of a file, for the bar; None if that cannot be told."""
+    try:
+        with Path(path).open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return None
+
+
+@main.command()
+@click.option("--set", "rewards", required=True, type=click.Path(), help="The set's YAML.")
+@click.option("--data", required=True, type=click.Path(), help="JSONL: id, reference, image, ...")
+@click.option("--limit", default=64, show_default=True, type=click.IntRange(min=1))
+def bench(rewards: str, data: str, limit: int) -> None:
+    """Measures what each reward of a set costs on this machine, on the first rows of the data."""
+    from reward_sdk.audit import read_samples
+    from reward_sdk.bench import measure
+
+    with _errors():
+        samples, _ = read_samples(data, limit)
+        click.echo(f"{len(samples)} samples in one batch; seconds per 1,000 samples, MB")
+        click.echo(f"{'':20} {'load, s':>8} {'unseen':>8} {'seen':>8} {'memory':>8}")
+        for cost in measure(Path(rewards), samples):
+            numbers = f"{cost.load:8.2f} {cost.new:8.2f} {cost.seen:8.2f} {cost.memory:8.0f}"
+            click.echo(f"{cost.name:20} {numbers}")
+
+
+@main.command()
+@click.option("--weights", required=True, help="The expert: a published name, or a file.")
+@click.option("--images", required=True, type=click.Path(), help="JSONL: id, image.")
+@click.option("--out", required=True, type=click.Path(), help="The baseline, JSON.")
+@click.option("--device", default="cpu", show_default=True, help="A torch device.")
+def baseline(weights: str, images: str, out: str, device: str) -> None:
+    """Fits the statistics that `image_text` needs, over training images.
+
+    Side views are left out. `openrlhf train` does this by itself.
+    """
+    from reward_sdk.experts.baseline import fit_baseline
+    from reward_sdk.images import is_lateral
+    from reward_sdk.lines import Line, read_lines
+
+    with _errors():
+        try:
+            from reward_sdk.experts.torchxrayvision import load_expert
+        except ImportError as error:
+            raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
+        rows = [row for row in read_lines(images) if isinstance(row, Line) and row.image]
+        found = [row.image for row in rows if row.image and not is_lateral(row.image)]
+        with tqdm(total=len(found), desc="images", disable=None) as bar:
+            expert = load_expert(weights, device)
+            fitted = fit_baseline(expert, found, lambda done: bar.update(done - bar.n))
+        Path(out).write_text(fitted.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        click.echo(out)
 
 
 @main.command()

@@ -93,13 +93,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_set(path: str | Path) -> dict[str, Any]:
-    """The `rewards` mapping of a YAML file, not yet checked further.
+    """The `rewards` mapping of a YAML file, not yet checked further; of a recipe's too.
 
     Raises:
         ConfigError: naming the file, when it cannot be read or has another shape.
     """
     content = read_yaml(path, "reward set")
-    if not isinstance(content, dict) or set(content) != {"rewards"}:
+    is_recipe = isinstance(content, dict) and "stage" in content and "rewards" in content
+    if not is_recipe and (not isinstance(content, dict) or set(content) != {"rewards"}):
         raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
     return content["rewards"]
 

@@ -94,7 +94,7 @@ def _open_dicom(path: str) -> Image.Image:
 
 def _shown(values: np.ndarray, data: Dataset) -> np.ndarray:
     """What a viewer shows of stored values, before scaling to its screen."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     return apply_voi_lut(apply_modality_lut(values, data), data).astype(np.float64)
 

@@ -39,7 +39,7 @@ class XrayExpert:
     """A DenseNet in evaluation mode that judges frontal chest X-rays.
 
     Attributes:
-        weights: what was loaded: a published name, or "sha256:..." of a local file.
+        weights: what was loaded: "sha256:..." of the file, after the name of a published one.
         findings: CheXpert names of the outputs that the weights were trained for.
     """
 
@@ -144,15 +144,16 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
             hint = nearest(weights, published)
             raise ConfigError(f"expert weights {weights}: no such file or published name: {hint}")
         model = _build(path)
-        with path.open("rb") as file:
-            weights = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     if model.op_threshs is None or not len(model.targets) == len(model.op_threshs):
         raise ConfigError(
             f"expert weights {path}: each output needs a name in `targets` and a threshold in "
             f"`op_threshs`: {len(model.targets)} names, thresholds {model.op_threshs}"
         )
+    with path.open("rb") as file:
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    identity = f"{weights} {digest}" if weights in published else digest
     try:
-        return XrayExpert(model, weights, device)
+        return XrayExpert(model, identity, device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ConfigError(f"expert device {device!r}: {error}") from error
 

@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from radgraph.allennlp.common import cached_transformers
 from radgraph.allennlp.data.dataloader import PyTorchDataLoader
 from radgraph.allennlp.data.dataset_readers import AllennlpDataset
-from radgraph.radgraph import CACHE_DIR, RadGraph
+from radgraph.radgraph import RadGraph
 from radgraph.utils import batch_to_device, postprocess_reports, preprocess_reports
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertTokenizer
@@ -28,21 +29,22 @@ from transformers import AutoConfig, AutoModel, BertTokenizer
 from reward_sdk.bert import Bert
 from reward_sdk.errors import ConfigError, ScoringError, nearest, one_line
 from reward_sdk.graphs import Graph, read_annotation
+from reward_sdk.weights import radgraph as published
 
 MODELS = ("radgraph", "radgraph-xl")
 _FILES = ("config.json", "weights.th", "vocabulary")
-_SOURCE = "StanfordAIMI/RRG_scorers on the Hugging Face hub"
 
 
 class _Tokenizer(BertTokenizer):
     """With the two methods that transformers 5 took away and radgraph calls."""
 
+    # The package asks for one word at a time, and reports are made of words that recur.
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 (one tokenizer lives as long as its model)
     def encode_plus(self, *args: Any, **options: Any) -> Any:
         return self(*args, **options)
 
-    def build_inputs_with_special_tokens(self, first: list[int], second: Any = None) -> list[int]:
-        both = [self.cls_token_id, *first, self.sep_token_id]
-        return both if second is None else [*both, *second, self.sep_token_id]
+    def build_inputs_with_special_tokens(self, ids: list[int]) -> list[Any]:
+        return [self.cls_token_id, *ids, self.sep_token_id]
 
 
 class _Encoder(nn.Module):
@@ -61,17 +63,21 @@ class _Encoder(nn.Module):
         self._wanted, self.collecting = {}, False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
-        """(rows, tokens, hidden); zeros while collecting."""
+        """(rows, tokens, hidden). While collecting, raises `_NotedError` instead."""
         lengths = attention_mask.sum(1).long().tolist()
         keys = [tuple(row[:n]) for row, n in zip(input_ids.tolist(), lengths, strict=True)]
-        output = torch.zeros(*input_ids.shape, self._bert.width, device=self._bert.device)
         if self.collecting:
             self._wanted |= dict.fromkeys(key for key in keys if key)
-        else:
-            for row, key in enumerate(keys):
-                if key:
-                    output[row, : len(key)] = self._rows[key]
+            raise _NotedError
+        output = torch.zeros(*input_ids.shape, self._bert.width, device=self._bert.device)
+        for row, key in enumerate(keys):
+            if key:
+                output[row, : len(key)] = self._rows[key]
         return (output,)
+
+
+class _NotedError(Exception):
+    """Ends the first pass where the package would go on with encodings."""
 
 
 class RadGraphExtractor:
@@ -86,8 +92,8 @@ class RadGraphExtractor:
 
     def __init__(self, package: RadGraph, device: str) -> None:
         self._package, self._device = package, torch.device(device)
-        package.model.to(self._device)
-        embedder = package.model._embedder.token_embedder_bert._matched_embedder
+        self._model: Any = package.model.to(self._device)
+        embedder = self._model._embedder.token_embedder_bert._matched_embedder
         bert = embedder.transformer_model
         heads = bert.config.num_attention_heads
         self._encoder = _Encoder(Bert(bert.state_dict(), heads, device, torch.float32))
@@ -109,16 +115,18 @@ class RadGraphExtractor:
         """The package's annotations, by the place of the text."""
         if not texts:
             return {}
-        model, package = self._package.model, self._package
+        model, package = self._model, self._package
         rows = preprocess_reports(texts, package.model_type)
         data = AllennlpDataset([package.reader.text_to_instance(row) for row in rows])
         data.index_with(model.vocab)
-        loader = PyTorchDataLoader(batch_size=1, dataset=data)
-        batches = [batch_to_device(batch, self._device) for batch in loader]
+        loader: Any = PyTorchDataLoader
+        move: Any = batch_to_device
+        batches = [move(batch, self._device) for batch in loader(dataset=data, batch_size=1)]
         with torch.no_grad():
             self._encoder.collecting = True
             for batch in batches:
-                model._embedder(batch["text"], num_wrapping_dims=1)
+                with contextlib.suppress(_NotedError):
+                    model._embedder(batch["text"], num_wrapping_dims=1)
             self._encoder.encode()
             outputs = [model.make_output_human_readable(model(**batch)) for batch in batches]
         return postprocess_reports([output.to_json() for output in outputs])
@@ -140,7 +148,7 @@ def load_radgraph(
     Raises:
         ConfigError: a missing folder or file, weights that do not fit, no tokenizer.
     """
-    folder = Path(CACHE_DIR, weights) if weights in MODELS else Path(weights).expanduser().resolve()
+    folder = published(weights).path if weights in MODELS else Path(weights).expanduser().resolve()
     if folder.name not in MODELS:
         raise ConfigError(
             f"RadGraph weights {weights}: the folder's name tells which model it is: "
@@ -148,8 +156,8 @@ def load_radgraph(
         )
     if missing := [name for name in _FILES if not (folder / name).exists()]:
         raise ConfigError(
-            f"RadGraph weights {folder}: {', '.join(missing)} missing: unpack {folder.name}.tar.gz "
-            f"there, from {_SOURCE}"
+            f"RadGraph weights {folder}: {', '.join(missing)} missing: get "
+            f"{published(folder.name).source}"
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ does not run with transformers 5, reads one report at a time, and accepts a wron
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +17,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from reward_sdk.bert import Bert
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.observations import OBSERVATIONS, Labels
+from reward_sdk.weights import chexbert
 
 _CLASSES: tuple[int | None, ...] = (None, 1, 0, -1)  # of every head; No Finding has the first two
-_SOURCE = "StanfordAIMI/RRG_scorers on the Hugging Face hub, file chexbert.pth"
 
 
 class CheXbert:
@@ -81,10 +80,10 @@ def load_chexbert(
         ConfigError: missing or unreadable file, one that is no CheXbert checkpoint (missing and
             foreign tensors are named), no tokenizer, or a device that is not there.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # f1chexbert's rule on Linux
-    path = Path(weights or f"{cache}/chexbert/chexbert.pth").expanduser()
+    published = chexbert()
+    path = Path(weights).expanduser() if weights else published.path
     if not path.is_file():
-        raise ConfigError(f"CheXbert weights {path}: no such file: get it from {_SOURCE}")
+        raise ConfigError(f"CheXbert weights {path}: no such file: get {published.source}")
     try:
         state = torch.load(path, "cpu", weights_only=True)["model_state_dict"]
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -94,7 +93,7 @@ def load_chexbert(
     except Exception as error:  # whatever a broken or foreign file makes of the steps above
         raise ConfigError(
             f"CheXbert weights {path}: not a CheXbert checkpoint: {one_line(error)}: "
-            f"the published one is {_SOURCE}"
+            f"the published one is {published.source}"
         ) from error
     try:
         words = BertTokenizer.from_pretrained(tokenizer)

@@ -2,6 +2,7 @@
 a word that is no number makes the reward raise."""
 
 import math
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -258,3 +259,65 @@ def test_a_set_from_a_file_scores(tmp_path):
     path = tmp_path / "set.yaml"
     path.write_text("rewards: {format: {weight: 2}}", encoding="utf-8")
     assert score(RewardSet.from_file(path), "<report> Clear. </report>").total == 2
+
+
+def test_an_offset_moves_the_steps_on_which_a_reward_counts():
+    rewards = word_set({}, {"every": 3, "offset": 1})
+    counted = [s for s in range(1, 8) if score(rewards, "0 1", s).logs["word_1/applied"]]
+    assert counted == [1, 4, 7]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [({"every": 2, "offset": 2}, "smaller than every"), ({"mode": "replace"}, "no step")],
+)
+def test_a_schedule_that_never_fits_is_refused(entry, message):
+    with pytest.raises(ConfigError, match=message):
+        RewardSet.from_config({"rouge_l": {}, "findings_f1": entry})
+
+
+def replacing() -> RewardSet:
+    """A text reward, a reward that needs nothing, and one that replaces every second step."""
+    text = Word(0, needs=frozenset({"reference"}))
+    entries = [(text, Entry()), (Word(1), Entry()), (Word(2), Entry(every=2, mode="replace"))]
+    return RewardSet(entries)
+
+
+def test_a_replacing_reward_stands_in_place_of_those_that_compare_with_the_reference():
+    sample = Sample("0.1 0.2 0.4", reference="x")
+    odd, even = (replacing().score([sample], step)[0] for step in (1, 2))
+    assert odd.total == pytest.approx(0.1 + 0.2)
+    assert even.total == pytest.approx(0.2 + 0.4)
+    assert even.parts["word_0"].status == "skipped"
+    assert odd.logs.keys() == even.logs.keys()
+
+
+class Slow:
+    """Answers after `seconds`."""
+
+    name = "slow"
+    bounds = (0.0, 1.0)
+    needs = NOTHING
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+        time.sleep(self.seconds)
+        return [Part(1.0)] * len(samples)
+
+
+def test_a_reward_that_misses_its_deadline_has_failed_for_all_samples_and_the_others_count():
+    rewards = RewardSet([(Slow(5), Entry(deadline=0.05)), (Word(0), Entry())])
+    start = time.monotonic()
+    results = rewards.score([Sample("0.5"), Sample("0.25")])
+    assert time.monotonic() - start < 2
+    assert [result.parts["slow"].status for result in results] == ["failed", "failed"]
+    assert "deadline of 0.05 s" in results[0].parts["slow"].reason
+    assert [result.logs["word_0"] for result in results] == [0.5, 0.25]
+
+
+def test_a_reward_within_its_deadline_scores_as_without():
+    with_deadline = RewardSet([(Word(0), Entry(deadline=60))])
+    assert score(with_deadline, "0.5").total == 0.5
+    assert score(with_deadline, "boom").parts["word_0"].status == "failed"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from reward_sdk import images
 from reward_sdk.errors import ScoringError
-from reward_sdk.images import open_image, to_gray
+from reward_sdk.images import is_lateral, open_image, to_gray
 from reward_sdk.types import ImageRef
 
 NIH = Path(__file__).parents[3] / "shared/data/nih-cxr14/original"
@@ -91,3 +91,102 @@ def test_real_x_rays_load_as_torchxrayvision_loads_them():
     for path in sorted(NIH.glob("*.png"))[:3]:
         ours = xrv.utils.normalize(to_gray(open_image(ImageRef(path=str(path)))), 255)
         assert np.array_equal(ours[None], xrv.utils.load_image(str(path)))
+
+
+def dicom(path: Path, values, bits=12, photometric="MONOCHROME2", **tags) -> ImageRef:
+    """A DICOM file of grey values."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import DigitalXRayImageStorageForPresentation as Storage
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    values = np.asarray(values)
+    data = pydicom.Dataset()
+    data.SOPClassUID, data.SOPInstanceUID = Storage, generate_uid()
+    data.Rows, data.Columns = values.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, photometric
+    data.BitsStored, data.HighBit = bits, bits - 1
+    data.BitsAllocated = 8 if bits <= 8 else 16
+    data.PixelRepresentation = int(values.dtype.kind == "i" and values.min() < 0)
+    kind = {8: "u1", 16: "i2" if data.PixelRepresentation else "u2"}[data.BitsAllocated]
+    data.PixelData = values.astype(f"<{kind}").tobytes()
+    for tag, value in tags.items():
+        setattr(data, tag, value)
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+    return ImageRef(path=str(path))
+
+
+def gray_of(ref: ImageRef):
+    return np.asarray(open_image(ref)).tolist()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_a_dicom_image_is_scaled_by_its_bit_depth_and_not_by_its_content(tmp_path, bits):
+    top = (1 << bits) - 1
+    values = np.array([[0, top // 4, top // 2]])
+    assert gray_of(dicom(tmp_path / "x.dcm", values, bits)) == [[0, 64, 127]] or bits == 8
+    assert abs(np.array(gray_of(dicom(tmp_path / "x", values, bits))) - [0, 64, 127]).max() <= 1
+
+
+def test_low_values_of_monochrome1_are_bright(tmp_path):
+    assert gray_of(dicom(tmp_path / "x", [[0, 4095]], photometric="MONOCHROME1")) == [[255, 0]]
+
+
+def test_the_window_of_a_dicom_image_is_what_a_viewer_shows(tmp_path):
+    values = np.array([[0, 1000, 2000, 3000, 4095]])
+    shown = gray_of(dicom(tmp_path / "x", values, WindowCenter=2000, WindowWidth=2000))[0]
+    assert shown[:2] == [0, 0]
+    assert shown[3:] == [255, 255]
+    assert abs(shown[2] - 128) <= 1
+
+
+def test_a_rescaled_window_is_in_rescaled_units(tmp_path):
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 1900, "WindowWidth": 2}
+    shown = gray_of(dicom(tmp_path / "x", [[900, 1100]], **tags))[0]
+    assert shown == [0, 255]
+
+
+def test_signed_values_are_shown_from_the_lowest_to_the_highest(tmp_path):
+    assert gray_of(dicom(tmp_path / "x", np.array([[-2048, 0, 2047]])))[0] == [0, 128, 255]
+
+
+def test_a_dicom_lookup_table_is_applied(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [4, 0, 8]
+    table.LUTData = np.array([0, 10, 200, 255], "<u2").tobytes()
+    tags = {"VOILUTSequence": pydicom.Sequence([table])}
+    assert gray_of(dicom(tmp_path / "x", [[0, 1, 2, 3]], bits=8, **tags)) == [[0, 10, 200, 255]]
+
+
+def test_dicom_files_that_are_no_grey_image_and_broken_ones_are_named(tmp_path):
+    ref = dicom(tmp_path / "frames.dcm", np.zeros((2, 3, 3), int), NumberOfFrames=2)
+    with pytest.raises(ScoringError, match=r"frames\.dcm: no single grey image"):
+        open_image(ref)
+    whole = Path(dicom(tmp_path / "x.dcm", np.zeros((30, 30), int)).path).read_bytes()
+    (tmp_path / "broken.dcm").write_bytes(whole[:-900])
+    with pytest.raises(ScoringError, match=r"broken\.dcm: cannot be read"):
+        open_image(ImageRef(path=str(tmp_path / "broken.dcm")))
+
+
+def test_a_huge_dicom_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    ref = dicom(tmp_path / "x.dcm", [[0, 1, 2, 3]])
+    monkeypatch.setattr(images, "MAX_PIXELS", 3)
+    with pytest.raises(ScoringError, match=r"x\.dcm: 4 x 1 pixels, more than the limit of 3"):
+        open_image(ref)
+
+
+@pytest.mark.parametrize(
+    ("view", "lateral"), [("LL", True), ("LATERAL", True), ("PA", False), ("AP", False)]
+)
+def test_a_view_is_read_from_the_dicom_header_or_said(tmp_path, view, lateral):
+    assert is_lateral(dicom(tmp_path / "x.dcm", [[0]], ViewPosition=view)) == lateral
+    assert is_lateral(ImageRef(path="never opened.png", view=view.lower())) == lateral
+
+
+def test_an_image_of_unknown_view_counts_as_frontal(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "x.png")
+    assert not is_lateral(ImageRef(path=str(tmp_path / "x.png")))
+    assert not is_lateral(dicom(tmp_path / "x.dcm", [[0]]))
+    assert not is_lateral(ImageRef(pixels=Image.new("L", (2, 2))))

@@ -97,7 +97,7 @@ def test_weights_of_another_shape_are_refused(folder):
 
 def test_a_missing_file_a_foreign_folder_and_no_tokenizer_say_what_to_do(folder, tmp_path):
     (folder / "weights.th").rename(tmp_path / "weights.th")
-    with pytest.raises(ConfigError, match=r"weights\.th missing: unpack radgraph.*\.tar\.gz"):
+    with pytest.raises(ConfigError, match=r"weights\.th missing: get radgraph.*\.tar\.gz"):
         load_radgraph(str(folder))
     with pytest.raises(ConfigError, match=r"known: radgraph, radgraph-xl|did you mean"):
         load_radgraph(str(tmp_path / "elsewhere"))

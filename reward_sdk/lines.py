@@ -1,0 +1,94 @@
+"""Reading reports from JSONL files: what `reward-sdk score` and `reward-sdk audit` are given.
+
+One JSON object a line; images are relative to the file:
+
+    {"id": "s1", "response": "<report> Clear. </report>", "reference": "Clear.", "image": "s1.png"}
+
+Of the keys only `id` must be there. `report` is another name of `reference`, so that a studies file
+works as it is; `view` says how the image was taken, see `ImageRef`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reward_sdk.errors import ConfigError
+from reward_sdk.types import ImageRef
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that can be used.
+
+    Attributes:
+        number: of the line in the file, from 1.
+        id: the study's name.
+        response: what a policy wrote, if the row has it.
+        reference: the radiologist's report, if the row has it.
+        image: the X-ray, if the row has it.
+    """
+
+    number: int
+    id: str
+    response: str | None
+    reference: str | None
+    image: ImageRef | None
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that cannot: its number, what is wrong, and the line itself."""
+
+    number: int
+    problem: str
+    text: str
+
+
+def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
+    """The lines of a file that are not blank, one at a time.
+
+    Whether an image can be read is left to the rewards that look at it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        # Lines end in "\n" alone: reports may hold U+2028 and its like.
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    try:
+                        yield _line(number, text, path.parent)
+                    except ConfigError as error:
+                        yield BadLine(number, str(error), text.rstrip("\n"))
+    except OSError as error:
+        raise ConfigError(f"cannot read data {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
+
+
+def _line(number: int, text: str, folder: Path) -> Line:
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ConfigError("a row is a JSON object with `id`")
+    row.setdefault("reference", row.get("report"))
+    if not isinstance(row.get("id"), str) or not row["id"].strip():
+        raise ConfigError("the row has no 'id' (a text)")
+    for key in ("response", "reference", "image", "view"):
+        if not isinstance(row.get(key), str | None):
+            raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
+    image = row.get("image")
+    return Line(
+        number,
+        row["id"],
+        row.get("response"),
+        row["reference"],
+        ImageRef(str(folder / image), view=row.get("view")) if image else None,
+    )

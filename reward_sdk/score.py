@@ -1,0 +1,164 @@
+"""`reward-sdk score`: a file of responses under a reward set; no row is lost or scored twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError
+from reward_sdk.lines import BadLine, Line, read_lines
+from reward_sdk.text import wrap_report
+from reward_sdk.types import Sample
+
+_CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one reward, or the total, gave over a file.
+
+    Attributes:
+        mean: of the values, None without any.
+        scored: rows with a value.
+        skipped: rows it does not apply to.
+        failed: rows it failed on.
+        reason: why the first of them failed.
+    """
+
+    mean: float | None
+    scored: int
+    skipped: int
+    failed: int
+    reason: str
+
+
+def score_file(
+    set_file: Path,
+    data: Path,
+    out: Path,
+    *,
+    plain: bool = False,
+    step: int | None = None,
+    progress: Callable[[int], object] = lambda line: None,
+) -> tuple[dict[str, Column], list[BadLine]]:
+    """Scores the rows of `data` and appends one JSON object each to `out`.
+
+    A row of `out` holds the `line` of the data, `id`, `total` and per reward `value`, `status` and
+    `reason`. Lines that cannot be scored go to a file beside it, `rejected_path(out)`. If `out` is
+    there already, the rows that it holds are not scored again.
+
+    Args:
+        set_file: the reward set's YAML.
+        data: JSONL, see `reward_sdk.lines`; every row needs a `response`.
+        out: JSONL.
+        plain: the responses are reports without tags.
+        step: the policy step, for sets with a schedule.
+        progress: told the line that was reached, after every chunk.
+
+    Returns:
+        Reward name or "total" -> its column over all of `out`, and the lines that were rejected.
+
+    Raises:
+        ConfigError: a set or data that cannot be read, or an `out` of another set.
+        ScoringError: a part failed whose policy is "raise"; what was scored before is in `out`.
+    """
+    rewards = RewardSet.from_file(set_file)
+    if step is None and rewards.needs_step:
+        raise ConfigError(f"{set_file}: rewards with `every` > 1: say the policy step, --step N")
+    key = hashlib.sha256(set_file.read_bytes() + f" {step} {plain}".encode()).hexdigest()[:12]
+    done = _resume(out, key)
+    rejected: list[BadLine] = []
+    rows = _usable(data, rejected)
+    with out.open("a", encoding="utf-8") as file:
+        while chunk := list(islice(rows, _CHUNK)):
+            new = [row for row in chunk if row.number > done]
+            scores = rewards.score([_sample(row, plain) for row in new], step)
+            for row, score in zip(new, scores, strict=True):
+                parts = {name: asdict(part) for name, part in score.parts.items()}
+                line = {"line": row.number, "id": row.id, "total": score.total, "parts": parts}
+                file.write(json.dumps(line | {"set": key}) + "\n")
+            file.flush()
+            progress(chunk[-1].number)
+    _write_rejected(rejected_path(out), rejected)
+    return _columns(out, rewards.names), rejected
+
+
+def rejected_path(out: Path) -> Path:
+    """Where the lines go that cannot be scored."""
+    return out.with_name(f"{out.name}.rejected")
+
+
+def _usable(data: Path, rejected: list[BadLine]) -> Iterator[Line]:
+    """The rows with a response; the others are collected."""
+    for row in read_lines(data):
+        if isinstance(row, BadLine):
+            rejected.append(row)
+        elif row.response is None:
+            rejected.append(BadLine(row.number, "the row has no 'response' (a text)", row.id))
+        else:
+            yield row
+
+
+def _sample(row: Line, plain: bool) -> Sample:
+    response = row.response or ""
+    return Sample(wrap_report(response) if plain else response, row.reference, row.image, row.id)
+
+
+def _resume(out: Path, key: str) -> int:
+    """The last line of the data that `out` holds, 0 if none; cuts off a row that broke off."""
+    if not out.exists():
+        return 0
+    whole, last = 0, 0
+    with out.open("rb") as file:
+        for text in file:
+            if not text.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(text)
+                last, made_with = row["line"], row["set"]
+            except (ValueError, LookupError, TypeError):
+                raise ConfigError(f"{out} is there and no file of scores: name another") from None
+            if made_with != key:
+                raise ConfigError(
+                    f"{out} holds scores of another set, step or kind of response: name another "
+                    "file, or remove it"
+                )
+            whole += len(text)
+    with out.open("r+b") as file:
+        file.truncate(whole)
+    return last
+
+
+def _write_rejected(path: Path, rejected: list[BadLine]) -> None:
+    if rejected:
+        path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rejected), "utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _columns(out: Path, names: tuple[str, ...]) -> dict[str, Column]:
+    with out.open(encoding="utf-8", newline="\n") as file:
+        rows = [json.loads(text) for text in file]
+    columns = {name: _column([row["parts"][name] for row in rows]) for name in names}
+    totals = [row["total"] for row in rows if row["total"] is not None]
+    mean = fmean(totals) if totals else None
+    return columns | {"total": Column(mean, len(totals), len(rows) - len(totals), 0, "")}
+
+
+def _column(parts: list[dict[str, Any]]) -> Column:
+    values = [part["value"] for part in parts if part["value"] is not None]
+    failed = [part["reason"] for part in parts if part["status"] == "failed"]
+    return Column(
+        mean=fmean(values) if values else None,
+        scored=len(values),
+        skipped=sum(part["status"] == "skipped" for part in parts),
+        failed=len(failed),
+        reason=failed[0] if failed else "",
+    )

@@ -1,0 +1,179 @@
+"""What the clinical rewards cost, against the ways of the packages that they are checked with:
+f1chexbert's (one report at a time, float32) and radgraph's. Run it with `make bench-clinical`.
+
+The networks have their published sizes and random weights, in files of the published formats. The
+reports are IU-XRay's. f1chexbert does not run with transformers 5: its way is its own loop over
+transformers' BertModel. The rule labeler is scored on gold labels where `../shared` has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+from golden.tiny_bert import LETTERS, SPECIAL
+from golden.tiny_radgraph import write_radgraph
+from iu_reports import GOLD, gold_counts, iu_findings
+from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
+
+from reward_sdk.annotate import Annotator
+from reward_sdk.graphs import read_annotation
+from reward_sdk.graphs.radgraph import load_radgraph
+from reward_sdk.labelers.chexbert import load_chexbert
+from reward_sdk.labelers.rules import label_reports
+from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.text import tokens
+from reward_sdk.types import Sample
+
+GROUP = 8
+
+
+def seconds(call: Callable[[], object], times: int = 3) -> float:
+    """The best of a few runs."""
+    best = float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def write_bert_base(folder: Path, reports: list[str]) -> Path:
+    """Vocabulary, of the reports' words, and configuration of a BERT-base."""
+    words = sorted({word for report in reports for word in tokens(report)})
+    pieces = ["##" + letter for letter in LETTERS]
+    known = list(dict.fromkeys([*SPECIAL, *LETTERS, *pieces, *"0123456789.,:;-()/%", *words]))
+    vocabulary = [*known, *(f"[unused{i}]" for i in range(30522 - len(known)))]
+    BertConfig().save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return folder
+
+
+def group_of(reports: list[str], annotate: Callable[[list[str]], list]) -> Callable[[], object]:
+    """Scores a GRPO group whose reference has been met: 8 new responses to 1 reference."""
+    reference, *responses = reports
+    samples = [Sample(f"<report>{r}</report>", reference) for r in responses[:GROUP]]
+
+    def run() -> None:
+        annotator = Annotator(annotate)
+        annotator._references[reference] = KNOWN  # met in an earlier group or epoch
+        annotator.pairs(samples)
+
+    return run
+
+
+KNOWN = object()
+
+
+def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
+    torch.manual_seed(0)
+    model = BertModel(BertConfig()).eval()
+    heads = [torch.nn.Linear(768, 2 if name == "No Finding" else 4) for name in OBSERVATIONS]
+    state = {f"module.bert.{name}": tensor for name, tensor in model.state_dict().items()}
+    for i, head in enumerate(heads):
+        state |= {f"module.linear_heads.{i}.{n}": t for n, t in head.state_dict().items()}
+    path = folder / "chexbert.pth"
+    torch.save({"model_state_dict": state}, path)
+    words = BertTokenizer.from_pretrained(bert)
+
+    def one_by_one(texts: list[str]) -> list[list[int]]:
+        labels = []
+        with torch.no_grad():
+            for text in texts:
+                ids = torch.tensor([words(text)["input_ids"]])
+                first = model(ids, attention_mask=torch.ones_like(ids, dtype=torch.float))[0][:, 0]
+                labels.append([head(first).argmax(1).item() for head in heads])
+        return labels
+
+    classes = (None, 1, 0, -1)
+    expected = [[classes[c] for c in row] for row in one_by_one(reports)]
+    theirs = seconds(lambda: one_by_one(reports), 1) / len(reports)
+    two_groups = seconds(lambda: one_by_one([*reports[1 : GROUP + 1], *[reports[0]] * GROUP]))
+    size = sum(len(words(text)["input_ids"]) for text in reports)
+    for precision in ("float32", "bfloat16"):
+        ours = load_chexbert(str(path), str(bert), precision)
+        found = [[labels[name] for name in OBSERVATIONS] for labels in ours(reports)]
+        cells = [
+            a == b for pair in zip(expected, found, strict=True) for a, b in zip(*pair, strict=True)
+        ]
+        batched = seconds(lambda ours=ours: ours(reports)) / len(reports)
+        grouped = seconds(group_of(reports, ours))
+        dtype = getattr(torch, precision)
+        a, b = torch.randn(4096, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
+        limit = (
+            2 * 4096 * 768 * 3072 / seconds(lambda a=a, b=b: torch.nn.functional.linear(a, b), 9)
+        )
+        # 12 layers of 12 * 768 * 768 weights, two operations each; attention is left out
+        reached = 2 * 12 * 12 * 768 * 768 * size / (batched * len(reports))
+        print(
+            f"CheXbert {precision}: {theirs / batched:.1f} times f1chexbert's way per new report "
+            f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {two_groups / grouped:.1f} times "
+            f"per group of {GROUP} whose reference is known ({1e3 * grouped:.0f} ms, "
+            f"{1e3 * two_groups:.0f} ms); labels equal {sum(cells) / len(cells):.2%}; "
+            f"{reached / limit:.2f} of a matrix product's {limit / 1e9:.0f} GFLOP/s"
+        )
+
+
+def radgraph(folder: Path, bert: Path, reports: list[str]) -> None:
+    Base = PreTrainedTokenizerBase
+    Base.encode_plus = Base.__call__
+    Base.build_inputs_with_special_tokens = lambda self, ids: [
+        self.cls_token_id, *ids, self.sep_token_id
+    ]  # fmt: skip
+    from radgraph import RadGraph
+
+    path = write_radgraph(folder / "radgraph-xl", bert, hidden=150, bias=(-2.25, -12.0))
+    with contextlib.redirect_stdout(io.StringIO()):
+        package = RadGraph(model_type=path.name, model_cache_dir=str(folder), cuda=-1)
+    ours = load_radgraph(str(path))
+    lower = [report.lower() for report in reports]
+    theirs = seconds(lambda: package(lower), 2) / len(lower)
+    batched = seconds(lambda: ours(lower), 2) / len(lower)
+    two_groups = seconds(lambda: package([*lower[1 : GROUP + 1], *[lower[0]] * GROUP]), 2)
+    grouped = seconds(group_of(lower, ours), 2)
+    annotations = package(lower)
+    expected = [read_annotation(annotations[str(i)]) for i in range(len(lower))]
+    equal = sum(a == b for a, b in zip(expected, ours(lower), strict=True))
+    print(
+        f"RadGraph: {theirs / batched:.1f} times the package per new report "
+        f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {two_groups / grouped:.1f} times per "
+        f"group of {GROUP} whose reference is known; annotations equal {equal} of {len(lower)}, "
+        f"{sum(map(len, expected))} entities"
+    )
+
+
+def rules(reports: list[str]) -> None:
+    texts = [f"{report} {i}" for i, report in enumerate(reports)]  # none seen before
+    print(f"rule labeler: {len(texts) / seconds(lambda: label_reports(texts), 1):,.0f} reports/s")
+    if not GOLD.exists():
+        return
+    counts = gold_counts(label_reports)
+    counts["all nine"] = tuple(map(sum, zip(*counts.values(), strict=True)))
+    for name, (hits, found, expected) in counts.items():
+        print(
+            f"  {name:18} n {expected:4}  precision {hits / found:.2f}  recall "
+            f"{hits / expected:.2f}  F1 {2 * hits / (found + expected):.3f}"
+        )
+
+
+def main() -> None:
+    findings = list(iu_findings().values())
+    reports = random.Random(0).sample(findings, 64)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bert = write_bert_base(folder / "bert", findings)
+        chexbert(folder, bert, reports)
+        radgraph(folder, bert, reports[:24])
+    rules(findings)
+
+
+if __name__ == "__main__":
+    main()

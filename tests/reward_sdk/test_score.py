@@ -1,0 +1,155 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from reward_sdk.cli import main
+from reward_sdk.errors import ConfigError
+from reward_sdk.score import score_file
+
+SET = "rewards:\n  rouge_l: {weight: 0.5}\n  format: {weight: 0.5}\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A set, 200 rows of which every tenth is bad, and a place for scores."""
+    (tmp_path / "set.yaml").write_text(SET)
+    rows = []
+    for i in range(1, 201):
+        row = {"id": f"s{i}", "response": "<report>Clear.</report>", "reference": "Clear."}
+        rows.append(json.dumps(row) if i % 10 else "{broken")
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path / "set.yaml", tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_good_row_gets_its_total_and_parts_in_order(files):
+    columns, _ = score_file(*files)
+    rows = rows_of(files[2])
+    assert [row["line"] for row in rows] == [i for i in range(1, 201) if i % 10]
+    assert rows[0]["id"] == "s1"
+    assert rows[0]["total"] == pytest.approx(1)
+    assert rows[0]["parts"]["format"] == {"value": 1.0, "status": "ok", "reason": ""}
+    assert columns["rouge_l"].scored == columns["total"].scored == 180
+
+
+def test_bad_rows_are_named_by_line_and_kept(files):
+    _, rejected = score_file(*files)
+    assert [row.number for row in rejected] == list(range(10, 201, 10))
+    kept = rows_of(files[2].with_name("out.jsonl.rejected"))
+    assert kept[0]["number"] == 10
+    assert kept[0]["text"] == "{broken"
+    assert "no JSON" in kept[0]["problem"]
+
+
+def test_a_row_without_a_response_is_rejected(files):
+    files[1].write_text('{"id": "a", "reference": "Clear."}\n')
+    _, rejected = score_file(*files)
+    assert "no 'response'" in rejected[0].problem
+
+
+def test_scoring_goes_on_where_it_was_stopped_and_mends_a_row_that_broke_off(files):
+    score_file(*files)
+    whole = files[2].read_bytes()
+    files[2].write_bytes(whole[: len(whole) // 2])
+    seen = []
+    score_file(*files, progress=seen.append)
+    assert files[2].read_bytes() == whole
+
+
+def test_scores_of_another_set_are_not_mixed_in(files):
+    score_file(*files)
+    files[0].write_text(SET.replace("0.5", "0.7"))
+    with pytest.raises(ConfigError, match=r"out\.jsonl holds scores of another set"):
+        score_file(*files)
+
+
+def test_a_file_that_is_no_file_of_scores_is_not_touched(files):
+    files[2].write_text("my notes\n")
+    with pytest.raises(ConfigError, match="no file of scores"):
+        score_file(*files)
+    assert files[2].read_text() == "my notes\n"
+
+
+def test_plain_reports_get_their_tags(files):
+    files[1].write_text('{"id": "a", "response": "Clear.", "reference": "Clear."}\n')
+    columns, _ = score_file(*files, plain=True)
+    assert columns["format"].mean == 1
+    files[2].unlink()
+    columns, _ = score_file(*files)
+    assert columns["format"].mean == 0
+
+
+def test_a_set_with_a_schedule_wants_its_step(files):
+    files[0].write_text("rewards: {rouge_l: {}, findings_f1: {every: 4}}")
+    with pytest.raises(ConfigError, match="--step"):
+        score_file(*files)
+    columns, _ = score_file(*files, step=4)
+    assert columns["findings_f1"].scored == 180
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_prints_means_and_what_was_rejected(files):
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert result.exit_code == 1
+    assert "rouge_l                1.000     180       0       0" in result.output
+    assert "line 10: no JSON" in result.output
+    assert "out.jsonl.rejected" in result.output
+
+
+def test_the_command_ends_with_0_where_every_row_was_scored(files):
+    files[1].write_text('{"id": "a", "response": "<report>x</report>", "reference": "x"}\n')
+    assert run("score", "--set", files[0], "--data", files[1], "--out", files[2]).exit_code == 0
+
+
+@pytest.mark.parametrize("missing", ["set.yaml", "data.jsonl"])
+def test_a_missing_file_is_named_with_exit_code_2(files, tmp_path, missing):
+    (tmp_path / missing).unlink()
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert result.exit_code == 2
+    assert missing in result.output
+
+
+def test_list_says_of_every_reward_its_needs_and_of_weights_whether_they_are_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "chexbert").mkdir()
+    (tmp_path / "chexbert/chexbert.pth").touch()
+    output = "\n" + run("list").output
+    for name in ("bleu", "chexbert_f1", "radgraph_f1", "image_text", "length", "bertscore"):
+        assert f"\n{name} " in output
+    assert f"weights chexbert, found: {tmp_path}" in output
+    assert "weights radgraph-xl, missing" in output
+    assert "needs: image, report" in output
+
+
+def test_a_baseline_is_fitted_from_the_command_line(tmp_path):
+    xrv = pytest.importorskip("torchxrayvision")
+    import torch
+    from PIL import Image
+
+    model = xrv.models.DenseNet(
+        growth_rate=4, block_config=(1, 1), num_init_features=8, num_classes=2
+    )
+    model.targets, model.op_threshs = ["Edema", "Effusion"], torch.full((2,), 0.5)
+    model.input_resolution = 32
+    weights = tmp_path / "w.pt"
+    torch.save(model, weights)
+    rows = []
+    for i, view in enumerate(("PA", "PA", "LATERAL")):
+        Image.new("L", (40, 40), 80 * i).save(tmp_path / f"{i}.png")
+        rows.append(json.dumps({"id": str(i), "image": f"{i}.png", "view": view}))
+    (tmp_path / "images.jsonl").write_text("\n".join(rows))
+    out = tmp_path / "baseline.json"
+    result = run(
+        "baseline", "--weights", weights, "--images", tmp_path / "images.jsonl", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["images"] == 2
