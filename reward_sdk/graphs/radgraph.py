@@ -175,7 +175,11 @@ def load_radgraph(
         ) from error
     specification = cached_transformers.TransformerSpec(name, None, None)
     cached_transformers._model_cache[specification] = bert
-    cached_transformers._tokenizer_cache[name, frozenset({("use_fast", True)})] = words
+    for options in (
+        {"use_fast": True},
+        {"use_fast": True, "cache_dir": None},
+    ):  # both are asked for
+        cached_transformers._tokenizer_cache[name, frozenset(options.items())] = words
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints the device
             package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)

@@ -57,20 +57,32 @@ def write_bert_base(folder: Path, reports: list[str]) -> Path:
     return folder
 
 
-def group_of(reports: list[str], annotate: Callable[[list[str]], list]) -> Callable[[], object]:
-    """Scores a GRPO group whose reference has been met: 8 new responses to 1 reference."""
-    reference, *responses = reports
-    samples = [Sample(f"<report>{r}</report>", reference) for r in responses[:GROUP]]
+def groups_of(reports: list[str]) -> list[list[str]]:
+    """GRPO groups: a reference, then 8 responses."""
+    size = GROUP + 1
+    return [reports[i : i + size] for i in range(0, len(reports) - size + 1, size)]
+
+
+def score_groups(groups: list[list[str]], annotate: Callable[[list[str]], list]) -> float:
+    """Seconds for all groups, each reference met before (in an earlier group or epoch)."""
+    batches = [
+        [Sample(f"<report>{response}</report>", reference) for response in responses]
+        for reference, *responses in groups
+    ]
 
     def run() -> None:
-        annotator = Annotator(annotate)
-        annotator._references[reference] = KNOWN  # met in an earlier group or epoch
-        annotator.pairs(samples)
+        for batch in batches:
+            annotator = Annotator(annotate)
+            annotator._references[batch[0].reference or ""] = object()
+            annotator.pairs(batch)
 
-    return run
+    return seconds(run, 2)
 
 
-KNOWN = object()
+def label_groups(groups: list[list[str]], annotate: Callable[[list[str]], object]) -> float:
+    """Seconds for all groups where every response and its reference are read anew."""
+    texts = [[t for r in responses for t in (r, reference)] for reference, *responses in groups]
+    return seconds(lambda: [annotate(group) for group in texts], 1)
 
 
 def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
@@ -96,7 +108,8 @@ def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
     classes = (None, 1, 0, -1)
     expected = [[classes[c] for c in row] for row in one_by_one(reports)]
     theirs = seconds(lambda: one_by_one(reports), 1) / len(reports)
-    two_groups = seconds(lambda: one_by_one([*reports[1 : GROUP + 1], *[reports[0]] * GROUP]))
+    groups = groups_of(reports)
+    all_anew = label_groups(groups, one_by_one) / len(groups)
     size = sum(len(words(text)["input_ids"]) for text in reports)
     for precision in ("float32", "bfloat16"):
         ours = load_chexbert(str(path), str(bert), precision)
@@ -105,7 +118,7 @@ def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
             a == b for pair in zip(expected, found, strict=True) for a, b in zip(*pair, strict=True)
         ]
         batched = seconds(lambda ours=ours: ours(reports)) / len(reports)
-        grouped = seconds(group_of(reports, ours))
+        grouped = score_groups(groups, ours) / len(groups)
         dtype = getattr(torch, precision)
         a, b = torch.randn(4096, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
         limit = (
@@ -115,9 +128,9 @@ def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
         reached = 2 * 12 * 12 * 768 * 768 * size / (batched * len(reports))
         print(
             f"CheXbert {precision}: {theirs / batched:.1f} times f1chexbert's way per new report "
-            f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {two_groups / grouped:.1f} times "
+            f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {all_anew / grouped:.1f} times "
             f"per group of {GROUP} whose reference is known ({1e3 * grouped:.0f} ms, "
-            f"{1e3 * two_groups:.0f} ms); labels equal {sum(cells) / len(cells):.2%}; "
+            f"{1e3 * all_anew:.0f} ms); labels equal {sum(cells) / len(cells):.2%}; "
             f"{reached / limit:.2f} of a matrix product's {limit / 1e9:.0f} GFLOP/s"
         )
 
@@ -130,22 +143,23 @@ def radgraph(folder: Path, bert: Path, reports: list[str]) -> None:
     ]  # fmt: skip
     from radgraph import RadGraph
 
-    path = write_radgraph(folder / "radgraph-xl", bert, hidden=150, bias=(-2.25, -12.0))
+    path = write_radgraph(folder / "radgraph-xl", bert, hidden=150, bias=(-0.8, -1.0))
     with contextlib.redirect_stdout(io.StringIO()):
         package = RadGraph(model_type=path.name, model_cache_dir=str(folder), cuda=-1)
     ours = load_radgraph(str(path))
     lower = [report.lower() for report in reports]
     theirs = seconds(lambda: package(lower), 2) / len(lower)
     batched = seconds(lambda: ours(lower), 2) / len(lower)
-    two_groups = seconds(lambda: package([*lower[1 : GROUP + 1], *[lower[0]] * GROUP]), 2)
-    grouped = seconds(group_of(lower, ours), 2)
+    groups = groups_of(lower)
+    all_anew = label_groups(groups, package) / len(groups)
+    grouped = score_groups(groups, ours) / len(groups)
     annotations = package(lower)
     expected = [read_annotation(annotations[str(i)]) for i in range(len(lower))]
     equal = sum(a == b for a, b in zip(expected, ours(lower), strict=True))
     print(
         f"RadGraph: {theirs / batched:.1f} times the package per new report "
-        f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {two_groups / grouped:.1f} times per "
-        f"group of {GROUP} whose reference is known; annotations equal {equal} of {len(lower)}, "
+        f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {all_anew / grouped:.1f} times per "
+        f"group of {GROUP} whose reference is known; annotations equal {equal} of {len(lower)}, with "
         f"{sum(map(len, expected))} entities"
     )
 
@@ -171,7 +185,7 @@ def main() -> None:
         folder = Path(name)
         bert = write_bert_base(folder / "bert", findings)
         chexbert(folder, bert, reports)
-        radgraph(folder, bert, reports[:24])
+        radgraph(folder, bert, reports[:27])
     rules(findings)
 
 

@@ -1,6 +1,7 @@
 """RadGraph against the radgraph package: its annotations, its rewards."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,29 +29,36 @@ REPORTS = [
 ]
 
 
-@pytest.fixture
-def old_tokenizers(monkeypatch):
+@contextmanager
+def old_tokenizers():
     """transformers 5 with the two methods that the package calls, so that it runs by itself."""
+    from radgraph.allennlp.common import cached_transformers
     from transformers import PreTrainedTokenizerBase as Base
 
     def build(self, first, second=None):
         ids = [self.cls_token_id, *first, self.sep_token_id]
         return ids if second is None else [*ids, *second, self.sep_token_id]
 
-    monkeypatch.setattr(Base, "encode_plus", Base.__call__, raising=False)
-    monkeypatch.setattr(Base, "build_inputs_with_special_tokens", build, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Base, "encode_plus", Base.__call__, raising=False)
+        patch.setattr(Base, "build_inputs_with_special_tokens", build, raising=False)
+        yield
+    cached_transformers._tokenizer_cache.clear()
+    cached_transformers._model_cache.clear()
 
 
 @pytest.fixture(params=MODELS)
-def folder(request, tmp_path, old_tokenizers):
-    return write_radgraph(tmp_path / request.param, write_tokenizer(tmp_path / "bert"))
+def folder(request, tmp_path):
+    with old_tokenizers():
+        return write_radgraph(tmp_path / request.param, write_tokenizer(tmp_path / "bert"))
 
 
 def by_the_package(folder, texts):
     from radgraph import RadGraph
 
-    package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)
-    annotations = package(texts)
+    with old_tokenizers():
+        package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)
+        annotations = package(texts)
     return [read_annotation(annotations[str(i)]) for i in range(len(texts))]
 
 
