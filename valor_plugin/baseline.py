@@ -42,11 +42,12 @@ def fit(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
         return
     from reward_sdk.experts.baseline import fit_baseline
     from reward_sdk.experts.torchxrayvision import load_expert
-    from reward_sdk.types import ImageRef
+    from reward_sdk.images import is_lateral
 
+    studies = [study for study in studies if not is_lateral(study.film)]
     if len(studies) > _BASELINE_IMAGES:
         studies = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
-    images = [ImageRef(path=str(study.image)) for study in studies]
+    images = [study.film for study in studies]
     with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
         try:
             expert = load_expert(image_text["weights"], image_text.get("device", "cpu"))

@@ -159,8 +159,8 @@ def radgraph(folder: Path, bert: Path, reports: list[str]) -> None:
     print(
         f"RadGraph: {theirs / batched:.1f} times the package per new report "
         f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {all_anew / grouped:.1f} times per "
-        f"group of {GROUP} whose reference is known; annotations equal {equal} of {len(lower)}, with "
-        f"{sum(map(len, expected))} entities"
+        f"group of {GROUP} whose reference is known; annotations equal {equal} of {len(lower)}, "
+        f"with {sum(map(len, expected))} entities"
     )
 
 

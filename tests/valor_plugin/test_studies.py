@@ -171,8 +171,8 @@ def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(folder):
     assert [r["prompt"] for r in rows] == ["<image>Describe."] * 2
     assert [r["images"] for r in rows] == [[str(image)]] * 2
     assert [json.loads(r["label"]) for r in rows] == [
-        {"id": "s1", "report": "Clear."},
-        {"id": "s2", "report": None},
+        {"id": "s1", "report": "Clear.", "view": None},
+        {"id": "s2", "report": None, "view": None},
     ]
 
 

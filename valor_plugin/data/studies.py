@@ -3,7 +3,8 @@
     {"id": "s1", "image": "images/s1.png", "report": "The lungs are clear."}
 
 `image` is relative to the file; `report` may be missing or null where the radiologist's report is
-not known, which stage 2 does not need.
+not known, which stage 2 does not need. `view` may say how the film was taken, as DICOM does ("PA",
+"LATERAL"): the X-ray expert does not judge side views.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.images import check_size
+from reward_sdk.types import ImageRef
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,20 @@ class Study:
 
     Attributes:
         id: unique name.
-        image: path of the frontal film.
+        image: path of the film.
         report: the radiologist's report without tags, or None.
+        view: how it was taken, or None where that is not known.
     """
 
     id: str
     image: Path
     report: str | None = None
+    view: str | None = None
+
+    @property
+    def film(self) -> ImageRef:
+        """The film as rewards take it."""
+        return ImageRef(path=str(self.image), view=self.view)
 
 
 def read_studies(path: str | Path) -> list[Study]:
@@ -82,10 +91,11 @@ def _study(line: str, folder: Path, place: str) -> Study:
     for key in ("id", "image"):
         if not isinstance(row.get(key), str) or not row[key]:
             raise ConfigError(f"{place}: the study has no {key!r} (a text)")
-    report = row.get("report")
-    if report is not None and not isinstance(report, str):
-        raise ConfigError(f"{place}: 'report' must be a text or null, not {report!r}")
-    return Study(row["id"], (folder / row["image"]).resolve(), report)
+    for key in ("report", "view"):
+        if not isinstance(row.get(key), str | None):
+            raise ConfigError(f"{place}: {key!r} must be a text or null, not {row[key]!r}")
+    image = (folder / row["image"]).resolve()
+    return Study(row["id"], image, row.get("report"), row.get("view"))
 
 
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
@@ -135,6 +145,8 @@ def write_studies(studies: Iterable[Study], path: Path) -> None:
             if image.is_relative_to(parent):
                 image = image.relative_to(parent)
             row = {"id": study.id, "image": str(image), "report": study.report}
+            if study.view is not None:
+                row["view"] = study.view
             file.write(json.dumps(row) + "\n")
 
 
@@ -158,7 +170,7 @@ def write_host_rows(
             row = {
                 "prompt": f"<image>{prompt}",
                 "images": [str(study.image)],
-                "label": json.dumps({"id": study.id, "report": study.report}),
+                "label": json.dumps({"id": study.id, "report": study.report, "view": study.view}),
             }
             file.write(json.dumps(row) + "\n")
     if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):

@@ -184,11 +184,10 @@ def _baseline(root: Path) -> Path:
     """Evidence statistics over the SFT films, the same ruler for every stage."""
     from reward_sdk.experts.baseline import fit_baseline
     from reward_sdk.experts.torchxrayvision import load_expert
-    from reward_sdk.types import ImageRef
 
     path = root / "evidence_baseline.json"
     if not path.exists():
-        images = [ImageRef(path=str(study.image)) for study in _studies(root / "train")]
+        images = [study.film for study in _studies(root / "train")]
         fitted = fit_baseline(load_expert(str(root / "expert.pt")), images)
         path.write_text(fitted.model_dump_json(indent=2), encoding="utf-8")
     return path

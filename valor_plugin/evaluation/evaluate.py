@@ -8,7 +8,6 @@ from pathlib import Path
 
 from reward_sdk.rewards.image_text import ImageText
 from reward_sdk.text import extract_report
-from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import Study
 from valor_plugin.evaluation.generate import generate
 from valor_plugin.evaluation.metrics import Evaluation, evaluate
@@ -44,7 +43,7 @@ def evaluate_model(
     )  # fmt: skip
     similarities = None
     if image_text is not None:
-        images = [ImageRef(path=str(study.image)) for study in studies]
+        images = [study.film for study in studies]
         reports = [extract_report(response) or "" for response in responses]
         similarities = image_text.similarities(images, reports).tolist()
     references = [study.report for study in studies]

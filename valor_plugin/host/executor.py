@@ -83,7 +83,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 output["observation_tokens"][start:end], skip_special_tokens=True
             ),
             reference=study["report"],
-            image=ImageRef(path=path),
+            image=ImageRef(path=path, view=study["view"]),
             id=study["id"],
         )
         score = await self._batcher.submit((sample, step))
