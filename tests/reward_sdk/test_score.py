@@ -153,3 +153,31 @@ def test_a_baseline_is_fitted_from_the_command_line(tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text())["images"] == 2
+
+
+def test_the_bench_gives_a_line_for_every_reward_of_a_set_whatever_its_schedule(files):
+    files[0].write_text("rewards: {rouge_l: {}, findings_f1: {every: 4, weight: 0}}")
+    files[1].write_text('{"id": "a", "reference": "Clear."}\n')
+    result = run("bench", "--set", files[0], "--data", files[1])
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines()]
+    assert [line[0] for line in lines[-2:]] == ["rouge_l", "findings_f1"]
+    assert all(float(number) >= 0 for line in lines[-2:] for number in line[1:4])
+
+
+def test_the_bench_names_a_reward_that_scores_nothing(files):
+    files[0].write_text("rewards: {rouge_l: {}}")
+    files[1].write_text('{"id": "a", "reference": ""}\n')
+    assert run("bench", "--set", files[0], "--data", files[1]).exit_code == 2
+
+
+def test_a_recipe_is_a_set_too(files):
+    files[0].write_text("name: x\nstage: grpo\nrewards: {format: {}}\n")
+    columns, _ = score_file(*files)
+    assert columns["format"].scored == 180
+
+
+def test_other_keys_beside_rewards_are_refused_where_there_is_no_recipe(files):
+    files[0].write_text("rewards: {format: {}}\nweights: {}\n")
+    with pytest.raises(ConfigError, match="one mapping under the key 'rewards'"):
+        score_file(*files)
