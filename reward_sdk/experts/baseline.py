@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.experts import Expert
 from reward_sdk.images import open_image
 from reward_sdk.types import ImageRef
-
-if TYPE_CHECKING:
-    from reward_sdk.experts.torchxrayvision import XrayExpert
 
 _BATCH = 32  # ours: images opened at a time while fitting
 
@@ -51,7 +48,7 @@ class Baseline(BaseModel):
     """The file.
 
     Attributes:
-        weights: `XrayExpert.weights` of the expert.
+        weights: `Expert.weights` of the expert.
         images: how many there were.
         findings: one entry per finding of the expert, in its order.
         features: None in files that were fitted for the evidence alone.
@@ -65,7 +62,7 @@ class Baseline(BaseModel):
 
 
 def fit_baseline(
-    expert: XrayExpert,
+    expert: Expert,
     images: Iterable[ImageRef],
     progress: Callable[[int], object] = lambda done: None,
 ) -> Baseline:
@@ -102,7 +99,7 @@ def fit_baseline(
     )
 
 
-def _fit_features(expert: XrayExpert, features: np.ndarray) -> Features:
+def _fit_features(expert: Expert, features: np.ndarray) -> Features:
     mean = features.mean(axis=0)
     centred = features - mean
     along = centred @ unit(expert.directions).T
@@ -119,7 +116,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
 
 
-def read_baseline(path: str, expert: XrayExpert) -> Baseline:
+def read_baseline(path: str, expert: Expert) -> Baseline:
     """The file's content, findings in the expert's order.
 
     Raises:

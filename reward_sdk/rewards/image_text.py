@@ -61,19 +61,17 @@ import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from reward_sdk.errors import ConfigError, ScoringError, nearest
+from reward_sdk.experts import Expert
 from reward_sdk.experts.baseline import Baseline, read_baseline, unit
 from reward_sdk.images import is_lateral, open_image, to_gray
 from reward_sdk.labelers.rules import label_reports
 from reward_sdk.reward import reward
 from reward_sdk.types import ImageRef, Part, Sample
-
-if TYPE_CHECKING:
-    from reward_sdk.experts.torchxrayvision import XrayExpert
 
 Embedding = Literal["evidence", "features"]
 
@@ -136,7 +134,7 @@ class ImageText:
 
     def __init__(
         self,
-        expert: XrayExpert,
+        expert: Expert,
         baseline: Baseline,
         embedding: Embedding = "evidence",
         finding_weights: Mapping[str, float] | None = None,
