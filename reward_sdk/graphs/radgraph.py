@@ -122,7 +122,7 @@ class RadGraphExtractor:
         loader: Any = PyTorchDataLoader
         move: Any = batch_to_device
         batches = [move(batch, self._device) for batch in loader(dataset=data, batch_size=1)]
-        with torch.no_grad():
+        with torch.inference_mode():
             self._encoder.collecting = True
             for batch in batches:
                 with contextlib.suppress(_NotedError):
