@@ -88,14 +88,12 @@ class Audit:
     Attributes:
         reports: number of originals.
         seed: of the edits.
-        step: the policy step that was scored, on which every reward of the set counts.
         columns: the set's rewards, then `TOTAL`.
         rows: in the order of `EDITS`; an edit that applied nowhere is among them.
     """
 
     reports: int
     seed: int
-    step: int
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -110,8 +108,7 @@ class Audit:
     def table(self) -> str:
         """Two blocks of text, one per kind: the good share and the mean gap of every column; what
         could not be scored, and why."""
-        step = f", policy step {self.step}" if self.step > 1 else ""
-        lines = [f"{self.reports} reports{step}. Share as it should be, mean gap."]
+        lines = [f"{self.reports} reports. Share as it should be, mean gap."]
         width = max(map(len, EDITS))
         for kind, verdict in (("must lower", "fell"), ("must not matter", "stayed")):
             head = "".join(f"  {column:>12}" for column in self.columns)
@@ -152,7 +149,7 @@ def audit(
     """Scores every sample as it is and after every edit that applies to it.
 
     Args:
-        rewards: the set; with a schedule, it is scored on a step on which every reward counts.
+        rewards: the set; of a schedule nothing is left, every reward counts.
         samples: each with a well-formed report and a reference; their order does not matter.
         seed: equal seeds give equal edits.
         progress: hands on the chunks of samples to be scored, such as `tqdm`.
@@ -173,10 +170,11 @@ def audit(
     }
     everything = [*samples, *(new for edited in pairs.values() for _, new in edited)]
     chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)]
+    unscheduled = rewards.without_schedule()
     scored = iter(
         {**score.parts, TOTAL: _total(score)}
         for chunk in progress(chunks)
-        for score in rewards.score(chunk, rewards.full_step)
+        for score in unscheduled.score(chunk)
     )
     originals = list(islice(scored, len(samples)))
     lowest = {name: low for name, (low, _) in rewards.bounds_by_name.items()}
@@ -193,7 +191,7 @@ def audit(
             for column, low in lowest.items()
         }
         rows.append(Row(name, len(edited), cells))
-    return Audit(len(samples), seed, rewards.full_step, (*rewards.names, TOTAL), tuple(rows))
+    return Audit(len(samples), seed, (*rewards.names, TOTAL), tuple(rows))
 
 
 def _total(score: Score) -> Part:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,12 +55,18 @@ def list_rewards() -> None:
             click.echo(f"{name:20} {error}")
             continue
         click.echo(f"{name:20} {(inspect.getdoc(build) or '').partition(chr(10))[0]}")
-        needs = get_type_hints(build).get("return", object).__dict__.get("needs")
+        try:
+            hints = get_type_hints(build)
+        except NameError:  # of a factory of another distribution
+            hints = {}
+        needs = getattr(hints.get("return"), "needs", None)
         if isinstance(needs, frozenset) and needs:
             click.echo(f"{'':20}   needs: {', '.join(sorted(needs))}")
-        parameters = inspect.signature(build).parameters.values()
-        if settings := ", ".join(str(parameter).replace("'", "") for parameter in parameters):
-            click.echo(f"{'':20}   settings: {settings}")
+        for key, parameter in inspect.signature(build).parameters.items():
+            kind = re.sub(r"typing\.|<class |[<>]", "", str(hints.get(key, "any"))).strip("'")
+            default = parameter.default
+            default = "" if default is parameter.empty else f", by default {default!r}"
+            click.echo(f"{'':20}   {key}: {kind}{default}")
         for weight, file in files.get(name, {}).items():
             state = f"found: {file.path}" if file.there else f"missing: {file.path} ({file.source})"
             click.echo(f"{'':20}   weights {weight}, {state}")
@@ -122,7 +129,9 @@ def bench(rewards: str, data: str, limit: int) -> None:
     from reward_sdk.bench import measure
 
     with _errors():
-        samples, _ = read_samples(data, limit)
+        samples, problems = read_samples(data, limit)
+        for problem in problems:
+            click.echo(f"left out: {problem}", err=True)
         click.echo(f"{len(samples)} samples in one batch; seconds per 1,000 samples, MB")
         click.echo(f"{'':20} {'load, s':>8} {'unseen':>8} {'seen':>8} {'memory':>8}")
         for cost in measure(Path(rewards), samples):
@@ -149,8 +158,13 @@ def baseline(weights: str, images: str, out: str, device: str) -> None:
             from reward_sdk.experts.torchxrayvision import load_expert
         except ImportError as error:
             raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
-        rows = [row for row in read_lines(images) if isinstance(row, Line) and row.image]
-        found = [row.image for row in rows if row.image and not is_lateral(row.image)]
+        found = []
+        for line in read_lines(images):
+            if isinstance(line, Line) and line.image:
+                found += [] if is_lateral(line.image) else [line.image]
+            else:
+                problem = "no 'image'" if isinstance(line, Line) else line.problem
+                click.echo(f"left out: {images}, line {line.number}: {problem}", err=True)
         with tqdm(total=len(found), desc="images", disable=None) as bar:
             expert = load_expert(weights, device)
             fitted = fit_baseline(expert, found, lambda done: bar.update(done - bar.n))

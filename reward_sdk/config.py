@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.errors import ConfigError, nearest, one_line
 from reward_sdk.reward import Reward, factory
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -33,10 +33,11 @@ class Entry(BaseModel):
         every: the reward counts on one policy step of so many (the paper's k_clin), ...
         offset: ... on steps s, counted from 1, with s % every == offset: 0 is the last of a period.
         mode: "add" counts beside the others; "replace", on its steps, instead of those that compare
-            with the reference at every step. The paper does not say which it does.
+            with the reference at every step, guards aside. The paper does not say which it does.
         on_failure: a failed part is left out ("skip"), ends the call ("raise") or counts as the
             given value.
-        deadline: seconds after which a call to the reward has failed, for all its samples.
+        deadline: seconds after which a call to the reward has failed, for all its samples; a day
+            at most.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -46,7 +47,7 @@ class Entry(BaseModel):
     offset: Annotated[int, Field(ge=0)] = 0
     mode: Literal["add", "replace"] = "add"
     on_failure: Literal["skip", "raise"] | Finite = "skip"
-    deadline: Annotated[Finite, Field(gt=0)] | None = None
+    deadline: Annotated[Finite, Field(gt=0, le=86_400)] | None = None
 
     @model_validator(mode="after")
     def _schedule(self) -> Entry:
@@ -84,10 +85,23 @@ def read_yaml(path: str | Path, what: str) -> Any:
     return parse_yaml(text, str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """What a YAML text says; ConfigError, in one line, if it is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -125,7 +139,7 @@ def parse_set(
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         try:
-            entry = Entry.model_validate(keys or {})
+            entry = Entry.model_validate({} if keys is None else keys)
         except ValidationError as error:
             raise ConfigError(f"{place}: {explain(error)}") from None
         _settings(build, entry, place, (given or {}).get(str(name), ()))
@@ -137,8 +151,15 @@ def _settings(
     build: Callable[..., Reward], entry: Entry, place: str, given: Collection[str] = ()
 ) -> dict[str, Any]:
     """An entry's settings, checked against the factory's parameters and their type hints."""
-    parameters = inspect.signature(build).parameters
-    hints = get_type_hints(build)
+    parameters = {
+        key: parameter
+        for key, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    try:
+        hints = get_type_hints(build)
+    except NameError as error:  # of a factory of another distribution
+        raise ConfigError(f"{place}: its settings have no readable types: {error}") from None
     settings = {}
     for key, value in entry.settings.items():
         if key not in parameters:
@@ -163,9 +184,20 @@ def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
     build = factory(name)
     settings = _settings(build, entry, f"{where}.{name}")
     try:
-        return build(**settings)
+        built = build(**settings)
     except ConfigError as error:
         raise ConfigError(f"{where}.{name}: {error}") from None
+    except Exception as error:  # a factory of another distribution may raise anything
+        raise ConfigError(f"{where}.{name}: cannot be built: {one_line(error)}") from error
+    if getattr(built, "name", None) != name:
+        raise ConfigError(f"{where}.{name}: its factory built {built!r}, no reward of this name")
+    low, high = built.bounds
+    if isinstance(entry.on_failure, float) and not low <= entry.on_failure <= high:
+        raise ConfigError(
+            f"{where}.{name}.on_failure: {entry.on_failure:g} lies outside of the reward's range, "
+            f"{low:g} to {high:g}"
+        )
+    return built
 
 
 def explain(error: ValidationError) -> str:

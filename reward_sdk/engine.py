@@ -63,10 +63,10 @@ class RewardSet:
         """Range of every reward's value, before its weight."""
         return {reward.name: reward.bounds for reward, _ in self._rewards}
 
-    @property
-    def full_step(self) -> int:
-        """The first policy step on which every reward of the set counts."""
-        return math.lcm(*(entry.every for _, entry in self._rewards))
+    def without_schedule(self) -> RewardSet:
+        """The same rewards, each of which counts on every step."""
+        always = {"every": 1, "offset": 0, "mode": "add"}
+        return RewardSet([(r, entry.model_copy(update=always)) for r, entry in self._rewards])
 
     @property
     def needs(self) -> frozenset[str]:
@@ -92,13 +92,15 @@ class RewardSet:
             step: the policy step, counted from 1; needed by sets with a schedule.
 
         Raises:
-            ConfigError: a schedule without a step.
+            ConfigError: a schedule without a step, or a step below 1.
             ScoringError: a part failed whose policy is "raise".
         """
         if step is None and self.needs_step:
             raise ConfigError(
                 "this set has rewards with `every` > 1, so every call must say its policy step"
             )
+        if step is not None and step < 1:
+            raise ConfigError(f"policy steps are counted from 1: {step}")
         counting = self._counting(step)
         columns = [
             self._column(reward, entry, samples)
@@ -112,7 +114,7 @@ class RewardSet:
         """The rewards that count on this step."""
         due = [(reward, entry) for reward, entry in self._rewards if entry.due(step)]
         if any(entry.mode == "replace" for _, entry in due):
-            due = [(r, e) for r, e in due if e.every > 1 or "reference" not in r.needs]
+            due = [(r, e) for r, e in due if e.every > 1 or not _compares(r)]
         return {reward.name for reward, _ in due}
 
     def _column(self, reward: Reward, entry: Entry, samples: Sequence[Sample]) -> list[Part]:
@@ -152,6 +154,11 @@ class RewardSet:
         return Score(scaled, dict(zip(self.names, parts, strict=True)), logs)
 
 
+def _compares(reward: Reward) -> bool:
+    """Whether it rewards likeness to the reference; a guard only punishes."""
+    return "reference" in reward.needs and reward.bounds[1] > 0
+
+
 def _before(reward: Reward, sample: Sample) -> Part | None:
     """The part of a sample that the reward need not see, or None."""
     if "image" in reward.needs and sample.image is None:
@@ -185,8 +192,10 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:
     if not samples:
         return []
     try:
-        parts = zip(samples, reward(samples), strict=True)
-        return [_checked(reward, part) for _, part in parts]
+        parts = list(reward(samples))
+        if len(parts) != len(samples):
+            raise ScoringError(f"it gave {len(parts)} parts for {len(samples)} samples")
+        return [_checked(reward, part) for part in parts]
     except Exception as error:  # the engine is the boundary where errors become failed parts
         if len(samples) == 1:
             logger.debug("%s failed", reward.name, exc_info=True)
@@ -195,11 +204,13 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:
 
 
 def _checked(reward: Reward, part: Part) -> Part:
-    if part.status != "ok":
+    if part.status in ("skipped", "failed"):
         return Part(None, part.status, part.reason)
     low, high = reward.bounds
-    if part.value is None or not (math.isfinite(part.value) and low <= part.value <= high):
-        return Part(
-            None, "failed", f"{reward.name} gave {part.value}, outside of its range [{low}, {high}]"
-        )
-    return part
+    value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
+    if part.status != "ok" or not low <= value <= high:
+        what = f"{part.value}, outside of its range [{low}, {high}]"
+        if part.status != "ok":
+            what = f"the unknown status {part.status!r}"
+        return Part(None, "failed", f"{reward.name} gave {what}")
+    return Part(value, "ok", part.reason)

@@ -73,19 +73,24 @@ def _open_dicom(path: str) -> Image.Image:
     """Values through modality and VOI LUT; what those make of the stored range becomes 0..255."""
     pydicom = _pydicom()
     data = pydicom.dcmread(path)
-    if data.get("SamplesPerPixel") != 1 or data.get("NumberOfFrames", 1) not in (None, 1):
-        raise ScoringError(f"image {path}: no single grey image, but DICOM of another kind")
+    gray = str(data.get("PhotometricInterpretation")).startswith("MONOCHROME")
+    whole = "PixelData" in data  # not floating point
+    if not gray or not whole or data.get("NumberOfFrames", 1) not in (None, 1):
+        raise ScoringError(
+            f"image {path}: no single image of whole grey values, but DICOM of another kind: "
+            "convert it to PNG"
+        )
     if data.Rows * data.Columns > MAX_PIXELS:
         raise ScoringError(
             f"image {path}: {data.Columns} x {data.Rows} pixels, more than the limit of "
             f"{MAX_PIXELS:,}"
         )
-    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
+    bits, signed = int(data.get("BitsStored") or data.BitsAllocated), bool(data.PixelRepresentation)
     lowest, highest = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     pixels = data.pixel_array
     black, white = sorted(_shown(np.array([lowest, highest], pixels.dtype), data))
     if black == white:
-        raise ScoringError(f"image {path}: its VOI LUT makes all pixels equal")
+        raise ScoringError(f"image {path}: its rescaling or VOI LUT makes all pixels equal")
     gray = np.clip((_shown(pixels, data) - black) / (white - black), 0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1":  # low values are bright
         gray = 1 - gray

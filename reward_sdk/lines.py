@@ -57,28 +57,30 @@ def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
     """
     path = Path(path)
     try:
-        # Lines end in "\n" alone: reports may hold U+2028 and its like.
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
+        # As bytes, lines end in "\n" alone: reports may hold U+2028 and its like.
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
                     try:
-                        yield _line(number, text, path.parent)
+                        yield _line(number, line, path.parent)
                     except ConfigError as error:
-                        yield BadLine(number, str(error), text.rstrip("\n"))
+                        text = line.decode("utf-8", "backslashreplace").rstrip("\n")
+                        yield BadLine(number, str(error), text)
     except OSError as error:
         raise ConfigError(f"cannot read data {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
 
 
-def _line(number: int, text: str, folder: Path) -> Line:
+def _line(number: int, text: bytes, folder: Path) -> Line:
     try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"no UTF-8 text: {error.reason}") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"no JSON: {error}") from None
     if not isinstance(row, dict):
         raise ConfigError("a row is a JSON object with `id`")
-    row.setdefault("reference", row.get("report"))
+    if row.get("reference") is None:
+        row["reference"] = row.get("report")
     if not isinstance(row.get("id"), str) or not row["id"].strip():
         raise ConfigError("the row has no 'id' (a text)")
     for key in ("response", "reference", "image", "view"):

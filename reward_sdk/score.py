@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, BinaryIO
 
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
@@ -52,7 +54,8 @@ def score_file(
 
     A row of `out` holds the `line` of the data, `id`, `total` and per reward `value`, `status` and
     `reason`. Lines that cannot be scored go to a file beside it, `rejected_path(out)`. If `out` is
-    there already, the rows that it holds are not scored again.
+    there already, from the same set file, data and settings, the rows that it holds are not scored
+    again; whether weights that the set names have changed is not looked at.
 
     Args:
         set_file: the reward set's YAML.
@@ -66,27 +69,29 @@ def score_file(
         Reward name or "total" -> its column over all of `out`, and the lines that were rejected.
 
     Raises:
-        ConfigError: a set or data that cannot be read, or an `out` of another set.
+        ConfigError: a set or data that cannot be read, data without a line, an `out` that holds
+            anything but scores of this set and data, or that another process writes to.
         ScoringError: a part failed whose policy is "raise"; what was scored before is in `out`.
     """
     rewards = RewardSet.from_file(set_file)
     if step is None and rewards.needs_step:
         raise ConfigError(f"{set_file}: rewards with `every` > 1: say the policy step, --step N")
-    key = hashlib.sha256(set_file.read_bytes() + f" {step} {plain}".encode()).hexdigest()[:12]
-    done = _resume(out, key)
+    key = _key(set_file, data, f"{step} {plain}")
     rejected: list[BadLine] = []
     rows = _usable(data, rejected)
-    with out.open("a", encoding="utf-8") as file:
+    with _opened(out, key) as (file, done):
         while chunk := list(islice(rows, _CHUNK)):
             new = [row for row in chunk if row.number > done]
             scores = rewards.score([_sample(row, plain) for row in new], step)
             for row, score in zip(new, scores, strict=True):
                 parts = {name: asdict(part) for name, part in score.parts.items()}
                 line = {"line": row.number, "id": row.id, "total": score.total, "parts": parts}
-                file.write(json.dumps(line | {"set": key}) + "\n")
+                file.write(f"{json.dumps(line | {'set': key})}\n".encode())
             file.flush()
             progress(chunk[-1].number)
-    _write_rejected(rejected_path(out), rejected)
+        if rejected:
+            text = "".join(json.dumps(asdict(line)) + "\n" for line in rejected)
+            rejected_path(out).write_text(text, encoding="utf-8")
     return _columns(out, rewards.names), rejected
 
 
@@ -111,12 +116,42 @@ def _sample(row: Line, plain: bool) -> Sample:
     return Sample(wrap_report(response) if plain else response, row.reference, row.image, row.id)
 
 
-def _resume(out: Path, key: str) -> int:
-    """The last line of the data that `out` holds, 0 if none; cuts off a row that broke off."""
-    if not out.exists():
-        return 0
-    whole, last = 0, 0
-    with out.open("rb") as file:
+def _key(set_file: Path, data: Path, settings: str) -> str:
+    """Tells apart what must not be mixed in one file of scores."""
+    digest = hashlib.sha256(settings.encode())
+    for path in (set_file, data):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file, or one that can be read only once")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if not data.stat().st_size:
+        raise ConfigError(f"{data} is empty")
+    return digest.hexdigest()[:12]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file starts as ours do, or has nothing in it."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    return not start or start.startswith((b'{"line": ', b'{"number": '))
+
+
+@contextmanager
+def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file to append to, and the last line of the data that it holds, 0 if none.
+
+    It is locked, and a row that broke off is cut off.
+    """
+    for path in (out, rejected_path(out)):
+        if path.exists() and not _is_ours(path):
+            raise ConfigError(f"{path} is there and no file of scores: name another")
+    with out.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{out}: another process is writing scores to it") from None
+        file.seek(0)
+        whole, last = 0, 0
         for text in file:
             if not text.endswith(b"\n"):
                 break
@@ -127,20 +162,12 @@ def _resume(out: Path, key: str) -> int:
                 raise ConfigError(f"{out} is there and no file of scores: name another") from None
             if made_with != key:
                 raise ConfigError(
-                    f"{out} holds scores of another set, step or kind of response: name another "
-                    "file, or remove it"
+                    f"{out} holds scores of another set, data, step or kind of response: name "
+                    "another file, or remove it"
                 )
             whole += len(text)
-    with out.open("r+b") as file:
         file.truncate(whole)
-    return last
-
-
-def _write_rejected(path: Path, rejected: list[BadLine]) -> None:
-    if rejected:
-        path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rejected), "utf-8")
-    else:
-        path.unlink(missing_ok=True)
+        yield file, last
 
 
 def _columns(out: Path, names: tuple[str, ...]) -> dict[str, Column]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _RESPONSE = re.compile(
-    r"(?:\s*(?:<think>)?(?P<think>.*?)</think>)?\s*<report>(?P<report>.*)</report>\s*", re.DOTALL
+    r"(?:(?:<think>)?(?P<think>.*?)</think>\s*)?<report>(?P<report>.*)</report>", re.DOTALL
 )
 _TAG = re.compile(r"</?(?:report|think)>")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n{2,}")
@@ -42,7 +42,7 @@ def parse_response(response: str) -> Parsed | None:
     >>> parse_response("Sure! <report> No effusion. </report>") is None
     True
     """
-    match = _RESPONSE.fullmatch(response)
+    match = _RESPONSE.fullmatch(response.strip())
     if match is None:
         return None
     think, report = (part if part is None else part.strip() for part in match.group(1, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +19,7 @@ from reward_sdk.experts import Expert
 from reward_sdk.images import open_image
 from reward_sdk.types import ImageRef
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 _BATCH = 32  # ours: images opened at a time while fitting
 
 
@@ -39,9 +41,9 @@ class Features(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    mean: list[float]
-    length: float = Field(gt=0, allow_inf_nan=False)
-    sd: dict[str, float]
+    mean: list[Finite]
+    length: Annotated[Finite, Field(gt=0)]
+    sd: dict[str, Annotated[Finite, Field(ge=0)]]
 
 
 class Baseline(BaseModel):
@@ -141,6 +143,10 @@ def read_baseline(path: str, expert: Expert) -> Baseline:
         raise ConfigError(
             f"baseline {path}: its findings are not the expert's, see {difference}: fit it again"
         )
+    features = baseline.features
+    wanted = set(expert.findings), expert.directions.shape[1]
+    if features is not None and (features.sd.keys(), len(features.mean)) != wanted:
+        raise ConfigError(f"baseline {path}: its features are not the expert's: fit it again")
     return baseline.model_copy(
         update={"findings": {name: baseline.findings[name] for name in expert.findings}}
     )

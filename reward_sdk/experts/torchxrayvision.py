@@ -144,7 +144,7 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
             hint = nearest(weights, published)
             raise ConfigError(f"expert weights {weights}: no such file or published name: {hint}")
         model = _build(path)
-    if model.op_threshs is None or not len(model.targets) == len(model.op_threshs):
+    if model.op_threshs is None or model.op_threshs.shape != (len(model.targets),):
         raise ConfigError(
             f"expert weights {path}: each output needs a name in `targets` and a threshold in "
             f"`op_threshs`: {len(model.targets)} names, thresholds {model.op_threshs}"
@@ -211,6 +211,10 @@ def _build(path: Path) -> xrv.models.DenseNet:
         thresholds = tensors.pop("op_threshs", None)
         model = xrv.models.DenseNet(**_architecture(tensors))
         model.load_state_dict(tensors, strict=True)
+        model.targets = [str(target) for target in getattr(stub, "targets", model.targets)]
+        model.input_resolution = int(getattr(stub, "input_resolution", 224))
+        if model.input_resolution < 1:
+            raise ValueError(f"input_resolution {model.input_resolution}")
     except _RefusedError as error:
         raise ConfigError(
             f"expert weights {path}: refused, because the file wants {error}, which is no part "
@@ -222,8 +226,6 @@ def _build(path: Path) -> xrv.models.DenseNet:
             f"torch.save(model): {type(error).__name__}: {error}"
         ) from error
     model.register_buffer("op_threshs", thresholds)
-    model.targets = list(getattr(stub, "targets", model.targets))
-    model.input_resolution = int(getattr(stub, "input_resolution", 224))
     return model
 
 

@@ -173,6 +173,11 @@ def load_radgraph(
             f"RadGraph tokenizer {source}: {one_line(error)}: give a folder with the vocab.txt and "
             f"config.json of {name}"
         ) from error
+    if len(words) != bert.config.vocab_size:
+        raise ConfigError(
+            f"RadGraph tokenizer {source}: it has {len(words)} entries, its configuration says "
+            f"{bert.config.vocab_size}: give a folder with the vocab.txt and config.json of {name}"
+        )
     specification = cached_transformers.TransformerSpec(name, None, None)
     cached_transformers._model_cache[specification] = bert
     for options in (
@@ -183,6 +188,9 @@ def load_radgraph(
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints the device
             package = RadGraph(model_type=folder.name, model_cache_dir=str(folder.parent), cuda=-1)
+        tensors = package.model.state_dict()
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{', '.join(broken[:3])}: NaN or infinity")
         return RadGraphExtractor(package, device)
     except Exception as error:  # whatever a broken or foreign folder makes of the package's loader
         raise ConfigError(f"RadGraph weights {folder}: {one_line(error)}") from error

@@ -78,6 +78,7 @@ Embedding = Literal["evidence", "features"]
 _POLARITY = {1: 1.0, 0: -1.0, -1: 0.5, None: 0.0}
 _ABSENCE = 0.2  # ours: see above; .1 to .25 do equally well in simulation
 _MIN_SD = 1e-3  # ours: evidence that varies less over images says nothing about one of them
+_LARGEST = 1000.0  # ours: of the weights of findings
 _CACHED = 100_000  # ours: images whose embedding is kept, about 50 MB
 
 
@@ -145,7 +146,7 @@ class ImageText:
             raise ConfigError(f"baseline of {expert.weights}: no finding's evidence varies")
         self.findings = tuple(expert.findings[i] for i in used)
         weights = _finding_weights(finding_weights or {}, self.findings)
-        self._scale = np.sqrt(weights)  # of both sides
+        self._weights = weights
         self._columns, self._expert, self._embedding = used, expert, embedding
         if embedding == "features":
             self._fit_features(baseline)
@@ -154,7 +155,7 @@ class ImageText:
             self._mean = np.array([m.mean for m in moments])
             self._sd = np.array([m.sd for m in moments])
             self._shortest = np.sqrt(weights.sum())
-            self._gram = None
+            self._gram = np.diag(weights)
         self._cache: OrderedDict[Hashable, tuple[np.ndarray, float]] = OrderedDict()
         self._lock = Lock()
 
@@ -165,7 +166,7 @@ class ImageText:
         spread = np.maximum([features.sd[name] for name in self.findings], np.finfo(float).tiny)
         directions = unit(self._expert.directions[self._columns]) / spread[:, None]
         directions /= np.linalg.norm(directions, axis=1).mean()
-        self._directions = directions * self._scale[:, None]
+        self._directions = directions * self._weights[:, None]
         self._mean, self._shortest = np.array(features.mean), features.length
         self._gram = self._directions @ self._directions.T
 
@@ -216,7 +217,8 @@ class ImageText:
             vectors = features - self._mean
             rows = vectors @ self._directions.T
         else:
-            vectors = rows = self._scale * (evidence[:, self._columns] - self._mean) / self._sd
+            z = (evidence[:, self._columns] - self._mean) / self._sd
+            vectors, rows = np.sqrt(self._weights) * z, self._weights * z
         return zip(rows, np.maximum(np.linalg.norm(vectors, axis=1), self._shortest), strict=True)
 
 
@@ -224,8 +226,8 @@ def _finding_weights(given: Mapping[str, float], findings: Sequence[str]) -> np.
     for name, weight in given.items():
         if name not in findings:
             raise ConfigError(f"finding_weights: no {name!r}: {nearest(name, findings)}")
-        if not weight >= 0:
-            raise ConfigError(f"finding_weights: {name}: {weight} is negative")
+        if not 0 <= weight <= _LARGEST:
+            raise ConfigError(f"finding_weights: {name}: {weight} is not in 0 to {_LARGEST:g}")
     weights = np.array([given.get(name, 1.0) for name in findings], float)
     if not weights.any():
         raise ConfigError("finding_weights: at least one finding must count")

@@ -193,12 +193,13 @@ class WordingReward:
         self._tokens = NORMALISE[normalise]
 
     def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [
-            Part(
-                self._score(self._tokens(sample.report or ""), self._tokens(sample.reference or ""))
-            )
-            for sample in samples
-        ]
+        return [Part(self._value(s.report or "", s.reference or "")) for s in samples]
+
+    def _value(self, report: str, reference: str) -> float:
+        ours, theirs = self._tokens(report), self._tokens(reference)
+        if not ours and not theirs:  # of no token is known that they agree
+            return float(report.split() == reference.split())
+        return self._score(ours, theirs)
 
 
 @reward("rouge_l")

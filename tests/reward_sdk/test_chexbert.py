@@ -108,6 +108,14 @@ def test_a_checkpoint_that_is_not_exactly_chexbert_is_refused(tmp_path, files, c
         load_chexbert(path, files["tokenizer"])
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path, files):
+    def spoil(content):
+        content["model_state_dict"]["module.linear_heads.2.bias"][0] = float("nan")
+
+    with pytest.raises(ConfigError, match=r"linear_heads\.2\.bias: NaN"):
+        load_chexbert(changed(tmp_path, files, spoil), files["tokenizer"])
+
+
 def test_position_ids_of_old_transformers_are_no_fault(tmp_path, files, chexbert):
     def add(content):
         name = "module.bert.embeddings.position_ids"

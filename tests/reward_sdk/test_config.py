@@ -134,3 +134,34 @@ def test_a_file_that_is_no_reward_set_is_refused_by_name(tmp_path, content):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         read_set(tmp_path / "none.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "set.yaml").write_text("rewards:\n  bleu: {}\n  bleu: {weight: 2}\n")
+    with pytest.raises(ConfigError, match="key 'bleu' stands twice"):
+        read_set(tmp_path / "set.yaml")
+
+
+@pytest.mark.parametrize("keys", [0, False, [], ""])
+def test_keys_that_are_no_mapping_are_refused_and_not_the_defaults(keys):
+    with pytest.raises(ConfigError):
+        parse_set({"rouge_l": keys})
+
+
+def test_a_value_for_failures_lies_in_the_range_of_the_reward():
+    assert "outside of the reward's range" in refused(
+        {"path": "x", "on_failure": 7}, name="test_constant"
+    )
+
+
+def test_a_factory_that_raises_or_builds_something_else_is_named():
+    @reward("test_raises")
+    def raises() -> Constant:
+        raise RuntimeError("no gpu")
+
+    @reward("test_other")
+    def other() -> Constant:
+        return Constant()
+
+    assert "cannot be built: RuntimeError: no gpu" in refused({}, name="test_raises")
+    assert "no reward of this name" in refused({}, name="test_other")

@@ -321,3 +321,33 @@ def test_a_reward_within_its_deadline_scores_as_without():
     with_deadline = RewardSet([(Word(0), Entry(deadline=60))])
     assert score(with_deadline, "0.5").total == 0.5
     assert score(with_deadline, "boom").parts["word_0"].status == "failed"
+
+
+@pytest.mark.parametrize("step", [0, -4])
+def test_a_step_below_1_is_an_error(step):
+    with pytest.raises(ConfigError, match="counted from 1"):
+        score(word_set({}), "0.5", step)
+
+
+def test_a_guard_is_not_replaced():
+    guard = Word(0, needs=frozenset({"reference"}), bounds=(-1.0, 0.0))
+    rewards = RewardSet([(guard, Entry()), (Word(1), Entry(every=2, mode="replace"))])
+    (result,) = rewards.score([Sample("-0.5 0.5", reference="x")], 2)
+    assert result.parts["word_0"].value == -0.5
+
+
+def test_without_its_schedule_every_reward_of_a_set_counts():
+    (result,) = replacing().without_schedule().score([Sample("0.1 0.2 0.4", reference="x")])
+    assert result.total == pytest.approx(0.7)
+
+
+def test_a_numpy_number_becomes_a_plain_one():
+    np = pytest.importorskip("numpy")
+    part = RewardSet([(Gives(Part(np.float32(0.5))), Entry())]).score([Sample("x")])[0].parts
+    assert type(part["gives"].value) is float
+
+
+def test_an_unknown_status_is_a_failure():
+    (result,) = RewardSet([(Gives(Part(0.5, "weird")), Entry())]).score([Sample("x")])  # type: ignore
+    assert result.parts["gives"].status == "failed"
+    assert "unknown status" in result.parts["gives"].reason

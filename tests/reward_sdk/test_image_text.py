@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.experts.baseline import Baseline, fit_baseline, read_baseline
+from reward_sdk.experts.baseline import Baseline, Features, fit_baseline, read_baseline
 from reward_sdk.reward import factory
 from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
 from reward_sdk.text import wrap_report
@@ -173,6 +173,7 @@ class SimulatedExpert:
 
     weights = "simulated"
     findings = FINDINGS
+    directions = np.eye(len(FINDINGS))
 
     def __init__(self):
         self.batches = []
@@ -409,6 +410,21 @@ def test_a_finding_weight_of_0_makes_a_finding_count_for_nothing():
     assert values(reward, [right, wrong]) == [0, 0]
 
 
+@pytest.mark.parametrize("embedding", ["evidence", "features"])
+def test_beside_other_findings_one_of_weight_0_is_as_if_it_were_not_mentioned(embedding):
+    features = {"mean": [0.0] * 7, "length": 1.0, "sd": dict.fromkeys(FINDINGS, 0.5)}
+    fitted = BASELINE.model_copy(update={"features": Features(**features)})
+    reward = ImageText(SimulatedExpert(), fitted, embedding, {"Pleural Effusion": 0})
+    alone, beside = sample("There is edema."), sample("There is edema. There is pleural effusion.")
+    assert values(reward, [alone]) == pytest.approx(values(reward, [beside]))
+
+
+def test_features_of_another_shape_are_refused(tmp_path):
+    features = {"mean": [0.0], "length": 1.0, "sd": dict.fromkeys(FINDINGS, 0.5)}
+    with pytest.raises(ConfigError, match="features are not the expert's"):
+        read_baseline(written(tmp_path / "b.json", features=features), SimulatedExpert())
+
+
 def test_a_smaller_finding_weight_makes_a_finding_count_less():
     texts = [sample("There is pleural effusion. There is edema.")]
     half = {"Edema": 0.5}
@@ -422,7 +438,8 @@ def test_a_smaller_finding_weight_makes_a_finding_count_less():
     ("given", "message"),
     [
         ({"Oedema": 1}, "did you mean 'Edema'"),
-        ({"Edema": -1}, "negative"),
+        ({"Edema": -1}, "not in 0 to"),
+        ({"Edema": float("inf")}, "not in 0 to"),
         (dict.fromkeys(FINDINGS, 0), "at least one"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_dicom_lookup_table_is_applied(tmp_path):
 
 def test_dicom_files_that_are_no_grey_image_and_broken_ones_are_named(tmp_path):
     ref = dicom(tmp_path / "frames.dcm", np.zeros((2, 3, 3), int), NumberOfFrames=2)
-    with pytest.raises(ScoringError, match=r"frames\.dcm: no single grey image"):
+    with pytest.raises(ScoringError, match=r"frames\.dcm: no single image of whole grey values"):
         open_image(ref)
     whole = Path(dicom(tmp_path / "x.dcm", np.zeros((30, 30), int)).path).read_bytes()
     (tmp_path / "broken.dcm").write_bytes(whole[:-900])

@@ -67,11 +67,58 @@ def test_scores_of_another_set_are_not_mixed_in(files):
         score_file(*files)
 
 
-def test_a_file_that_is_no_file_of_scores_is_not_touched(files):
-    files[2].write_text("my notes\n")
+@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"id": "a"}', '{"line": 1}\n'])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.rejected"])
+def test_a_file_that_is_no_file_of_scores_is_not_touched(files, text, name):
+    path = files[2].with_name(name)
+    path.write_text(text)
+    if name.endswith("rejected") and text.startswith('{"line"'):
+        pytest.skip("starts as ours do")
     with pytest.raises(ConfigError, match="no file of scores"):
         score_file(*files)
-    assert files[2].read_text() == "my notes\n"
+    assert path.read_text() == text
+
+
+def test_the_data_itself_cannot_be_the_output(files):
+    before = files[1].read_text()
+    with pytest.raises(ConfigError, match="no file of scores"):
+        score_file(files[0], files[1], files[1])
+    assert files[1].read_text() == before
+
+
+def test_scores_of_other_data_are_not_mixed_in(files):
+    score_file(*files)
+    files[1].write_text('{"id": "a", "response": "<report>x</report>", "reference": "x"}\n')
+    with pytest.raises(ConfigError, match="another set, data"):
+        score_file(*files)
+
+
+def test_two_processes_do_not_write_one_file(files):
+    import fcntl
+
+    with files[2].open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process"):
+            score_file(*files)
+
+
+def test_empty_data_and_data_from_a_pipe_are_errors(files, tmp_path):
+    import os
+
+    files[1].write_text("")
+    with pytest.raises(ConfigError, match=r"data\.jsonl is empty"):
+        score_file(*files)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="read only once"):
+        score_file(files[0], tmp_path / "pipe", files[2])
+
+
+def test_a_line_that_is_no_text_is_rejected_and_the_others_are_scored(files):
+    good = b'{"id": "a", "response": "<report>x</report>", "reference": null, "report": "x"}\n'
+    files[1].write_bytes(b"\xff\n" + good + b'{"id": ' + b"9" * 5000 + b"}\n")
+    columns, rejected = score_file(*files)
+    assert [line.number for line in rejected] == [1, 3]
+    assert columns["rouge_l"].mean == 1
 
 
 def test_plain_reports_get_their_tags(files):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -133,3 +135,11 @@ def test_sentences_are_stripped_and_not_empty(text):
 )
 def test_sentences_end_at_a_stop_before_a_capital_or_at_an_empty_line(text, expected):
     assert sentences(text) == expected
+
+
+def test_endless_white_space_is_read_in_no_time():
+    start = time.monotonic()
+    assert extract_report(" " * 100_000) is None
+    assert extract_report(" \n" * 50_000 + "<report>Clear.</report>" + " " * 100_000) == "Clear."
+    assert extract_report("</think>" + " " * 100_000) is None
+    assert time.monotonic() - start < 2

@@ -130,8 +130,9 @@ def test_gleu_is_symmetric(a, b):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_texts_without_a_word_score_1(name):
-    assert value(name, "...", "") == 1
+def test_two_texts_without_a_word_agree_only_if_they_are_equal(name):
+    assert value(name, "...", "...") == 1
+    assert value(name, "...", "") == value(name, "肺炎", "心脏") == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
