@@ -67,13 +67,20 @@ def test_scores_of_another_set_are_not_mixed_in(files):
         score_file(*files)
 
 
-@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"id": "a"}', '{"line": 1}\n'])
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.rejected"])
-def test_a_file_that_is_no_file_of_scores_is_not_touched(files, text, name):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("out.jsonl", "my notes\n"),
+        ("out.jsonl", "my notes"),
+        ("out.jsonl", '{"id": "a"}'),
+        ("out.jsonl", '{"line": 1}\n'),
+        ("out.jsonl.rejected", "my notes"),
+        ("out.jsonl.rejected", '{"id": "a"}\n'),
+    ],
+)
+def test_a_file_that_is_no_file_of_scores_is_not_touched(files, name, text):
     path = files[2].with_name(name)
     path.write_text(text)
-    if name.endswith("rejected") and text.startswith('{"line"'):
-        pytest.skip("starts as ours do")
     with pytest.raises(ConfigError, match="no file of scores"):
         score_file(*files)
     assert path.read_text() == text
