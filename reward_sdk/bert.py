@@ -1,9 +1,9 @@
 """A frozen BERT encoder for texts of different lengths, without the cost of padding.
 
 CheXbert and RadGraph both read reports with a BERT of 110 million parameters; a report has some 60
-tokens and the longest 300, so a padded batch is mostly padding. Here all tokens of a batch stand
-below each other in one matrix, through which the linear layers (97 % of the work) go once; only
-attention sees texts side by side, sorted by length.
+tokens and the longest over 300, so that padding can double the work. Here all tokens of a batch
+stand below each other in one matrix for the linear layers, which are nearly all of the arithmetic;
+only attention sees texts side by side, sorted by length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 _EPS = 1e-12  # BERT's, of every layer normalisation
-_CHUNK_TOKENS = 4096  # ours: tokens per pass; bounds the memory (100 MB), fills the processor
+_CHUNK_TOKENS = 4096  # ours: tokens per pass, padding included; bounds the memory
 
 
 class Bert:

@@ -208,9 +208,9 @@ def _checked(reward: Reward, part: Part) -> Part:
         return Part(None, part.status, part.reason)
     low, high = reward.bounds
     value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
-    if part.status != "ok" or not low <= value <= high:
+    if part.status != "ok":
+        return Part(None, "failed", f"{reward.name} gave the unknown status {part.status!r}")
+    if not low <= value <= high:
         what = f"{part.value}, outside of its range [{low}, {high}]"
-        if part.status != "ok":
-            what = f"the unknown status {part.status!r}"
         return Part(None, "failed", f"{reward.name} gave {what}")
     return Part(value, "ok", part.reason)

@@ -1,7 +1,7 @@
 """The published weights that rewards can use: where each file is looked for, and where it is from.
 
-Nothing is downloaded. The files are looked for where the packages that use them keep them. Their
-publishers give no checksums; `Baseline.weights` pins the file that a baseline was fitted with.
+Nothing is downloaded. The files are looked for where the packages that use them keep them. No
+checksums of them were found; `Baseline.weights` pins the file that a baseline was fitted with.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class ImageText:
             self._sd = np.array([m.sd for m in moments])
             self._shortest = np.sqrt(weights.sum())
             self._gram = np.diag(weights)
-        self._cache: OrderedDict[Hashable, tuple[np.ndarray, float]] = OrderedDict()
+        self._cache: OrderedDict[Hashable, tuple[np.ndarray, float] | None] = OrderedDict()
         self._lock = Lock()
 
     def _fit_features(self, baseline: Baseline) -> None:
@@ -174,41 +174,47 @@ class ImageText:
         """Raises ScoringError for an image that cannot be read."""
         # The engine has seen to it that report and image are there.
         images = [sample.image or ImageRef() for sample in samples]
-        frontal = [i for i, image in enumerate(images) if not is_lateral(image)]
-        parts = [Part(None, "skipped", "side view")] * len(samples)
-        values = self.similarities(
-            [images[i] for i in frontal], [samples[i].report or "" for i in frontal]
-        )
-        for i, value in zip(frontal, values, strict=True):
-            parts[i] = Part(float(value))
-        return parts
+        values = self.similarities(images, [sample.report or "" for sample in samples])
+        return [
+            Part(None, "skipped", "side view") if value is None else Part(value) for value in values
+        ]
 
-    def similarities(self, images: Sequence[ImageRef], reports: Sequence[str]) -> np.ndarray:
-        """Similarity of each image and report, (n,) in [-1, 1]; each image is encoded once.
+    def similarities(
+        self, images: Sequence[ImageRef], reports: Sequence[str]
+    ) -> list[float | None]:
+        """Similarity of each image and report, in [-1, 1], or None for a side view; each image is
+        encoded once.
 
         Raises:
             ScoringError: an image cannot be read.
         """
-        if not images:
-            return np.empty(0)
-        rows, lengths = self._embed(images)
-        return similarity(rows, report_polarity(reports, self.findings), lengths, self._gram)
+        embedded = self._embed(images)
+        values: list[float | None] = [None] * len(images)
+        frontal = [i for i, row in enumerate(embedded) if row is not None]
+        if frontal:
+            rows, lengths = zip(*filter(None, embedded), strict=True)
+            polarity = report_polarity([reports[i] for i in frontal], self.findings)
+            found = similarity(np.stack(rows), polarity, np.array(lengths), self._gram)
+            for i, value in zip(frontal, found.tolist(), strict=True):
+                values[i] = value
+        return values
 
-    def _embed(self, images: Sequence[ImageRef]) -> tuple[np.ndarray, np.ndarray]:
-        """(n, F) and (n,), as `similarity` takes them."""
+    def _embed(self, images: Sequence[ImageRef]) -> list[tuple[np.ndarray, float] | None]:
+        """Per image its row (F,) and length, as `similarity` takes them; None for a side view."""
         keys = [_identity(image) for image in images]
         with self._lock:  # also around the model: two threads never encode the same image
             new = {k: i for k, i in zip(keys, images, strict=True) if k not in self._cache}
-            if new:
-                outputs = self._expert.encode([open_image(image) for image in new.values()])
-                self._cache.update(zip(new, self._rows(*outputs), strict=True))
+            frontal = {key: image for key, image in new.items() if not is_lateral(image)}
+            if frontal:
+                outputs = self._expert.encode([open_image(image) for image in frontal.values()])
+                self._cache.update(zip(frontal, self._rows(*outputs), strict=True))
+            self._cache.update(dict.fromkeys(new.keys() - frontal.keys()))
             found = [self._cache[key] for key in keys]
             for key in keys:
                 self._cache.move_to_end(key)
             while len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
-        rows, lengths = zip(*found, strict=True)
-        return np.stack(rows), np.array(lengths)
+        return found
 
     def _rows(
         self, evidence: np.ndarray, features: np.ndarray
@@ -235,15 +241,16 @@ def _finding_weights(given: Mapping[str, float], findings: Sequence[str]) -> np.
 
 
 def _identity(image: ImageRef) -> Hashable:
-    """Tells images apart: by path, size and time of change, or by what the expert sees."""
+    """Tells images apart: by path, size and time of change, or by what the expert sees; and by what
+    is said of their view."""
     if image.path is None or image.pixels is not None:
         gray = to_gray(open_image(image))
-        return gray.shape, hashlib.sha256(gray.tobytes()).digest()
+        return gray.shape, hashlib.sha256(gray.tobytes()).digest(), image.view
     try:
         status = os.stat(image.path)
     except (OSError, ValueError) as error:
         raise ScoringError(f"image {image.path}: {error}") from error
-    return os.path.abspath(image.path), status.st_size, status.st_mtime_ns
+    return os.path.abspath(image.path), status.st_size, status.st_mtime_ns, image.view
 
 
 @reward("image_text")

@@ -41,7 +41,7 @@ class PlainCosine:
 
     def __call__(self, samples):
         judge = self._judge
-        z, _ = judge._embed([s.image for s in samples])
+        z = np.stack([row for row, _ in judge._embed([s.image for s in samples])])
         evidence = z * judge._sd + judge._mean
         polarity = report_polarity([s.report for s in samples], judge.findings)
         norms = np.linalg.norm(evidence, axis=1) * np.linalg.norm(polarity, axis=1)

@@ -259,7 +259,7 @@ def test_the_cache_is_bounded_and_forgets_the_image_unused_for_longest(monkeypat
     for image in (a, b, a, c, a, b):
         reward.similarities([image], [""])
     assert expert.batches == [1, 1, 1, 1]
-    assert reward.similarities([a, b, c], [""] * 3).shape == (3,)
+    assert len(reward.similarities([a, b, c], [""] * 3)) == 3
 
 
 def test_threads_share_one_encoding():
@@ -455,6 +455,17 @@ def test_a_side_view_is_not_scored_and_its_neighbours_are():
     assert [part.status for part in parts] == ["skipped", "ok"]
     assert parts[0].value is None
     assert expert.batches == [1]
+
+
+def test_the_header_that_tells_a_side_view_is_read_once(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        "reward_sdk.rewards.image_text.is_lateral", lambda image: seen.append(image) or True
+    )
+    reward = ImageText(SimulatedExpert(), BASELINE)
+    side = sample("Edema.", saved(EFFUSION, tmp_path / "x.png"))
+    assert [part.status for part in reward([side, side]) + reward([side])] == ["skipped"] * 3
+    assert len(seen) == 1
 
 
 def test_features_want_a_baseline_that_has_them():

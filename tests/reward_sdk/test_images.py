@@ -125,7 +125,6 @@ def gray_of(ref: ImageRef):
 def test_a_dicom_image_is_scaled_by_its_bit_depth_and_not_by_its_content(tmp_path, bits):
     top = (1 << bits) - 1
     values = np.array([[0, top // 4, top // 2]])
-    assert gray_of(dicom(tmp_path / "x.dcm", values, bits)) == [[0, 64, 127]] or bits == 8
     assert abs(np.array(gray_of(dicom(tmp_path / "x", values, bits))) - [0, 64, 127]).max() <= 1
 
 

@@ -45,7 +45,7 @@ def evaluate_model(
     if image_text is not None:
         images = [study.film for study in studies]
         reports = [extract_report(response) or "" for response in responses]
-        similarities = image_text.similarities(images, reports).tolist()
+        similarities = image_text.similarities(images, reports)
     references = [study.report for study in studies]
     return evaluate(responses, references, similarities), responses
 

@@ -122,7 +122,7 @@ def compare_findings(reports: Sequence[str], references: Sequence[str]) -> list[
 def evaluate(
     responses: Sequence[str],
     references: Sequence[str | None],
-    similarity: Sequence[float] | None = None,
+    similarity: Sequence[float | None] | None = None,
 ) -> Evaluation:
     """Evaluates one response per study.
 
@@ -134,12 +134,13 @@ def evaluate(
         responses: generated texts with their tags, one per study.
         references: reports without tags; None where a study has none. Such a study counts in
             well_formed and similarity alone.
-        similarity: image-text score of each study, finite; None if not measured.
+        similarity: image-text score of each study, finite, or None for a side view; None if not
+            measured.
 
     Raises:
         ValueError: lists of unequal length, or a similarity that is not finite.
     """
-    if similarity is not None and not np.isfinite(similarity).all():
+    if not np.isfinite([value for value in similarity or () if value is not None]).all():
         raise ValueError("similarity must be finite: leave it out where it could not be measured")
     reports = [extract_report(response) for response in responses]
     pairs = zip(reports, references, strict=True)
