@@ -1,8 +1,8 @@
 """RadGraph and RadGraph-XL: the radgraph package with transformers 5, and in batches.
 
 The package loads and decodes; its tokenizer and its BERT are put into its own caches beforehand,
-so that nothing of it or of transformers is replaced and nothing is downloaded. Its network takes
-one report at a time, so reports pass twice: first only to see which rows of tokens their BERT
+so that nothing of it or of transformers is replaced and no weights are downloaded. Its network
+takes one report at a time, so reports pass twice: first only to see which rows of tokens their BERT
 wants, which are then encoded all at once; and a second time through the package's own heads with
 these encodings. The annotations are the package's, up to ties that rounding decides.
 """
