@@ -1,4 +1,8 @@
-"""The one micro-batcher: callers hand in single items, a worker thread sees batches."""
+"""Batches from many callers: the one micro-batcher, and a reward set behind it.
+
+A GRPO rollout asks for a thousand scores at nearly the same time, one by one; models want them in
+batches, and in one thread. `BatchedSet` stands between the two, in a server and in a rollout.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
+
+from reward_sdk.engine import Column, RewardSet
+from reward_sdk.errors import OverloadedError
+from reward_sdk.types import Part, Sample, Score
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Collects items from concurrent callers into batches for one owner thread.
+    """Collects the items of concurrent callers into batches for one owner thread.
 
     Args:
         function: called with a list of items, returns one result each, in order. It runs in one
             thread only, so a model behind it needs no lock. If it raises, every caller of that
             batch gets the exception.
-        max_batch: the largest batch.
+        max_batch: the largest batch of several callers; the items of one are never split.
         max_wait: seconds that the first item of a batch waits for company.
     """
 
@@ -34,34 +44,192 @@ class MicroBatcher(Generic[Item, Result]):
         self._function = function
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._queue: queue.SimpleQueue[tuple[Item, Future[Result]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job[Item, Result]] = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="micro-batcher").start()
 
-    async def submit(self, item: Item) -> Result:
-        """The function's result for this item."""
-        future: Future[Result] = Future()
-        self._queue.put((item, future))
-        return await asyncio.wrap_future(future)
+    async def submit(self, items: Sequence[Item]) -> Sequence[Result]:
+        """The function's results for these items."""
+        job = _Job[Item, Result](items)
+        self._queue.put(job)
+        return await asyncio.wrap_future(job.future)
 
     def _run(self) -> None:
+        held: _Job[Item, Result] | None = None
         while True:
-            batch = [self._queue.get()]
+            batch = [held or self._queue.get()]
+            size, held = len(batch[0].items), None
             deadline = time.monotonic() + self._max_wait
-            while len(batch) < self._max_batch:
+            while size < self._max_batch:
                 try:
-                    batch.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+                    job = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
                     break
+                size += len(job.items)
+                if size > self._max_batch:
+                    held = job
+                else:
+                    batch.append(job)
             # A caller that gave up leaves the batch now; from here on none can.
-            batch = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
-            if not batch:
+            self._call([job for job in batch if job.future.set_running_or_notify_cancel()])
+
+    def _call(self, batch: list[_Job[Item, Result]]) -> None:
+        if not batch:
+            return
+        try:
+            items = [item for job in batch for item in job.items]
+            results = self._function(items)
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+            for job in batch:
+                own, results = results[: len(job.items)], results[len(job.items) :]
+                job.future.set_result(own)
+        except BaseException as error:  # the boundary between this thread and its callers
+            for job in batch:
+                if not job.future.done():
+                    job.future.set_exception(error)
+
+
+class _Job(Generic[Item, Result]):
+    """What one caller wants."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.future: Future[Sequence[Result]] = Future()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one reward, as an observer of a `BatchedSet` hears of it.
+
+    Attributes:
+        reward: its name.
+        parts: what it gave.
+        waits: seconds that each sample waited for the call.
+        seconds: how long the call took.
+    """
+
+    reward: str
+    parts: Sequence[Part]
+    waits: Sequence[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A sample, the rewards that count for it, and since when it waits."""
+
+    sample: Sample
+    counting: frozenset[str]
+    since: float
+
+
+class BatchedSet:
+    """A reward set for concurrent callers.
+
+    Each reward has a thread of its own and sees the samples of many calls in one batch; rewards
+    that say that they are `light` share one thread. The scores are those of `RewardSet.score`,
+    model-backed ones up to what the composition of a batch does to rounding.
+
+    Args:
+        rewards: the set.
+        max_batch: samples in the largest batch.
+        max_wait: seconds that a batch waits for company.
+        max_queue: samples that may be waiting or in work at a time; None for any number.
+        observe: told of every call of a reward, in that reward's thread.
+    """
+
+    def __init__(
+        self,
+        rewards: RewardSet,
+        max_batch: int = 64,
+        max_wait: float = 0.005,
+        max_queue: int | None = None,
+        observe: Callable[[Call], object] = lambda call: None,
+    ) -> None:
+        self.rewards = rewards
+        self.pending = 0
+        self._max_queue, self._observe = max_queue, observe
+        light = [column for column in rewards.columns if column.light]
+        heavy = [[column] for column in rewards.columns if not column.light]
+        self._owners = [
+            (columns, MicroBatcher(partial(self._parts, columns), max_batch, max_wait))
+            for columns in (light, *heavy)
+            if columns
+        ]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """See `RewardSet.bounds`."""
+        return self.rewards.bounds
+
+    async def score(
+        self,
+        samples: Sequence[Sample],
+        step: int | None = None,
+        *,
+        counting: frozenset[str] | None = None,
+        limit: float | None = None,
+    ) -> list[Score]:
+        """One score per sample, in order; see `RewardSet.score`.
+
+        Args:
+            samples: what is scored.
+            step: the policy step.
+            counting: the rewards that count, instead of those of the step.
+            limit: seconds after which the parts that are not there yet have failed.
+
+        Raises:
+            OverloadedError: the queue has no room for these samples.
+            ConfigError, ScoringError: as `RewardSet.score` does.
+        """
+        if counting is None:
+            counting = self.rewards.counting(step)
+        if self._max_queue is not None and self.pending + len(samples) > self._max_queue:
+            raise OverloadedError(f"{self.pending} samples are waiting, {self._max_queue} may")
+        now = time.monotonic()
+        wanted = [_Wanted(sample, counting, now) for sample in samples]
+        self.pending += len(samples)
+        try:
+            found = await asyncio.gather(
+                *(
+                    self._submit(owner, batcher, wanted, limit)
+                    for owner, batcher in self._owners
+                    if any(column.name in counting for column in owner)
+                )
+            )
+        finally:
+            self.pending -= len(samples)
+        scores = []
+        for i, sample in enumerate(samples):
+            parts = {name: part for of_owner in found for name, part in of_owner[i].items()}
+            scores.append(self.rewards.combine(parts, sample))
+        return scores
+
+    async def _submit(
+        self,
+        columns: Sequence[Column],
+        batcher: MicroBatcher[_Wanted, dict[str, Part]],
+        wanted: Sequence[_Wanted],
+        limit: float | None,
+    ) -> Sequence[dict[str, Part]]:
+        try:
+            async with asyncio.timeout(limit):
+                return await batcher.submit(wanted)
+        except TimeoutError:
+            late = Part(None, "failed", f"no answer within {limit:g} s")
+            return [{c.name: late for c in columns if c.name in w.counting} for w in wanted]
+
+    def _parts(self, columns: Sequence[Column], wanted: Sequence[_Wanted]) -> list[dict[str, Part]]:
+        """Per sample the parts of those of these rewards that count for it."""
+        found: list[dict[str, Part]] = [{} for _ in wanted]
+        for column in columns:
+            due = [i for i, item in enumerate(wanted) if column.name in item.counting]
+            if not due:
                 continue
-            items = [item for item, _ in batch]
-            try:
-                results = self._function(items)
-                for (_, future), result in zip(batch, results, strict=True):
-                    future.set_result(result)
-            except BaseException as error:  # the boundary between this thread and its callers
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+            began = time.monotonic()
+            parts = column.parts([wanted[i].sample for i in due])
+            for i, part in zip(due, parts, strict=True):
+                found[i][column.name] = part
+            waits = [began - wanted[i].since for i in due]
+            self._observe(Call(column.name, parts, waits, time.monotonic() - began))
+        return found

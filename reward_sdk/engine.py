@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -16,6 +19,103 @@ from reward_sdk.reward import Reward
 from reward_sdk.types import Part, Sample, Score
 
 logger = logging.getLogger(__name__)
+
+_MOST_LATE = 8  # ours: calls of one reward that are past their deadline and still running
+
+
+class Column:
+    """One reward of a set and how the set uses it.
+
+    Attributes:
+        reward: the reward.
+        entry: how the set uses it.
+        name: the reward's name.
+        late_calls: calls that were given up at their deadline.
+    """
+
+    def __init__(self, reward: Reward, entry: Entry) -> None:
+        self.reward, self.entry, self.name = reward, entry, reward.name
+        self.late_calls = 0
+        self._late: list[_Caller] = []
+        self._idle: list[_Caller] = []
+
+    @property
+    def light(self) -> bool:
+        """Whether the reward says that it may share a thread, see `Reward`."""
+        return getattr(self.reward, "light", False)
+
+    def parts(self, samples: Sequence[Sample]) -> list[Part]:
+        """The reward's parts, one per sample, in order; nothing that a reward does raises here."""
+        parts = [self._before(sample) for sample in samples]
+        open_ = [i for i, part in enumerate(parts) if part is None]
+        called = self._in_time([samples[i] for i in open_])
+        for i, part in zip(open_, called, strict=True):
+            parts[i] = part
+        return [part for part in parts if part is not None]
+
+    def settled(self, part: Part, sample: Sample) -> Part:
+        """The part as the set's policy for failures has it; ScoringError if that is "raise"."""
+        policy = self.entry.on_failure
+        if part.status != "failed" or policy == "skip":
+            return part
+        if policy == "raise":
+            raise ScoringError(f"{self.name} failed on sample {sample.id!r}: {part.reason}")
+        return Part(float(policy), "failed", part.reason)
+
+    def _before(self, sample: Sample) -> Part | None:
+        """The part of a sample that the reward need not see, or None."""
+        needs = self.reward.needs
+        if "image" in needs and sample.image is None:
+            return Part(None, "skipped", "no image")
+        if "reference" in needs and sample.reference is None:
+            return Part(None, "skipped", "no reference")
+        if "report" in needs and sample.report is None:
+            return Part(self.reward.bounds[0], "ok", "no well-formed report")
+        return None
+
+    def _in_time(self, samples: Sequence[Sample]) -> list[Part]:
+        """The reward's parts, or failed ones after the deadline.
+
+        A call that is late cannot be stopped; its thread goes on, its result is dropped, and the
+        next call gets a new thread, until too many do not come back.
+        """
+        deadline = self.entry.deadline
+        if deadline is None or not samples:
+            return _call(self.reward, samples)
+        self._late = [caller for caller in self._late if caller.is_alive()]
+        if len(self._late) >= _MOST_LATE:
+            stuck = f"{self.name}: {_MOST_LATE} calls have not come back, no more are made"
+            return [Part(None, "failed", stuck)] * len(samples)
+        try:
+            caller = self._idle.pop()
+        except IndexError:
+            caller = _Caller()
+        result: Future[list[Part]] = Future()
+        caller.calls.put(lambda: result.set_result(_call(self.reward, samples)))
+        try:
+            parts = result.result(timeout=deadline)
+        except TimeoutError:
+            caller.calls.put(None)
+            self._late.append(caller)
+            self.late_calls += 1
+            late = f"{self.name}: no answer within its deadline of {deadline:g} s"
+            return [Part(None, "failed", late)] * len(samples)
+        self._idle.append(caller)
+        return parts
+
+
+class _Caller(Thread):
+    """A thread that makes calls until it gets None: torch sets up its own threads per thread, so
+    one for every call would be slow."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        for call in iter(self.calls.get, None):
+            call()
 
 
 class RewardSet:
@@ -31,8 +131,8 @@ class RewardSet:
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, Entry]]) -> None:
-        self._rewards = tuple(rewards)
-        self.names = tuple(reward.name for reward, _ in self._rewards)
+        self.columns = tuple(Column(reward, entry) for reward, entry in rewards)
+        self.names = tuple(column.name for column in self.columns)
 
     @classmethod
     def from_config(cls, rewards: Mapping[str, Any], where: str = "rewards") -> RewardSet:
@@ -50,33 +150,51 @@ class RewardSet:
         return cls.from_config(read_set(path), f"{path}: rewards")
 
     @property
+    def digest(self) -> str:
+        """Tells the set's configuration apart from others: twelve hexadecimal digits. The content
+        of files that it names is not looked at."""
+        entries = {column.name: column.entry.model_dump() for column in self.columns}
+        return hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest()[:12]
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Range of every total, on steps when all rewards count."""
         low = high = 0.0
-        for reward, entry in self._rewards:
-            ends = [entry.weight * bound for bound in reward.bounds]
+        for column in self.columns:
+            ends = [column.entry.weight * bound for bound in column.reward.bounds]
             low, high = low + min(ends), high + max(ends)
         return low, high
 
     @property
     def bounds_by_name(self) -> dict[str, tuple[float, float]]:
         """Range of every reward's value, before its weight."""
-        return {reward.name: reward.bounds for reward, _ in self._rewards}
+        return {column.name: column.reward.bounds for column in self.columns}
 
     def without_schedule(self) -> RewardSet:
         """The same rewards, each of which counts on every step."""
         always = {"every": 1, "offset": 0, "mode": "add"}
-        return RewardSet([(r, entry.model_copy(update=always)) for r, entry in self._rewards])
+        return RewardSet([(c.reward, c.entry.model_copy(update=always)) for c in self.columns])
+
+    def with_deadline(self, seconds: float) -> RewardSet:
+        """The same rewards; those that are not `light` and have no deadline get this one."""
+        return RewardSet(
+            [
+                (c.reward, c.entry)
+                if c.light or c.entry.deadline is not None
+                else (c.reward, c.entry.model_copy(update={"deadline": seconds}))
+                for c in self.columns
+            ]
+        )
 
     @property
     def needs(self) -> frozenset[str]:
         """What some reward of the set wants in a sample, of {"report", "reference", "image"}."""
-        return frozenset().union(*(reward.needs for reward, _ in self._rewards))
+        return frozenset().union(*(column.reward.needs for column in self.columns))
 
     @property
     def needs_step(self) -> bool:
         """Whether some reward counts on some policy steps only."""
-        return any(entry.every > 1 for _, entry in self._rewards)
+        return any(column.entry.every > 1 for column in self.columns)
 
     @property
     def log_keys(self) -> tuple[str, ...]:
@@ -95,96 +213,61 @@ class RewardSet:
             ConfigError: a schedule without a step, or a step below 1.
             ScoringError: a part failed whose policy is "raise".
         """
+        counting = self.counting(step)
+        columns = {c.name: c.parts(samples) for c in self.columns if c.name in counting}
+        return [
+            self.combine({name: parts[i] for name, parts in columns.items()}, sample)
+            for i, sample in enumerate(samples)
+        ]
+
+    def counting(self, step: int | None) -> frozenset[str]:
+        """The rewards that count on a policy step; raises as `score` does."""
         if step is None and self.needs_step:
             raise ConfigError(
                 "this set has rewards with `every` > 1, so every call must say its policy step"
             )
         if step is not None and step < 1:
             raise ConfigError(f"policy steps are counted from 1: {step}")
-        counting = self._counting(step)
-        columns = [
-            self._column(reward, entry, samples)
-            if reward.name in counting
-            else [Part(None, "skipped", "not this step")] * len(samples)
-            for reward, entry in self._rewards
-        ]
-        return [self._total(parts, counting) for parts in zip(*columns, strict=True)]
+        due = [column for column in self.columns if column.entry.due(step)]
+        if any(column.entry.mode == "replace" for column in due):
+            due = [c for c in due if c.entry.every > 1 or not _compares(c.reward)]
+        return frozenset(column.name for column in due)
 
-    def _counting(self, step: int | None) -> set[str]:
-        """The rewards that count on this step."""
-        due = [(reward, entry) for reward, entry in self._rewards if entry.due(step)]
-        if any(entry.mode == "replace" for _, entry in due):
-            due = [(r, e) for r, e in due if e.every > 1 or not _compares(r)]
-        return {reward.name for reward, _ in due}
+    def combine(self, parts: Mapping[str, Part], sample: Sample) -> Score:
+        """The score of a sample.
 
-    def _column(self, reward: Reward, entry: Entry, samples: Sequence[Sample]) -> list[Part]:
-        """One reward's parts for all samples."""
-        parts = [_before(reward, sample) for sample in samples]
-        open_ = [i for i, part in enumerate(parts) if part is None]
-        called = _in_time(reward, [samples[i] for i in open_], entry.deadline)
-        for i, part in zip(open_, called, strict=True):
-            parts[i] = part
-        return [
-            self._settled(reward, entry, sample, part)
-            for sample, part in zip(samples, parts, strict=True)
-            if part is not None
-        ]
+        Args:
+            parts: of the rewards that count, by name, as `Column.parts` gives them.
+            sample: what they are of.
 
-    @staticmethod
-    def _settled(reward: Reward, entry: Entry, sample: Sample, part: Part) -> Part:
-        if part.status != "failed" or entry.on_failure == "skip":
-            return part
-        if entry.on_failure == "raise":
-            raise ScoringError(f"{reward.name} failed on sample {sample.id!r}: {part.reason}")
-        return Part(float(entry.on_failure), "failed", part.reason)
-
-    def _total(self, parts: tuple[Part, ...], counting: set[str]) -> Score:
+        Raises:
+            ScoringError: a part failed whose policy is "raise".
+        """
         total = wanted = counted = 0.0
+        settled: dict[str, Part] = {}
         logs: dict[str, float] = {}
-        for (reward, entry), part in zip(self._rewards, parts, strict=True):
-            if reward.name in counting:
-                wanted += abs(entry.weight)
+        for column in self.columns:
+            name, weight = column.name, column.entry.weight
+            part = settled[name] = (
+                column.settled(parts[name], sample) if name in parts else _NOT_THIS_STEP
+            )
+            if name in parts:
+                wanted += abs(weight)
             if part.value is not None:
-                total += entry.weight * part.value
-                counted += abs(entry.weight)
-            logs[reward.name] = part.value if part.value is not None else 0.0
-            logs[f"{reward.name}/applied"] = float(part.value is not None)
-            logs[f"{reward.name}/failed"] = float(part.status == "failed")
-        scaled = total * (wanted / counted) if counted else None
-        return Score(scaled, dict(zip(self.names, parts, strict=True)), logs)
+                total += weight * part.value
+                counted += abs(weight)
+            logs[name] = part.value if part.value is not None else 0.0
+            logs[f"{name}/applied"] = float(part.value is not None)
+            logs[f"{name}/failed"] = float(part.status == "failed")
+        return Score(total * (wanted / counted) if counted else None, settled, logs)
+
+
+_NOT_THIS_STEP = Part(None, "skipped", "not this step")
 
 
 def _compares(reward: Reward) -> bool:
     """Whether it rewards likeness to the reference; a guard only punishes."""
     return "reference" in reward.needs and reward.bounds[1] > 0
-
-
-def _before(reward: Reward, sample: Sample) -> Part | None:
-    """The part of a sample that the reward need not see, or None."""
-    if "image" in reward.needs and sample.image is None:
-        return Part(None, "skipped", "no image")
-    if "reference" in reward.needs and sample.reference is None:
-        return Part(None, "skipped", "no reference")
-    if "report" in reward.needs and sample.report is None:
-        return Part(reward.bounds[0], "ok", "no well-formed report")
-    return None
-
-
-def _in_time(reward: Reward, samples: Sequence[Sample], deadline: float | None) -> list[Part]:
-    """The reward's parts, or failed ones after `deadline` seconds.
-
-    A call that is late cannot be stopped; its thread goes on and its result is dropped.
-    """
-    if deadline is None or not samples:
-        return _call(reward, samples)
-    result: Future[list[Part]] = Future()
-    call = Thread(target=lambda: result.set_result(_call(reward, samples)), daemon=True)
-    call.start()
-    try:
-        return result.result(timeout=deadline)
-    except TimeoutError:
-        late = f"{reward.name}: no answer within its deadline of {deadline:g} s"
-        return [Part(None, "failed", late)] * len(samples)
 
 
 def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:

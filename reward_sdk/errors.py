@@ -29,6 +29,14 @@ class ScoringError(RewardSDKError):
     """A sample that a reward could not score."""
 
 
+class OverloadedError(RewardSDKError):
+    """More samples wait to be scored than may; trying again later helps."""
+
+
+class ServerError(RewardSDKError):
+    """A reward server could not be reached, or did not answer in time."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the closest known one, or all of them if none is close.
 

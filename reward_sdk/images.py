@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -28,21 +31,13 @@ def open_image(ref: ImageRef) -> Image.Image:
     if ref.pixels is not None:
         check_size(ref.pixels, "image in memory")
         return ref.pixels
-    if ref.path is None:
-        raise ScoringError("image: neither a path nor pixels are given")
-    try:
-        if is_dicom(ref.path):
-            return _open_dicom(ref.path)
-        with Image.open(ref.path) as image:
-            check_size(image, ref.path)
+    with _file(ref) as (file, name):
+        if _is_dicom(file):
+            return _open_dicom(file, name)
+        with Image.open(file) as image:
+            check_size(image, name)
             image.load()
             return image
-    except ScoringError:
-        raise
-    except FileNotFoundError:
-        raise ScoringError(f"image {ref.path}: no such file") from None
-    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
-        raise ScoringError(f"image {ref.path}: cannot be read: {error}") from error
 
 
 def is_lateral(ref: ImageRef) -> bool:
@@ -52,45 +47,63 @@ def is_lateral(ref: ImageRef) -> bool:
         ScoringError: the header cannot be read.
     """
     view = ref.view
-    if view is None and ref.path is not None and ref.pixels is None:
-        try:
-            if is_dicom(ref.path):
-                view = _pydicom().dcmread(ref.path, stop_before_pixels=True).get("ViewPosition")
-        except ScoringError:
-            raise
-        except Exception as error:  # pydicom raises anything from KeyError to struct.error
-            raise ScoringError(f"image {ref.path}: cannot be read: {error}") from error
+    if view is None and ref.pixels is None and (ref.data or ref.path) is not None:
+        with _file(ref) as (file, _):
+            if _is_dicom(file):
+                view = _pydicom().dcmread(file, stop_before_pixels=True).get("ViewPosition")
     return str(view).upper() in LATERAL
 
 
-def is_dicom(path: str) -> bool:
+@contextmanager
+def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
+    """The image's file and its name; whatever goes wrong with it is a ScoringError."""
+    name = f"image {ref.path or 'in memory'}"
+    try:
+        if ref.data == b"":
+            raise ScoringError(f"{name}: no such file, or nothing in it")
+        if ref.data is not None:
+            yield BytesIO(ref.data), name
+        elif ref.path is not None:
+            with open(ref.path, "rb") as file:
+                yield file, name
+        else:
+            raise ScoringError("image: no path, bytes or pixels are given")
+    except ScoringError:
+        raise
+    except FileNotFoundError:
+        raise ScoringError(f"{name}: no such file") from None
+    except Exception as error:  # decoders raise anything from SyntaxError to struct.error
+        raise ScoringError(f"{name}: cannot be read: {error}") from error
+
+
+def _is_dicom(file: BinaryIO) -> bool:
     """Whether the file starts as DICOM files do: 128 bytes of anything, then "DICM"."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM"
 
 
-def _open_dicom(path: str) -> Image.Image:
+def _open_dicom(file: BinaryIO, name: str) -> Image.Image:
     """Values through modality and VOI LUT; what those make of the stored range becomes 0..255."""
     pydicom = _pydicom()
-    data = pydicom.dcmread(path)
+    data = pydicom.dcmread(file)
     gray = str(data.get("PhotometricInterpretation")).startswith("MONOCHROME")
     whole = "PixelData" in data  # not floating point
     if not gray or not whole or data.get("NumberOfFrames", 1) not in (None, 1):
         raise ScoringError(
-            f"image {path}: no single image of whole grey values, but DICOM of another kind: "
+            f"{name}: no single image of whole grey values, but DICOM of another kind: "
             "convert it to PNG"
         )
     if data.Rows * data.Columns > MAX_PIXELS:
         raise ScoringError(
-            f"image {path}: {data.Columns} x {data.Rows} pixels, more than the limit of "
-            f"{MAX_PIXELS:,}"
+            f"{name}: {data.Columns} x {data.Rows} pixels, more than the limit of {MAX_PIXELS:,}"
         )
     bits, signed = int(data.get("BitsStored") or data.BitsAllocated), bool(data.PixelRepresentation)
     lowest, highest = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     pixels = data.pixel_array
     black, white = sorted(_shown(np.array([lowest, highest], pixels.dtype), data))
     if black == white:
-        raise ScoringError(f"image {path}: its rescaling or VOI LUT makes all pixels equal")
+        raise ScoringError(f"{name}: its rescaling or VOI LUT makes all pixels equal")
     gray = np.clip((_shown(pixels, data) - black) / (white - black), 0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1":  # low values are bright
         gray = 1 - gray
@@ -139,6 +152,5 @@ def check_size(image: Image.Image, name: str) -> None:
     """Raises ScoringError for an image of more than `MAX_PIXELS`; needs its header alone."""
     if image.width * image.height > MAX_PIXELS:
         raise ScoringError(
-            f"image {name}: {image.width} x {image.height} pixels, "
-            f"more than the limit of {MAX_PIXELS:,}"
+            f"{name}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
         )

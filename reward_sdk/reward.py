@@ -20,6 +20,9 @@ class Reward(Protocol):
         needs: what must be present in a sample, of {"report", "reference", "image"}. The engine
             checks before the call: without a well-formed report a sample gets the lower bound,
             without a reference or an image the part is skipped.
+
+    A reward without a model, without files and without a network may also say `light = True`: where
+    calls are batched, such rewards share one thread, and every other one has a thread of its own.
     """
 
     name: str

@@ -17,16 +17,18 @@ Status = Literal["ok", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One chest X-ray: a file, or pixels already in memory.
+    """One chest X-ray: a file, a file's bytes, or pixels already in memory.
 
     Attributes:
         path: an image file, read when a reward needs it.
-        pixels: the opened image; wins over `path`.
+        data: what such a file holds; wins over `path`.
+        pixels: the opened image; wins over both.
         view: how it was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...), or None where
             that is not known; a DICOM file says it itself.
     """
 
     path: str | None = None
+    data: bytes | None = field(default=None, repr=False)
     pixels: Image | None = field(default=None, compare=False)
     view: str | None = None
 

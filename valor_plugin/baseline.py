@@ -21,6 +21,8 @@ def _path(out: Path) -> Path:
 def named(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with a file of evidence statistics for `image_text`, in the run's folder unless it
     names one."""
+    if recipe.reward_servers:
+        return recipe
     rewards = {name: dict(keys or {}) for name, keys in (recipe.rewards or {}).items()}
     if "image_text" in rewards:
         rewards["image_text"].setdefault("baseline", str(_path(out)))

@@ -6,18 +6,23 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.wire import SetInfo
 from valor_plugin import baseline, command, runfolder
 from valor_plugin.data.studies import Study, read_studies, write_host_rows
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
+
+_SERVER_WAIT = 120.0  # ours: seconds for reward servers to become ready
 
 
 def choose_device(wanted: str) -> str:
@@ -129,14 +134,16 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
             )
     write_host_rows(studies, recipe.data.prompt, out / "train.jsonl", must_match=resumes)
     baseline.fit(recipe, studies, out, keep=resumes)
-    reward_set = RewardSet.from_config(recipe.rewards or {}, f"{where}: rewards")
-    _check_needs(reward_set, studies, recipe.data.train)
+    reward_set = _reward_set(recipe, where, out)
+    _check_needs(reward_set.needs, studies, recipe.data.train)
     settings = HostSettings(
         run=uuid.uuid4().hex,
         device=device,
         train=recipe.model.train,
         advantage=recipe.advantage,
         rewards=recipe.rewards or {},
+        bounds=reward_set.bounds,
+        log_keys=tuple(reward_set.log_keys),
         banned_tokens=_image_tokens(recipe.model.path),
     )
     runfolder.write_record(out, record, device)
@@ -159,8 +166,27 @@ def _whole_batches(recipe: Recipe, studies: int) -> Recipe:
     return recipe.model_copy(update={"openrlhf": {**recipe.openrlhf, "data.max_samples": used}})
 
 
-def _check_needs(rewards: RewardSet, studies: list[Study], path: str) -> None:
-    if "reference" in rewards.needs and all(study.report is None for study in studies):
+def _reward_set(recipe: Recipe, where: str, out: Path) -> RewardSet | SetInfo:
+    """The set, or what its servers say of it, which a run that goes on must find unchanged."""
+    if not recipe.reward_servers:
+        return RewardSet.from_config(recipe.rewards or {}, f"{where}: rewards")
+    try:
+        with RewardClient(recipe.reward_servers) as client:
+            info = client.connect(_SERVER_WAIT)
+    except ServerError as error:
+        raise ConfigError(f"{where}: {error}: start it with `reward-sdk serve`") from None
+    record = out / "rewards.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["set"] != info.set:
+        raise ConfigError(
+            f"{out} holds an unfinished run with another reward set than the server's (compare "
+            f"{record.name} and /v1/rewards): choose another folder with --out, or remove it"
+        )
+    record.write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return info
+
+
+def _check_needs(needs: Collection[str], studies: list[Study], path: str) -> None:
+    if "reference" in needs and all(study.report is None for study in studies):
         raise ConfigError(f"{path}: no study has a 'report', but the rewards compare with one")
 
 

@@ -7,7 +7,7 @@
     advantage: {rank: linear}
     rewards:
       image_text: {weight: 0.9, weights: densenet121-res224-chex}
-      format: {weight: 0.1}
+      format: {weight: 0.1}            # or a file of them, or `server: [URL, ...]`
     openrlhf:                        # the host's own options, verbatim
       rollout.batch_size: 128
 
@@ -97,8 +97,24 @@ class Recipe(_Section):
     data: Data
     sft: Sft | None = None
     advantage: Advantage = Advantage()
-    rewards: dict[str, Any] | None = None
+    rewards: dict[str, Any] | None = None  # a reward set, or `server` with URLs
     openrlhf: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def reward_servers(self) -> list[str]:
+        """URLs of the servers that score; none where the run does it itself."""
+        urls = (self.rewards or {}).get("server", [])
+        return urls.split(",") if isinstance(urls, str) else urls
+
+    @model_validator(mode="after")
+    def _server(self) -> Recipe:
+        if "server" in (self.rewards or {}):
+            urls = self.reward_servers
+            if not isinstance(urls, list) or not urls or not all(isinstance(u, str) for u in urls):
+                raise ValueError("rewards.server: a list of URLs, e.g. [http://node1:8000]")
+            if len(self.rewards or {}) > 1:
+                raise ValueError("rewards: the set is the server's, nothing stands beside `server`")
+        return self
 
     @model_validator(mode="after")
     def _stage(self) -> Recipe:
@@ -132,7 +148,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
-    if recipe.rewards is not None:
+    if recipe.rewards is not None and not recipe.reward_servers:
         # The evidence statistics of `image_text` are computed when the run starts.
         parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("baseline",)})
     return recipe

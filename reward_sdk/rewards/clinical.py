@@ -111,6 +111,7 @@ class ClinicalReward:
         annotator: gives the annotations.
         score: (annotation of the report, annotation of the reference) -> value within bounds.
         bounds: of the score.
+        light: the annotator uses no model.
     """
 
     needs = frozenset({"report", "reference"})
@@ -121,8 +122,9 @@ class ClinicalReward:
         annotator: Annotator[Any],
         score: Callable[[Any, Any], float],
         bounds: tuple[float, float] = (0.0, 1.0),
+        light: bool = False,
     ) -> None:
-        self.name, self.bounds = name, bounds
+        self.name, self.bounds, self.light = name, bounds, light
         self._annotator, self._score = annotator, score
 
     def __call__(self, samples: Sequence[Sample]) -> list[Part]:
@@ -142,7 +144,7 @@ def findings_f1(
     """
     chosen = FINDINGS if observations is None else _known(observations)
     score = partial(labels_f1, observations=chosen, uncertain=uncertain)
-    return ClinicalReward("findings_f1", Annotator(label_reports), score)
+    return ClinicalReward("findings_f1", Annotator(label_reports), score, light=True)
 
 
 @reward("chexbert_f1")

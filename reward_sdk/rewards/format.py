@@ -14,7 +14,7 @@ class Format:
         think: whether a `<think>` block must stand before the report. If not, none may.
     """
 
-    name = "format"
+    name, light = "format", True
     bounds = (0.0, 1.0)
     needs: frozenset[str] = frozenset()
 

@@ -28,7 +28,7 @@ class Length:
         relative: low and high are multiples of the reference's number of words.
     """
 
-    name = "length"
+    name, light = "length", True
     bounds = (-1.0, 0.0)
 
     def __init__(self, low: float, high: float, relative: bool) -> None:
@@ -49,7 +49,7 @@ class Length:
 class Repetition:
     """Minus the share of a report's 4-grams of words that have stood in it before, in [-1, 0]."""
 
-    name = "repetition"
+    name, light = "repetition", True
     bounds = (-1.0, 0.0)
     needs = frozenset({"report"})
 

@@ -181,6 +181,7 @@ class WordingReward:
 
     bounds = (0.0, 1.0)
     needs = frozenset({"report", "reference"})
+    light = True
 
     def __init__(
         self,

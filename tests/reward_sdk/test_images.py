@@ -51,7 +51,7 @@ def test_too_many_pixels_are_an_error(tmp_path, monkeypatch):
 
 
 def test_an_empty_reference_is_an_error():
-    with pytest.raises(ScoringError, match="neither a path nor pixels"):
+    with pytest.raises(ScoringError, match="no path, bytes or pixels"):
         open_image(ImageRef())
 
 

@@ -11,16 +11,19 @@ import reward_sdk
 
 HEAVY = {
     "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
-    "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+    "starlette", "uvicorn",
+    "prometheus_client", "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
-MODELS = {  # imported by what loads their weights
+ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
     "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.radgraph",
     "reward_sdk.labelers.chexbert",
+    "reward_sdk.server.app", "reward_sdk.server.page", "reward_sdk.server.ray",
+    "reward_sdk.server.run", "reward_sdk.server.security", "reward_sdk.server.telemetry",
 }  # fmt: skip
 LIGHT = [
     module.name
     for module in pkgutil.walk_packages(reward_sdk.__path__, "reward_sdk.")
-    if module.name not in MODELS
+    if module.name not in ON_DEMAND
 ]
 
 

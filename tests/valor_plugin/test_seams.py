@@ -47,7 +47,7 @@ def offenders(files: dict[str, set[str]], *forbidden: str) -> dict[str, set[str]
 
 
 def test_the_reward_sdk_knows_neither_the_plugin_nor_the_host():
-    files = imported_by("reward_sdk")
+    files = imported_by("reward_sdk", ROOT / "reward_sdk/server/ray.py")  # for Ray Serve
     assert offenders(files, "valor_plugin", "openrlhf", "ray", "vllm", "deepspeed") == {}
 
 
@@ -105,8 +105,9 @@ modules = [name for name in sys.modules if name.startswith(("flash_attn", "openr
 import pkgutil, importlib, valor_plugin, reward_sdk
 for package in (reward_sdk, valor_plugin):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        # the executor and the main file run inside of the host only
-        if module.name not in ("valor_plugin.host.executor", "valor_plugin.host.main"):
+        # these run inside of the host, or of Ray Serve, only
+        if module.name not in ("valor_plugin.host.executor", "valor_plugin.host.main",
+                               "reward_sdk.server.ray"):
             importlib.import_module(module.name)
 from valor_plugin.host import engine, install
 install.install()
@@ -140,7 +141,7 @@ def test_in_a_run_on_cuda_vllm_is_left_alone():
 
     settings = HostSettings(
         run="r", device="cuda", train=("projector",), advantage=Advantage(),
-        rewards={"format": {}}, banned_tokens=(3,),
+        rewards={"format": {}}, bounds=(0, 1), log_keys=("format",), banned_tokens=(3,),
     )  # fmt: skip
     in_a_fresh_process(CUDA_RUN, **settings.environment())
 

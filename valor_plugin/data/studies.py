@@ -107,7 +107,7 @@ def _image_problem(study: Study) -> str | None:
     was cut off; any other file, and one without its end mark, is decoded."""
     try:
         with Image.open(study.image) as image:
-            check_size(image, str(study.image))
+            check_size(image, f"image {study.image}")
             end = _ENDS.get(image.format or "")
             with study.image.open("rb") as file:
                 file.seek(max(0, study.image.stat().st_size - _TAIL))

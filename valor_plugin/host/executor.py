@@ -14,9 +14,10 @@ from typing import Any
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from PIL import Image
 
-from reward_sdk.batching import MicroBatcher
+from reward_sdk.batching import BatchedSet
+from reward_sdk.client import AsyncRewardClient
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ScoringError
+from reward_sdk.errors import ScoringError, ServerError
 from reward_sdk.types import ImageRef, Sample, Score
 from valor_plugin.host.advantage import UNSCORED
 from valor_plugin.host.sampling import STEP
@@ -34,14 +35,24 @@ class AgentExecutor(SingleTurnAgentExecutor):
         settings = HostSettings.current()
         if settings is None:
             raise RuntimeError("this executor runs inside `openrlhf train` only")
-        self._rewards = RewardSet.from_config(settings.rewards)
-        self._batcher = MicroBatcher(self._score)
+        self._settings = settings
+        self._rewards = (
+            AsyncRewardClient(settings.rewards["server"])
+            if "server" in settings.rewards
+            else BatchedSet(RewardSet.from_config(settings.rewards))
+        )
         self._step = 1
         self._new_step = asyncio.Lock()
 
-    def _score(self, items: list[tuple[Sample, int]]) -> list[Score]:
-        """Scores a batch; its items are of one policy step, since rollouts do not overlap."""
-        return self._rewards.score([sample for sample, _ in items], items[0][1])
+    async def _score(self, sample: Sample, step: int) -> Score:
+        """The sample's score; without a total if no server gives one."""
+        try:
+            [score] = await self._rewards.score([sample], step)
+        except ServerError as error:
+            logger.warning("study %s: %s", sample.id, error)
+            keys = self._settings.log_keys
+            return Score(None, {}, {key: float(key.endswith("/failed")) for key in keys})
+        return score
 
     async def _forget_images(self, step: int, llm_engine: Any) -> None:
         """vLLM keeps what tower and projector made of an image. After a weight update that is the
@@ -86,7 +97,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             image=ImageRef(path=path, view=study["view"]),
             id=study["id"],
         )
-        score = await self._batcher.submit((sample, step))
+        score = await self._score(sample, step)
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
@@ -96,7 +107,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             or score.total is None
             or any(part.status == "failed" and part.value is None for part in score.parts.values())
         )
-        low, high = self._rewards.bounds
+        low, high = self._settings.bounds
         reward = low if score.total is None else score.total
         output.update(
             reward=reward,

@@ -21,7 +21,9 @@ class HostSettings(BaseModel):
     device: "cpu" replaces what the host can only do on CUDA, see `valor_plugin.host.cpu`.
     train: the parts of the policy that train.
     advantage: how rewards become advantages.
-    rewards: the resolved reward set, as `RewardSet.from_config` reads it.
+    rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and URLs.
+    bounds: range of the set's totals.
+    log_keys: keys of the logs of every score.
     banned_tokens: ids that the policy must never sample.
     """
 
@@ -32,6 +34,8 @@ class HostSettings(BaseModel):
     train: tuple[Part, ...]
     advantage: Advantage
     rewards: dict
+    bounds: tuple[float, float]
+    log_keys: tuple[str, ...]
     banned_tokens: tuple[int, ...]
 
     def environment(self) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""What other RL stacks send and expect, one file per stack."""

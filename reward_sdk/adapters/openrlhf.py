@@ -1,0 +1,140 @@
+"""OpenRLHF's remote rewards, as stock OpenRLHF 0.11.2 calls them (`--reward.remote_url URL`).
+
+The stack sends the decoded query (prompt and response in one), the prompt, and the label column of
+the row; it sends neither the image nor the policy step. So the image can only be named by the
+label, and every reward of a set counts on every call, whatever its `every`. The plugin in this
+distribution has neither limit.
+
+It drops a sample without a word when a call fails, and mixes up metrics whose keys differ: every
+reply is a 200 with the same keys and finite numbers. A sample that could not be scored carries the
+set's lowest total and `unscored: 1`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reward_sdk.config import explain
+from reward_sdk.errors import ScoringError
+from reward_sdk.types import Score
+from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, Text, WireSample
+
+UNSCORED = "unscored"
+
+_Prompted = Annotated[str, Field(max_length=4 * MAX_TEXT)]  # image tokens are expanded in it
+_SPECIAL_AT_END = re.compile(r"(?:\s*(?:</?s>|<(?:pad|unk|eos)>|<\|[^|<>]{1,40}\|>))+\s*$")
+
+
+class Query(BaseModel):
+    """The body of `POST /get_reward`.
+
+    Attributes:
+        query: prompt and response, decoded with special tokens.
+        prompts: the prompt alone, before images were expanded.
+        labels: of each row a JSON text (or object) with `report` (or `reference`), and `id`,
+            `image`, `view` where they are known; any other text is the reference report itself.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": ["[INST] Describe. [/INST] <report> No effusion. </report></s>"],
+                    "prompts": ["[INST] Describe. [/INST]"],
+                    "labels": ['{"id": "s1", "report": "No pleural effusion."}'],
+                }
+            ]
+        }
+    )
+
+    query: Annotated[list[_Prompted], Field(max_length=MAX_SAMPLES)]
+    prompts: Annotated[list[_Prompted], Field(max_length=MAX_SAMPLES)]
+    labels: Annotated[list[Any], Field(max_length=MAX_SAMPLES)]
+
+
+class Reply(BaseModel):
+    """What stock OpenRLHF reads: one object of lists."""
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+class _Label(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = ""
+    report: Text | None = None
+    reference: Text | None = None
+    image: str | None = None
+    view: str | None = None
+
+
+def sample(query: str, prompt: str, label: Any) -> WireSample:
+    """One sample of a call; ScoringError if the response cannot be found or the label be read."""
+    try:
+        row = _label(label)
+        image = ImageFile(path=row.image, view=row.view) if row.image else None
+        reference = row.report if row.reference is None else row.reference
+        response = response_of(query, prompt)
+        return WireSample(response=response, reference=reference, image=image, id=row.id)
+    except ValidationError as error:
+        raise ScoringError(f"label or response: {explain(error)}") from None
+
+
+def _label(label: Any) -> _Label:
+    if isinstance(label, str):
+        if not label.lstrip().startswith("{"):
+            return _Label(report=label or None)
+        try:
+            label = json.loads(label)
+        except (ValueError, RecursionError) as error:
+            raise ScoringError(f"label: no JSON: {error}") from None
+    if not isinstance(label, dict | None):
+        raise ScoringError(f"label: neither a text nor an object, but {type(label).__name__}")
+    return _Label.model_validate(label or {})
+
+
+def response_of(query: str, prompt: str) -> str:
+    """What the policy wrote, without the special tokens at its end.
+
+    The query need not start with the prompt, since images are expanded in it; but it holds the
+    prompt's end. ScoringError if it does not.
+
+    >>> response_of("<image><image> Describe. [/INST] Clear.</s>", "<image> Describe. [/INST]")
+    'Clear.'
+    """
+    short, long = 0, len(prompt)  # the longest end of the prompt that the query holds
+    while short < long:
+        middle = (short + long + 1) // 2
+        short, long = (middle, long) if prompt[-middle:] in query else (short, middle - 1)
+    end = prompt[len(prompt) - short :]
+    if prompt.strip() and not end.strip():
+        raise ScoringError("the query does not hold the end of its prompt")
+    return _SPECIAL_AT_END.sub("", query[query.index(end) + len(end) :]).strip()
+
+
+def reply(
+    scores: Sequence[Score | None], bounds: tuple[float, float], log_keys: Sequence[str]
+) -> Reply:
+    """What OpenRLHF is told.
+
+    Args:
+        scores: of the samples; None for those that could not be scored at all.
+        bounds: of the set's totals, for `scores`, which dynamic filtering wants in [0, 1].
+        log_keys: of the set.
+    """
+    low, high = bounds
+    totals = [None if score is None else score.total for score in scores]
+    rewards = [low if total is None else total for total in totals]
+    logs = {key: [0.0 if s is None else s.logs[key] for s in scores] for key in log_keys}
+    return Reply(
+        rewards=rewards,
+        scores=[(total - low) / (high - low) if high > low else 0.0 for total in rewards],
+        extra_logs={**logs, UNSCORED: [float(total is None) for total in totals]},
+    )

@@ -1,0 +1,321 @@
+"""Scores from reward servers (`reward-sdk serve`), with the interface of a `RewardSet`.
+
+    with RewardClient("http://node1:8000,http://node2:8000") as rewards:
+        scores = rewards.score(samples, step=12)
+
+Each request goes to the least busy server. One that cannot be reached, or answers 429, 502, 503 or
+504, is left alone for a while and the request goes elsewhere, or comes again, until the time is up;
+anything else is an error at once. A request keeps its id when it comes again, so that a server that
+has seen it scores nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from reward_sdk.errors import ConfigError, ScoringError, ServerError, one_line
+from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.wire import (
+    MAX_BODY,
+    TOKEN,
+    ImageBytes,
+    ImageFile,
+    ScoreReply,
+    ScoreRequest,
+    SetInfo,
+    WireSample,
+)
+
+_CHUNK = 64  # ours: samples per request
+_INLINE = MAX_BODY // 4  # ours: bytes of images in one request, before base64
+_ATTEMPT = 170.0  # ours: seconds for one attempt; a server answers within 150
+_AGAIN = frozenset({429, 502, 503, 504})
+_FIRST, _LONGEST = 0.1, 5.0  # ours: seconds until a server that failed is asked again
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Replica:
+    """One server: its requests in flight, when it may be asked again, and how often it failed."""
+
+    url: str
+    busy: int = 0
+    rests_until: float = 0.0
+    failures: int = 0
+
+    def failed(self, retry_after: float = 0.0) -> None:
+        """Gives it a rest: longer each time, of random length, so that clients do not come back
+        together."""
+        longest = min(_FIRST * 2**self.failures, _LONGEST)
+        self.failures += 1
+        self.rests_until = time.monotonic() + max(retry_after, random.uniform(0.5, 1.0) * longest)
+
+
+class AsyncRewardClient:
+    """Scores samples through one or more servers of the same reward set.
+
+    Use it in one event loop only.
+
+    Args:
+        urls: the servers: URLs, or one text with commas.
+        token: what the servers want to know; by default $REWARD_SDK_TOKEN.
+        timeout: seconds for a call of `score`, all attempts and waiting included.
+        concurrency: requests in flight at a time.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        token: str | None = None,
+        timeout: float = 600.0,
+        concurrency: int = 64,
+    ) -> None:
+        found = urls.split(",") if isinstance(urls, str) else list(urls)
+        found = [url.strip().rstrip("/") for url in found]
+        if not found or not all(url.startswith(("http://", "https://")) for url in found):
+            raise ConfigError(f"reward servers: no URLs: {urls!r}, e.g. http://127.0.0.1:8000")
+        self._replicas = [_Replica(url) for url in dict.fromkeys(found)]
+        self._timeout = timeout
+        self._limit = asyncio.Semaphore(concurrency)
+        token = token or os.environ.get(TOKEN)
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(_ATTEMPT, connect=10.0, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
+            trust_env=False,  # a proxy for the outer world is not the way to a node of the cluster
+        )
+        self._info: SetInfo | None = None
+        self._connecting = asyncio.Lock()
+
+    async def connect(self, timeout: float | None = None) -> SetInfo:
+        """What the servers serve; waits until one of them is ready.
+
+        Args:
+            timeout: seconds; by default those of the client.
+
+        Raises:
+            ServerError: none became ready in time.
+            ConfigError: a server refuses, or is none of ours.
+        """
+        async with self._connecting:
+            if self._info is None:
+                end = time.monotonic() + (self._timeout if timeout is None else timeout)
+                await self._request("GET", "/readyz", None, end)
+                reply = await self._request("GET", "/v1/rewards", None, end)
+                self._info = _parsed(SetInfo, reply)
+        return self._info
+
+    async def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
+        """One score per sample, in order; see `RewardSet.score`.
+
+        Images go by path where the server has one of its image folders there, else in the request.
+
+        Raises:
+            ServerError: no server answered in time, or one broke down.
+            ConfigError: a server refuses, as it does without a step or a token; or two servers
+                serve different sets.
+            ScoringError: a part failed whose policy is "raise".
+        """
+        end = time.monotonic() + self._timeout
+        info = await self.connect()
+        chunks = await asyncio.to_thread(lambda: list(_chunks(samples, info)))
+        replies = await asyncio.gather(*(self._score(chunk, step, info, end) for chunk in chunks))
+        return [score for scores in replies for score in scores]
+
+    async def _score(
+        self, samples: list[WireSample], step: int | None, info: SetInfo, end: float
+    ) -> list[Score]:
+        try:
+            request = ScoreRequest(samples=samples, step=step, request_id=uuid.uuid4().hex)
+        except ValidationError as error:
+            raise ConfigError(f"policy steps are counted from 1: {step}") from error
+        body = request.model_dump_json(exclude_defaults=True).encode()
+        async with self._limit:
+            response = await self._request("POST", "/v1/score", body, end)
+        reply = _parsed(ScoreReply, response)
+        if reply.set != info.set:
+            raise ConfigError(
+                f"reward server {response.url}: it serves the set {reply.set}, the run began with "
+                f"{info.set}: serve one set everywhere, and start anew to change it"
+            )
+        if len(reply.scores) != len(samples):
+            raise ServerError(
+                f"reward server {response.url}: {len(reply.scores)} scores for {len(samples)}"
+            )
+        return reply.scores
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, end: float
+    ) -> httpx.Response:
+        """The answer of some server, as soon as one has a good one."""
+        problem = "it was never asked"
+        while True:
+            replica = min(self._replicas, key=lambda r: (r.rests_until > time.monotonic(), r.busy))
+            rest = replica.rests_until - time.monotonic()
+            if rest > 0:  # all of them rest
+                replica = min(self._replicas, key=lambda r: r.rests_until)
+                rest = max(0.0, replica.rests_until - time.monotonic())
+            left = end - time.monotonic() - rest
+            if left <= 0:
+                urls = ", ".join(r.url for r in self._replicas)
+                raise ServerError(f"reward server {urls}: no answer in time; last: {problem}")
+            await asyncio.sleep(rest)
+            replica.busy += 1
+            try:
+                async with asyncio.timeout(left):
+                    response = await self._http.request(
+                        method, replica.url + path, content=body,
+                        headers={"Content-Type": "application/json"},
+                    )  # fmt: skip
+            except (httpx.TransportError, TimeoutError) as error:
+                problem = f"{replica.url}: {one_line(error)}"
+                replica.failed()
+                continue
+            finally:
+                replica.busy -= 1
+            if response.status_code in _AGAIN:
+                problem = f"{replica.url}: {response.status_code} {_detail(response)}"
+                replica.failed(_seconds(response.headers.get("retry-after")))
+                continue
+            replica.failures = 0
+            if response.status_code != 200:
+                kind = {424: ScoringError, 500: ServerError}.get(response.status_code, ConfigError)
+                raise kind(
+                    f"reward server {replica.url}: {response.status_code} {_detail(response)}"
+                )
+            return response
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class RewardClient:
+    """`AsyncRewardClient` for code that is not asynchronous. Thread-safe.
+
+    Args: those of `AsyncRewardClient`.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        token: str | None = None,
+        timeout: float = 600.0,
+        concurrency: int = 64,
+    ) -> None:
+        self._client = AsyncRewardClient(urls, token, timeout, concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    def connect(self, timeout: float | None = None) -> SetInfo:
+        """See `AsyncRewardClient.connect`."""
+        return self._run(self._client.connect(timeout))
+
+    def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
+        """See `AsyncRewardClient.score`."""
+        return self._run(self._client.score(samples, step))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._run(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSample]]:
+    """The samples as they travel, so many at a time as a request holds."""
+    chunk: list[WireSample] = []
+    inline = 0
+    for sample in samples:
+        image = sample.image
+        wire = _image(image, info) if image is not None and "image" in info.needs else None
+        size = len(wire.base64) if isinstance(wire, ImageBytes) else 0
+        if chunk and (len(chunk) == _CHUNK or inline + size > _INLINE):
+            yield chunk
+            chunk, inline = [], 0
+        try:
+            chunk.append(
+                WireSample(
+                    response=sample.response, reference=sample.reference, image=wire, id=sample.id
+                )
+            )
+        except ValidationError as error:
+            place = ".".join(str(key) for key in error.errors()[0]["loc"])
+            raise ConfigError(
+                f"sample {sample.id!r}: {place}: {error.errors()[0]['msg']}"
+            ) from None
+        inline += size
+    if chunk:
+        yield chunk
+
+
+def _image(image: ImageRef, info: SetInfo) -> ImageFile | ImageBytes:
+    data = image.data
+    if image.pixels is not None:
+        file = BytesIO()
+        image.pixels.save(file, "PNG")
+        data = file.getvalue()
+    elif data is None and image.path is not None:
+        path = Path(image.path).resolve()
+        if any(path.is_relative_to(folder) for folder in info.image_folders):
+            size = path.stat().st_size if path.is_file() else None
+            return ImageFile(path=str(path), size=size, view=image.view)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            data = None
+    encoded = base64.b64encode(data or b"").decode()
+    return ImageBytes(base64=encoded, view=image.view)
+
+
+def _parsed(kind: type[T], response: httpx.Response) -> T:
+    try:
+        return kind.model_validate_json(response.content)  # type: ignore[attr-defined]
+    except ValidationError as error:
+        raise ConfigError(f"{response.url}: no answer of a reward server: {error}") from error
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return " ".join(response.text.split())[:200]
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return min(float(text or 0), _LONGEST)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,1 @@
+"""Reward sets over HTTP: `reward-sdk serve`."""

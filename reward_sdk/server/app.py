@@ -1,0 +1,371 @@
+"""The server: a reward set behind HTTP.
+
+The event loop reads, checks and answers; rewards run in threads of their own (`BatchedSet`). A
+response is scored as in process: the server adds nothing to a score. What goes wrong with a sample
+is an outcome in its answer; only what is wrong with a request is an error code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reward_sdk.adapters import nemo_gym, openrlhf
+from reward_sdk.batching import BatchedSet
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError, OverloadedError, RewardSDKError, ScoringError
+from reward_sdk.server.page import add_page
+from reward_sdk.server.security import RefusedError, TokenMiddleware, open_wire_image
+from reward_sdk.server.telemetry import Telemetry
+from reward_sdk.text import wrap_report
+from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.wire import (
+    MAX_BODY,
+    RewardInfo,
+    ScoreReply,
+    ScoreRequest,
+    SetInfo,
+    WireSample,
+)
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 150.0  # ours: seconds for a request; OpenRLHF gives up after 180
+DEADLINE = 100.0  # ours: seconds for a call of a reward whose entry in the set names none
+_REMEMBERED = 512  # ours: answers kept for requests that come again
+_RETRY = 5.0  # ours: seconds until a reward that failed to warm up is tried again
+
+
+class RewardServer:
+    """What the endpoints share.
+
+    Args:
+        rewards: the set.
+        folders: image folders, resolved.
+        max_batch: see `BatchedSet`.
+        max_wait: see `BatchedSet`.
+        max_queue: see `BatchedSet`.
+    """
+
+    def __init__(
+        self,
+        rewards: RewardSet,
+        folders: Sequence[Path] = (),
+        max_batch: int = 64,
+        max_wait: float = 0.005,
+        max_queue: int = 4096,
+    ) -> None:
+        self.rewards = rewards
+        self.digest = rewards.digest
+        self.folders = tuple(folders)
+        self.telemetry = Telemetry(rewards.names)
+        self.batched = BatchedSet(
+            rewards.with_deadline(DEADLINE), max_batch, max_wait, max_queue, self.telemetry.called
+        )
+        self.telemetry.watch(self.batched)
+        self.cold: dict[str, str] = dict.fromkeys(rewards.names, "not called yet")
+        self._answers: OrderedDict[str, tuple[bytes, asyncio.Task[list[Score]]]] = OrderedDict()
+
+    async def warm_up(self) -> None:
+        """Calls every reward once, again and again until none of them fails."""
+        image = ImageRef(pixels=Image.linear_gradient("L"))
+        sample = Sample(wrap_report("No effusion."), "No effusion.", image, "warm-up")
+        while self.cold:
+            [score] = await self.batched.score([sample], counting=frozenset(self.cold))
+            self.cold = {n: score.parts[n].reason for n in self.cold if _failed(score, n)}
+            if self.cold:
+                logger.error("not ready: %s; tried again every %g s", ", ".join(self.cold), _RETRY)
+                await asyncio.sleep(_RETRY)
+        logger.info("ready: %s", ", ".join(self.rewards.names))
+
+    async def sample(self, wire: WireSample) -> Sample:
+        """The sample, its image's file read; RefusedError for an image that may not be."""
+        image = None
+        if wire.image is not None:
+            image = await asyncio.to_thread(open_wire_image, wire.image, self.folders)
+        return Sample(wire.response, wire.reference, image, wire.id)
+
+    async def score_request(self, request: ScoreRequest, body: bytes) -> list[Score]:
+        """The scores of a request; those of its first coming if it has come before.
+
+        Raises:
+            HTTPException: 409 for another request under the same id.
+        """
+        if request.request_id is None:
+            return await self._score(request)
+        key, digest = request.request_id, hashlib.sha256(body).digest()
+        known, task = self._answers.get(key, (digest, None))
+        if known != digest:
+            raise HTTPException(409, f"request_id {key!r} was that of another request")
+        if task is None:
+            task = asyncio.create_task(self._score(request))
+            self._answers[key] = digest, task
+            while len(self._answers) > _REMEMBERED:
+                self._answers.popitem(last=False)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done() and (task.cancelled() or task.exception()):
+                self._answers.pop(key, None)
+
+    async def _score(self, request: ScoreRequest) -> list[Score]:
+        samples = []
+        for i, wire in enumerate(request.samples):
+            try:
+                samples.append(await self.sample(wire))
+            except RefusedError as error:
+                raise RefusedError(f"samples.{i}: {error}") from None
+        return await self.batched.score(samples, request.step, limit=LIMIT)
+
+    async def score_one(self, wire: WireSample) -> Score:
+        """The score of a sample that comes without its step: every reward counts. Waits for room.
+
+        Raises:
+            RefusedError: an image that may not be read.
+            ScoringError: a part failed whose policy is "raise".
+            OverloadedError: there was no room for too long.
+        """
+        sample = await self.sample(wire)
+        counting, end = frozenset(self.rewards.names), time.monotonic() + LIMIT
+        while True:
+            left = end - time.monotonic()
+            try:
+                [score] = await self.batched.score([sample], counting=counting, limit=left)
+                return score
+            except OverloadedError:
+                if left < 1:
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.2))
+
+    def info(self) -> SetInfo:
+        """What the set is."""
+        return SetInfo(
+            set=self.digest,
+            version=version("valor-rrg"),
+            bounds=self.rewards.bounds,
+            needs=sorted(self.rewards.needs),
+            needs_step=self.rewards.needs_step,
+            log_keys=list(self.rewards.log_keys),
+            image_folders=[str(folder) for folder in self.folders],
+            rewards=[
+                RewardInfo(
+                    name=column.name,
+                    bounds=column.reward.bounds,
+                    needs=sorted(column.reward.needs),
+                    settings=column.entry.settings,
+                    **column.entry.model_dump(include=set(type(column.entry).model_fields)),
+                )
+                for column in self.rewards.columns
+            ],
+        )
+
+
+def _failed(score: Score, name: str) -> bool:
+    return score.parts[name].status == "failed"
+
+
+def create_app(
+    rewards: RewardSet, token: str | None = None, folders: Sequence[Path] = (), **queue: Any
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        rewards: the set.
+        token: what clients must know; None lets everyone in.
+        folders: image folders, resolved.
+        queue: `max_batch`, `max_wait` and `max_queue` of `BatchedSet`.
+    """
+    server = RewardServer(rewards, folders, **queue)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(server.warm_up())
+        yield
+        warming.cancel()
+
+    app = FastAPI(
+        title="Reward server",
+        version=version("valor-rrg"),
+        description="Rewards for chest X-ray report generation, see `/v1/rewards`.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.server = server
+    _handle_errors(app)
+    _add_scoring(app, server)
+    _add_state(app, server)
+    add_page(app, server)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
+    if token is not None:
+        app.add_middleware(TokenMiddleware, token=token)
+    app.add_middleware(_Measured, telemetry=server.telemetry)
+    return app
+
+
+def _problems(**codes: str) -> dict[int | str, dict[str, Any]]:
+    schema = {"type": "object", "properties": {"detail": {"type": "string"}}}
+    content = {"application/json": {"schema": schema}}
+    return {int(c[1:]): {"description": text, "content": content} for c, text in codes.items()}
+
+
+_REFUSED = _problems(
+    _400="no JSON", _401="no token, or a wrong one", _413="the body is too large",
+    _422="the request is not as it must be; says where",
+)  # fmt: skip
+_FAILED = _problems(
+    _409="the request_id was that of another request",
+    _424="a reward failed whose policy is to raise",
+)
+_BUSY = _problems(_429="too many samples wait; Retry-After says when to come again")
+
+
+def _add_scoring(app: FastAPI, server: RewardServer) -> None:
+    @app.post("/v1/score", responses=_REFUSED | _BUSY | _FAILED)
+    async def score(request: ScoreRequest, raw: Request) -> ScoreReply:
+        """Scores samples: total, parts and logs of each, as `RewardSet.score` gives them."""
+        raw.state.samples = len(request.samples)
+        scores = await server.score_request(request, await raw.body())
+        return ScoreReply(set=server.digest, request_id=request.request_id, scores=scores)
+
+    @app.post("/get_reward", responses=_REFUSED)
+    async def get_reward(query: openrlhf.Query, raw: Request) -> openrlhf.Reply:
+        """OpenRLHF's remote reward (`--reward.remote_url`); see `reward_sdk.adapters.openrlhf`."""
+        if not len(query.query) == len(query.prompts) == len(query.labels):
+            raise HTTPException(422, "query, prompts and labels differ in length")
+        raw.state.samples = len(query.query)
+
+        async def one(text: str, prompt: str, label: Any) -> Score | None:
+            try:
+                return await server.score_one(openrlhf.sample(text, prompt, label))
+            except Exception as error:  # the client would drop the sample without a word
+                if not isinstance(error, RewardSDKError):
+                    logger.error("/get_reward: %s", type(error).__name__)
+                server.telemetry.trouble("/get_reward", str(error))
+                return None
+
+        rows = zip(query.query, query.prompts, query.labels, strict=True)
+        scores = await asyncio.gather(*(one(*row) for row in rows))
+        return openrlhf.reply(scores, rewards_bounds, log_keys)
+
+    @app.post("/verify", responses=_REFUSED, response_class=JSONResponse)
+    async def verify(request: nemo_gym.VerifyRequest, raw: Request) -> Response:
+        """NeMo Gym's verification of one rollout; see `reward_sdk.adapters.nemo_gym`."""
+        raw.state.samples = 1
+        score, problem = None, ""
+        try:
+            score = await server.score_one(nemo_gym.sample(request))
+        except RewardSDKError as error:
+            problem = str(error)
+            server.telemetry.trouble("/verify", problem)
+        reply = nemo_gym.reply(request, score, weights, log_keys, problem)
+        try:
+            # Escaped, because the request may hold what is no Unicode text, and comes back.
+            return Response(json.dumps(reply, allow_nan=False), media_type="application/json")
+        except ValueError:
+            raise HTTPException(422, "the request holds NaN or infinity: no JSON") from None
+
+    rewards_bounds, log_keys = server.rewards.bounds, server.rewards.log_keys
+    weights = {column.name: column.entry.weight for column in server.rewards.columns}
+
+
+def _add_state(app: FastAPI, server: RewardServer) -> None:
+    @app.get("/v1/rewards", responses=_problems(_401="no token, or a wrong one"))
+    async def rewards() -> SetInfo:
+        """The set: its rewards with ranges, needs, weights and settings."""
+        return server.info()
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"description": "some reward is not ready"}})
+    async def readyz() -> Response:
+        """Whether every reward has been called without failing."""
+        ready = not server.cold
+        content: dict[str, Any] = {"ready": ready, "set": server.digest}
+        if not ready:
+            content["waiting_for"] = server.cold
+        return JSONResponse(content, 200 if ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        text = await asyncio.to_thread(generate_latest, server.telemetry.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def answer(code: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"detail": detail}, code, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_as_it_must_be(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Places and messages alone: what was sent may be a report, or anything.
+        places = [
+            f"{'.'.join(str(key) for key in item['loc'])}: {item['msg']}"
+            for item in error.errors()[:10]
+        ]
+        broken = any(item["type"] == "json_invalid" for item in error.errors())
+        return answer(400 if broken else 422, "; ".join(places))
+
+    @app.exception_handler(OverloadedError)
+    async def overloaded(_: Request, error: Exception) -> JSONResponse:
+        return answer(429, str(error), {"Retry-After": "1"})
+
+    @app.exception_handler(ScoringError)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return answer(424, str(error))
+
+    @app.exception_handler(ConfigError)
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        return answer(422, str(error))
+
+
+class _Measured:
+    """Times every request; the outermost layer."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app, self._telemetry = app, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, code = time.monotonic(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            seconds = time.monotonic() - began
+            route = scope.get("route")
+            path = getattr(route, "path", "other")
+            samples = scope.get("state", {}).get("samples", 0)
+            self._telemetry.answered(path, code, seconds, samples)
+            logger.debug("%s %d, %d samples, %.1f ms", path, code, samples, seconds * 1000)

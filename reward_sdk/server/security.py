@@ -1,0 +1,171 @@
+"""What keeps a server on a shared cluster from being misused: tokens, addresses, paths, images."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import stat
+from collections.abc import Sequence
+from io import BytesIO
+from ipaddress import ip_address
+from pathlib import Path
+
+from PIL import Image
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from reward_sdk.errors import ConfigError, RewardSDKError, ScoringError
+from reward_sdk.images import check_size
+from reward_sdk.types import ImageRef
+from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile
+
+_OPEN = ("/healthz", "/readyz")  # asked by probes, which know no token
+
+
+class TokenMiddleware:
+    """Answers 401 to whoever does not know the token, before a body is read.
+
+    It is taken as `Authorization: Bearer TOKEN`, and from browsers as a Basic password.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN:
+            return await self._app(scope, receive, send)
+        kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "basic":
+            try:
+                given = base64.b64decode(given).decode().partition(":")[2]
+            except (binascii.Error, ValueError):
+                given = ""
+        if kind.lower() in ("bearer", "basic") and hmac.compare_digest(
+            given.strip().encode(), self._token
+        ):
+            return await self._app(scope, receive, send)
+        answer = JSONResponse(
+            {"detail": f"a token is needed: Authorization: Bearer <{TOKEN}>"},
+            401,
+            {"WWW-Authenticate": 'Basic realm="reward server; any name, the token as password"'},
+        )
+        await answer(scope, receive, send)
+
+
+def read_token(file: str | None) -> str | None:
+    """The token: of a file, else of the environment; None if there is neither.
+
+    Raises:
+        ConfigError: the file cannot be read, or a token is empty or no plain text.
+    """
+    source, text = TOKEN, os.environ.get(TOKEN)
+    if file is not None:
+        source = file
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the token file {file}: {error}") from None
+    if text is None:
+        return None
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{source}: a token is one word of printable ASCII characters")
+    return token
+
+
+def check_address(host: str, token: str | None, insecure: bool) -> None:
+    """Refuses to be reachable from other machines without a token, unless that is asked for."""
+    try:
+        loopback = ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback and token is None and not insecure:
+        raise ConfigError(
+            f"--host {host} is reachable from other machines: set {TOKEN} or --token-file, or say "
+            "--insecure"
+        )
+
+
+def check_folders(folders: Sequence[str]) -> tuple[Path, ...]:
+    """The image folders without symbolic links; ConfigError if one is none."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--images {folder}: no such folder")
+    return tuple(Path(folder).resolve() for folder in folders)
+
+
+class RefusedError(RewardSDKError):
+    """An image that is beyond a limit, or that no one may ask for."""
+
+
+def open_wire_image(image: ImageFile | ImageBytes, folders: Sequence[Path]) -> ImageRef:
+    """The image that a request names or holds, its file in memory, its size checked.
+
+    A file that is not there, or is no image, is left for rewards to fail on.
+
+    Raises:
+        RefusedError: a path outside of the folders, a file that is too large or of another size
+            than was said, no base64, more pixels than `MAX_PIXELS`.
+    """
+    try:
+        if isinstance(image, ImageBytes):
+            ref = ImageRef(data=image.data(), view=image.view)
+        else:
+            ref = _read(image, folders)
+        _check_pixels(ref)
+    except ScoringError as error:
+        raise RefusedError(str(error)) from None
+    return ref
+
+
+def _check_pixels(ref: ImageRef) -> None:
+    name = f"image {ref.path or 'in the request'}"
+    try:
+        with Image.open(BytesIO(ref.data or b"")) as header:  # decodes nothing
+            check_size(header, name)
+    except ScoringError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RefusedError(f"{name}: {error}") from None
+    except Exception:  # DICOM, or nothing that can be read
+        return
+
+
+def _read(image: ImageFile, folders: Sequence[Path]) -> ImageRef:
+    """A file inside of the folders; without content if there is none."""
+    reals = []
+    for folder in folders:
+        try:
+            real = (folder / image.path).resolve()
+        except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
+            continue
+        if any(real.is_relative_to(each) for each in folders):
+            reals.append(real)
+    if not reals:
+        raise RefusedError(
+            f"image {image.path}: not inside of the server's image folders (serve --images FOLDER)"
+        )
+    for real in reals:
+        try:
+            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            # What was opened is asked, not the path: that may lead elsewhere by now.
+            if os.readlink(f"/proc/self/fd/{descriptor}") != str(real):
+                raise RefusedError(f"image {image.path}: it was replaced while it was opened")
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if status.st_size > MAX_IMAGE:
+                raise RefusedError(f"image {image.path}: more than {MAX_IMAGE:,} bytes")
+            if image.size not in (None, status.st_size):
+                raise RefusedError(
+                    f"image {image.path}: {status.st_size} bytes on the server's machine and "
+                    f"{image.size} on the client's, so not the same file"
+                )
+            return ImageRef(str(real), file.read(status.st_size), view=image.view)
+    return ImageRef(image.path, b"", view=image.view)

@@ -1,0 +1,169 @@
+"""What travels over HTTP between `reward_sdk.client` and `reward_sdk.server`.
+
+The limits stand here because both ends keep them: the server refuses what is beyond, and the client
+cuts its requests to size.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reward_sdk.errors import ScoringError
+from reward_sdk.types import Score
+
+MAX_SAMPLES = 256  # ours: per request
+MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
+MAX_IMAGE = 32 << 20  # ours: bytes of one image file; MIMIC-CXR's DICOM files have 10 to 20 MB
+MAX_BODY = 64 << 20  # ours: bytes of one request
+
+TOKEN = "REWARD_SDK_TOKEN"
+"""The environment variable that servers and clients read their token from."""
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(max_length=1000)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageFile(_Wire):
+    """An image that the server reads itself.
+
+    Attributes:
+        path: absolute, or relative to one of the server's image folders; inside of them.
+        size: bytes that the file must have, so that a path which means another file on the
+            server's machine is found out.
+        view: see `ImageRef`.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    size: Annotated[int, Field(ge=0)] | None = None
+    view: Name | None = None
+
+
+class ImageBytes(_Wire):
+    """An image in the request.
+
+    Attributes:
+        base64: what an image file holds (PNG, JPEG, DICOM, ...), in base64; no data URL. Empty
+            for a file that is missing where the client runs: rewards fail on it.
+        view: see `ImageRef`.
+    """
+
+    base64: Annotated[str, Field(max_length=(MAX_IMAGE + 2) // 3 * 4)]
+    view: Name | None = None
+
+    def data(self) -> bytes:
+        """The file's bytes; ScoringError if this is no base64."""
+        try:
+            return base64.b64decode(self.base64, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ScoringError(f"image: no base64: {error}") from None
+
+
+class WireSample(_Wire):
+    """A `Sample`.
+
+    Attributes:
+        response: what the policy wrote, tags kept, special tokens removed.
+        reference: the radiologist's report without tags.
+        image: the X-ray that the response describes.
+        id: the study's name.
+        group: the name of the prompt group that the sample belongs to, for logs.
+    """
+
+    response: Text
+    reference: Text | None = None
+    image: ImageFile | ImageBytes | None = None
+    id: Name = ""
+    group: Name = ""
+
+
+class ScoreRequest(_Wire):
+    """The body of `POST /v1/score`.
+
+    Attributes:
+        samples: what is scored.
+        step: the policy step, from 1; needed by sets with a schedule.
+        request_id: a request that comes again under its id, after a broken connection, is answered
+            with what it has been answered with, and not scored twice.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "samples": [
+                        {
+                            "id": "s1",
+                            "response": "<report> No effusion. </report>",
+                            "reference": "No pleural effusion.",
+                        }
+                    ],
+                    "step": 1,
+                }
+            ]
+        }
+    )
+
+    samples: Annotated[list[WireSample], Field(min_length=1, max_length=MAX_SAMPLES)]
+    step: Annotated[int, Field(ge=1, le=1 << 53)] | None = None
+    request_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class ScoreReply(BaseModel):
+    """The answer to it.
+
+    Attributes:
+        set: the digest of the reward set's configuration.
+        request_id: as it came.
+        scores: one per sample, in order, as `RewardSet.score` gives them.
+    """
+
+    set: str
+    request_id: str | None
+    scores: list[Score]
+
+
+class RewardInfo(BaseModel):
+    """One reward of a set, with the keys of `reward_sdk.config.Entry`."""
+
+    name: str
+    bounds: tuple[float, float]
+    needs: list[str]
+    weight: float
+    every: int
+    offset: int
+    mode: str
+    on_failure: str | float
+    deadline: float | None
+    settings: dict[str, Any]
+
+
+class SetInfo(BaseModel):
+    """The answer to `GET /v1/rewards`.
+
+    Attributes:
+        set: the digest of the reward set's configuration.
+        version: of this package, where the server runs.
+        bounds: range of every total.
+        needs: what some reward wants in a sample.
+        needs_step: whether the set has a schedule.
+        log_keys: the keys of every score's `logs`.
+        image_folders: where images may be that are given by path.
+        rewards: the set.
+    """
+
+    set: str
+    version: str
+    bounds: tuple[float, float]
+    needs: list[str]
+    needs_step: bool
+    log_keys: list[str]
+    image_folders: list[str]
+    rewards: list[RewardInfo]
