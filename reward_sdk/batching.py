@@ -7,11 +7,11 @@ batches, and in one thread. `BatchedSet` stands between the two, in a server and
 from __future__ import annotations
 
 import asyncio
-import queue
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 from reward_sdk.engine import Column, RewardSet
 from reward_sdk.errors import OverloadedError
 from reward_sdk.types import Part, Sample, Score
+
+_SHORT = 4000  # ours: characters that light rewards read in a few milliseconds, whatever they are
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,57 +46,79 @@ class MicroBatcher(Generic[Item, Result]):
         self._function = function
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._queue: queue.SimpleQueue[_Job[Item, Result]] = queue.SimpleQueue()
+        self._jobs: deque[_Job[Item, Result]] = deque()
+        self._size = 0  # items in them
+        self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True, name="micro-batcher").start()
 
     async def submit(self, items: Sequence[Item]) -> Sequence[Result]:
         """The function's results for these items."""
-        job = _Job[Item, Result](items)
-        self._queue.put(job)
-        return await asyncio.wrap_future(job.future)
+        job = _Job[Item, Result](items, asyncio.get_running_loop())
+        with self._changed:
+            self._jobs.append(job)
+            self._size += len(items)
+            # Only what the owner waits for wakes it: waking it for every item would cost more than
+            # scoring a text does.
+            if len(self._jobs) == 1 or self._size >= self._max_batch:
+                self._changed.notify()
+        return await job.future
 
     def _run(self) -> None:
-        held: _Job[Item, Result] | None = None
         while True:
-            batch = [held or self._queue.get()]
-            size, held = len(batch[0].items), None
-            deadline = time.monotonic() + self._max_wait
-            while size < self._max_batch:
-                try:
-                    job = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    break
-                size += len(job.items)
-                if size > self._max_batch:
-                    held = job
-                else:
-                    batch.append(job)
-            # A caller that gave up leaves the batch now; from here on none can.
-            self._call([job for job in batch if job.future.set_running_or_notify_cancel()])
+            batch = [job for job in self._next() if not job.future.cancelled()]
+            if batch:
+                self._call(batch)
+
+    def _next(self) -> list[_Job[Item, Result]]:
+        """The next jobs; waits for the first and, for a while, for others."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs)
+            left = self._jobs[0].since + self._max_wait - time.monotonic()
+            if left > 0:
+                self._changed.wait_for(lambda: self._size >= self._max_batch, left)
+            batch, size = [], 0
+            while self._jobs and (not batch or size + len(self._jobs[0].items) <= self._max_batch):
+                batch.append(self._jobs.popleft())
+                size += len(batch[-1].items)
+            self._size -= size
+        return batch
 
     def _call(self, batch: list[_Job[Item, Result]]) -> None:
-        if not batch:
-            return
         try:
             items = [item for job in batch for item in job.items]
             results = self._function(items)
             if len(results) != len(items):
                 raise RuntimeError(f"{len(results)} results for {len(items)} items")
             for job in batch:
-                own, results = results[: len(job.items)], results[len(job.items) :]
-                job.future.set_result(own)
+                job.results, results = results[: len(job.items)], results[len(job.items) :]
         except BaseException as error:  # the boundary between this thread and its callers
             for job in batch:
-                if not job.future.done():
-                    job.future.set_exception(error)
+                job.error = error
+        for loop in {job.loop for job in batch}:
+            with contextlib.suppress(RuntimeError):  # a loop that is closed has no callers
+                loop.call_soon_threadsafe(_deliver, [job for job in batch if job.loop is loop])
 
 
 class _Job(Generic[Item, Result]):
-    """What one caller wants."""
+    """What one caller wants, and what becomes of it."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.future: Future[Sequence[Result]] = Future()
+    def __init__(self, items: Sequence[Item], loop: asyncio.AbstractEventLoop) -> None:
+        self.items, self.loop = items, loop
+        self.since = time.monotonic()
+        self.future: asyncio.Future[Sequence[Result]] = loop.create_future()
+        self.results: Sequence[Result] = ()
+        self.error: BaseException | None = None
+
+
+def _deliver(jobs: list[_Job[Item, Result]]) -> None:
+    """Hands results over, in the callers' own thread."""
+    for job in jobs:
+        if job.future.done():  # the caller gave up
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.results)
 
 
 @dataclass(frozen=True)
@@ -123,12 +147,17 @@ class _Wanted:
     since: float
 
 
+def _size(sample: Sample) -> int:
+    return len(sample.response) + len(sample.reference or "")
+
+
 class BatchedSet:
     """A reward set for concurrent callers.
 
-    Each reward has a thread of its own and sees the samples of many calls in one batch; rewards
-    that say that they are `light` share one thread. The scores are those of `RewardSet.score`,
-    model-backed ones up to what the composition of a batch does to rounding.
+    Each reward has a thread of its own and sees the samples of many calls in one batch. Those that
+    say that they are `light` share a thread, and score short texts in the caller's: waking another
+    would take longer. The scores are those of `RewardSet.score`, model-backed ones up to what the
+    composition of a batch does to rounding.
 
     Args:
         rewards: the set.
@@ -149,8 +178,8 @@ class BatchedSet:
         self.rewards = rewards
         self.pending = 0
         self._max_queue, self._observe = max_queue, observe
-        light = [column for column in rewards.columns if column.light]
-        heavy = [[column] for column in rewards.columns if not column.light]
+        self._light = light = [c for c in rewards.columns if c.light and c.entry.deadline is None]
+        heavy = [[column] for column in rewards.columns if column not in light]
         self._owners = [
             (columns, MicroBatcher(partial(self._parts, columns), max_batch, max_wait))
             for columns in (light, *heavy)
@@ -189,14 +218,16 @@ class BatchedSet:
         now = time.monotonic()
         wanted = [_Wanted(sample, counting, now) for sample in samples]
         self.pending += len(samples)
+        short = sum(map(_size, samples)) <= _SHORT
+        found, waiting = [], []
+        for owner, batcher in self._owners:
+            if short and owner is self._light:
+                found.append(self._parts(owner, wanted))
+            elif any(column.name in counting for column in owner):
+                waiting.append(self._submit(owner, batcher, wanted, limit))
         try:
-            found = await asyncio.gather(
-                *(
-                    self._submit(owner, batcher, wanted, limit)
-                    for owner, batcher in self._owners
-                    if any(column.name in counting for column in owner)
-                )
-            )
+            if waiting:
+                found += await asyncio.gather(*waiting)
         finally:
             self.pending -= len(samples)
         scores = []

@@ -25,6 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -240,15 +241,15 @@ _BUSY = _problems(_429="too many samples wait; Retry-After says when to come aga
 
 
 def _add_scoring(app: FastAPI, server: RewardServer) -> None:
-    @app.post("/v1/score", responses=_REFUSED | _BUSY | _FAILED)
-    async def score(request: ScoreRequest, raw: Request) -> ScoreReply:
+    @app.post("/v1/score", responses=_REFUSED | _BUSY | _FAILED | {200: {"model": ScoreReply}})
+    async def score(request: ScoreRequest, raw: Request) -> Response:
         """Scores samples: total, parts and logs of each, as `RewardSet.score` gives them."""
         raw.state.samples = len(request.samples)
         scores = await server.score_request(request, await raw.body())
-        return ScoreReply(set=server.digest, request_id=request.request_id, scores=scores)
+        return _json(ScoreReply(set=server.digest, request_id=request.request_id, scores=scores))
 
-    @app.post("/get_reward", responses=_REFUSED)
-    async def get_reward(query: openrlhf.Query, raw: Request) -> openrlhf.Reply:
+    @app.post("/get_reward", responses=_REFUSED | {200: {"model": openrlhf.Reply}})
+    async def get_reward(query: openrlhf.Query, raw: Request) -> Response:
         """OpenRLHF's remote reward (`--reward.remote_url`); see `reward_sdk.adapters.openrlhf`."""
         if not len(query.query) == len(query.prompts) == len(query.labels):
             raise HTTPException(422, "query, prompts and labels differ in length")
@@ -265,7 +266,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
 
         rows = zip(query.query, query.prompts, query.labels, strict=True)
         scores = await asyncio.gather(*(one(*row) for row in rows))
-        return openrlhf.reply(scores, rewards_bounds, log_keys)
+        return _json(openrlhf.reply(scores, rewards_bounds, log_keys))
 
     @app.post("/verify", responses=_REFUSED, response_class=JSONResponse)
     async def verify(request: nemo_gym.VerifyRequest, raw: Request) -> Response:
@@ -286,6 +287,11 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
 
     rewards_bounds, log_keys = server.rewards.bounds, server.rewards.log_keys
     weights = {column.name: column.entry.weight for column in server.rewards.columns}
+
+
+def _json(reply: BaseModel) -> Response:
+    # Not left to FastAPI, which would validate what was made here.
+    return Response(reply.model_dump_json(), media_type="application/json")
 
 
 def _add_state(app: FastAPI, server: RewardServer) -> None:

@@ -64,6 +64,7 @@ def run(
             host=host,
             port=port,
             access_log=False,
+            proxy_headers=False,
             log_level="warning",
             timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=int(LIMIT) + 10,

@@ -6,7 +6,8 @@ import time
 from collections import Counter as Counts
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +19,7 @@ from prometheus_client import (
 )
 
 from reward_sdk.batching import BatchedSet, Call
+from reward_sdk.types import Status
 
 _RECENT = 2048  # ours: values per reward that the page draws
 _ERRORS = 20  # ours: errors that the page lists
@@ -26,15 +28,15 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _WINDOW = 60  # seconds over which requests and samples per second are counted
 
 
-@dataclass
 class Recent:
     """The latest of one reward: values, seconds per call, samples per call, and its outcomes since
     the start by status."""
 
-    values: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    outcomes: Counts[str] = field(default_factory=Counts)
+    def __init__(self) -> None:
+        self.values: deque[float] = deque(maxlen=_RECENT)
+        self.seconds: deque[float] = deque(maxlen=_RECENT)
+        self.sizes: deque[int] = deque(maxlen=_RECENT)
+        self.outcomes: Counts[str] = Counts()
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,17 @@ class Telemetry:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         of_reward = {"labelnames": ["reward"], "registry": registry}
-        self._calls = Histogram(
+        calls = Histogram(
             "reward_call_seconds", "Seconds of one call of a reward", buckets=_SECONDS, **of_reward
         )
-        self._sizes = Histogram(
+        sizes = Histogram(
             "reward_batch_size", "Samples of one call of a reward", buckets=_SIZES, **of_reward
         )
-        self._waits = Histogram(
+        waits = Histogram(
             "reward_wait_seconds", "Seconds a sample waits for its call", buckets=_SECONDS,
             **of_reward,
         )  # fmt: skip
-        self._parts = Counter(
+        parts = Counter(
             "reward_parts", "Outcomes per reward", ["reward", "status"], registry=registry
         )
         self._requests = Histogram(
@@ -72,10 +74,9 @@ class Telemetry:
             registry=registry,
         )  # fmt: skip
         self.recent = {name: Recent() for name in names}
-        for name in names:  # so that a reward without calls is there, with zeros
-            self._calls.labels(name)
-            for status in ("ok", "skipped", "failed"):
-                self._parts.labels(name, status)
+        # Looked up once, because that costs more than counting; a reward without calls is there too
+        self._of_reward = {n: (calls.labels(n), sizes.labels(n), waits.labels(n)) for n in names}
+        self._parts = {(n, s): parts.labels(n, s) for n in names for s in get_args(Status)}
         self.troubles: deque[Trouble] = deque(maxlen=_ERRORS)
         self.latencies: deque[float] = deque(maxlen=_RECENT)
         self._seconds: deque[list[int]] = deque(maxlen=_WINDOW)  # [second, requests, samples]
@@ -95,17 +96,16 @@ class Telemetry:
     def called(self, call: Call) -> None:
         """A reward was called."""
         recent = self.recent[call.reward]
-        self._calls.labels(call.reward).observe(call.seconds)
-        self._sizes.labels(call.reward).observe(len(call.parts))
-        waits = self._waits.labels(call.reward)
+        calls, sizes, waits = self._of_reward[call.reward]
+        calls.observe(call.seconds)
+        sizes.observe(len(call.parts))
         for wait in call.waits:
             waits.observe(wait)
-        for status, number in Counts(part.status for part in call.parts).items():
-            self._parts.labels(call.reward, status).inc(number)
-            recent.outcomes[status] += number
         recent.seconds.append(call.seconds)
         recent.sizes.append(len(call.parts))
         for part in call.parts:
+            self._parts[call.reward, part.status].inc()
+            recent.outcomes[part.status] += 1
             if part.value is not None:
                 recent.values.append(part.value)
             elif part.status == "failed":

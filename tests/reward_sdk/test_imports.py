@@ -10,9 +10,9 @@ import pytest
 import reward_sdk
 
 HEAVY = {
-    "torch", "transformers", "torchxrayvision", "fastapi", "radgraph",
-    "starlette", "uvicorn",
-    "prometheus_client", "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
+    "torch", "transformers", "torchxrayvision", "fastapi", "starlette", "uvicorn",
+    "prometheus_client", "radgraph", "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf",
+    "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
 ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
     "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.radgraph",
