@@ -14,8 +14,8 @@ HEAVY = {
     "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf", "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
 MODELS = {  # imported by what loads their weights
-    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.radgraph",
-    "reward_sdk.labelers.chexbert",
+    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.dygie",
+    "reward_sdk.graphs.radgraph", "reward_sdk.labelers.chexbert",
 }  # fmt: skip
 LIGHT = [
     module.name
