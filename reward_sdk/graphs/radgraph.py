@@ -1,10 +1,10 @@
-"""RadGraph and RadGraph-XL: the radgraph package with transformers 5, and in batches.
+"""RadGraph and RadGraph-XL: the radgraph package's models with transformers 5, and in batches.
 
-The package loads and decodes; its tokenizer and its BERT are put into its own caches beforehand,
-so that nothing of it or of transformers is replaced and no weights are downloaded. Its network
-takes one report at a time, so reports pass twice: first only to see which rows of tokens their BERT
-wants, which are then encoded all at once; and a second time through the package's own heads with
-these encodings. The annotations are the package's, up to ties that rounding decides.
+The package loads its models and divides reports into words; its tokenizer and its BERT are put into
+its own caches beforehand, so that nothing of it or of transformers is replaced and no weights are
+downloaded. Its network takes one report at a time and spends itself on more than the answer needs,
+so what it has loaded is run by `Bert` and `Heads`. The annotations are the package's, up to ties
+that rounding decides.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 from radgraph.allennlp.common import cached_transformers
-from radgraph.allennlp.data.dataloader import PyTorchDataLoader
-from radgraph.allennlp.data.dataset_readers import AllennlpDataset
 from radgraph.radgraph import RadGraph
-from radgraph.utils import batch_to_device, postprocess_reports, preprocess_reports
-from torch import Tensor, nn
+from radgraph.utils import preprocess_reports
+from torch import Tensor
+from torch.nn.functional import embedding_bag
 from transformers import AutoConfig, AutoModel, BertTokenizer
 
 from reward_sdk.bert import Bert
-from reward_sdk.errors import ConfigError, ScoringError, nearest, one_line
-from reward_sdk.graphs import Graph, read_annotation
+from reward_sdk.errors import ConfigError, nearest, one_line
+from reward_sdk.graphs import Graph
+from reward_sdk.graphs.dygie import Heads
 from reward_sdk.weights import radgraph as published
 
 MODELS = ("radgraph", "radgraph-xl")
@@ -38,46 +38,11 @@ _FILES = ("config.json", "weights.th", "vocabulary")
 class _Tokenizer(BertTokenizer):
     """With the two methods that transformers 5 took away and radgraph calls."""
 
-    # The package asks for one word at a time, and reports are made of words that recur.
-    @lru_cache(maxsize=1 << 16)  # noqa: B019 (one tokenizer lives as long as its model)
     def encode_plus(self, *args: Any, **options: Any) -> Any:
         return self(*args, **options)
 
     def build_inputs_with_special_tokens(self, ids: list[int]) -> list[Any]:
         return [self.cls_token_id, *ids, self.sep_token_id]
-
-
-class _Encoder(nn.Module):
-    """Stands where the package has its BERT; encodes what many reports want in one go."""
-
-    def __init__(self, bert: Bert) -> None:
-        super().__init__()
-        self._bert = bert
-        self._rows: dict[tuple[int, ...], Tensor] = {}
-        self._wanted: dict[tuple[int, ...], None] = {}
-        self.collecting = False
-
-    def encode(self) -> None:
-        """Encodes the rows seen since `collecting` was set."""
-        self._rows = dict(zip(self._wanted, self._bert(list(self._wanted)), strict=True))
-        self._wanted, self.collecting = {}, False
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
-        """(rows, tokens, hidden). While collecting, raises `_NotedError` instead."""
-        lengths = attention_mask.sum(1).long().tolist()
-        keys = [tuple(row[:n]) for row, n in zip(input_ids.tolist(), lengths, strict=True)]
-        if self.collecting:
-            self._wanted |= dict.fromkeys(key for key in keys if key)
-            raise _NotedError
-        output = torch.zeros(*input_ids.shape, self._bert.width, device=self._bert.device)
-        for row, key in enumerate(keys):
-            if key:
-                output[row, : len(key)] = self._rows[key]
-        return (output,)
-
-
-class _NotedError(Exception):
-    """Ends the first pass where the package would go on with encodings."""
 
 
 class RadGraphExtractor:
@@ -86,50 +51,52 @@ class RadGraphExtractor:
     Texts are lower-cased: the released package compares some tokens with their case.
 
     Args:
-        package: the loaded radgraph package's model, whose BERT is replaced.
+        package: the loaded radgraph package's model, which is taken apart.
+        tokenizer: of its BERT.
         device: a torch device.
     """
 
-    def __init__(self, package: RadGraph, device: str) -> None:
-        self._package, self._device = package, torch.device(device)
-        self._model: Any = package.model.to(self._device)
-        embedder = self._model._embedder.token_embedder_bert._matched_embedder
+    def __init__(self, package: RadGraph, tokenizer: BertTokenizer, device: str) -> None:
+        self._kind = package.model_type
+        model: Any = package.model.to(device)
+        reader: Any = package.reader
+        embedder = model._embedder.token_embedder_bert._matched_embedder
         bert = embedder.transformer_model
         heads = bert.config.num_attention_heads
-        self._encoder = _Encoder(Bert(bert.state_dict(), heads, device, torch.float32))
-        embedder.transformer_model = self._encoder
+        self._bert = Bert(bert.state_dict(), heads, device, torch.float32)
+        self._heads = Heads(model, self._kind)
+        self._ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self._row = embedder._max_length - 2  # between these
+
+        # The package tokenizes word by word, and reports are made of words that recur.
+        @lru_cache(maxsize=1 << 16)
+        def pieces(word: str) -> list[int]:
+            return tokenizer(reader._normalize_word(word), add_special_tokens=False)["input_ids"]
+
+        self._pieces = pieces
 
     def __call__(self, texts: Sequence[str]) -> list[Graph]:
-        """Raises ScoringError for a text that the package cannot process."""
-        written = [i for i, text in enumerate(texts) if text.strip()]
-        annotations = self._annotate([texts[i].lower() for i in written])
-        graphs: list[Graph] = [()] * len(texts)
-        for place, i in enumerate(written):
-            annotation = annotations.get(str(place))
-            if annotation is None:
-                raise ScoringError(f"radgraph: no annotation for the report {texts[i][:80]!r}")
-            graphs[i] = read_annotation(annotation)
-        return graphs
-
-    def _annotate(self, texts: list[str]) -> dict[str, Any]:
-        """The package's annotations, by the place of the text."""
-        if not texts:
-            return {}
-        model, package = self._model, self._package
-        rows = preprocess_reports(texts, package.model_type)
-        data = AllennlpDataset([package.reader.text_to_instance(row) for row in rows])
-        data.index_with(model.vocab)
-        loader: Any = PyTorchDataLoader
-        move: Any = batch_to_device
-        batches = [move(batch, self._device) for batch in loader(dataset=data, batch_size=1)]
+        rows = preprocess_reports([text.lower() for text in texts], self._kind)
+        reports = [row["sentences"][0] for row in rows]
         with torch.inference_mode():
-            self._encoder.collecting = True
-            for batch in batches:
-                with contextlib.suppress(_NotedError):
-                    model._embedder(batch["text"], num_wrapping_dims=1)
-            self._encoder.encode()
-            outputs = [model.make_output_human_readable(model(**batch)) for batch in batches]
-        return postprocess_reports([output.to_json() for output in outputs])
+            encoded = zip(reports, self._encode(reports), strict=True)
+            return [self._heads(words, vectors) if words else () for words, vectors in encoded]
+
+    def _encode(self, reports: list[list[str]]) -> Sequence[Tensor]:
+        """(words, hidden) for each: the mean over a word's pieces, zeros where it has none."""
+        rows, sizes = [], [0]
+        for words in reports:
+            pieces = [self._pieces(word) for word in words]
+            sizes += map(len, pieces)
+            flat = [piece for word in pieces for piece in word]
+            for i in range(0, len(flat), self._row):
+                rows.append([self._ends[0], *flat[i : i + self._row], self._ends[1]])
+        none = torch.empty(0, self._bert.width, device=self._bert.device)  # there may be no words
+        encoded = torch.cat([none, *(row[1:-1] for row in self._bert(rows))])
+        every = torch.arange(len(encoded), device=encoded.device)
+        starts = torch.tensor(sizes, device=encoded.device).cumsum(0)[:-1]
+        means = embedding_bag(every, encoded, starts, mode="mean")
+        return means.split([len(words) for words in reports])
 
 
 def load_radgraph(
@@ -191,7 +158,7 @@ def load_radgraph(
         tensors = package.model.state_dict()
         if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{', '.join(broken[:3])}: NaN or infinity")
-        return RadGraphExtractor(package, device)
+        return RadGraphExtractor(package, words, device)
     except Exception as error:  # whatever a broken or foreign folder makes of the package's loader
         raise ConfigError(f"RadGraph weights {folder}: {one_line(error)}") from error
     finally:

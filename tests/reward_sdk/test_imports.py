@@ -15,8 +15,8 @@ HEAVY = {
     "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
 ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
-    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.radgraph",
-    "reward_sdk.labelers.chexbert",
+    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.dygie",
+    "reward_sdk.graphs.radgraph", "reward_sdk.labelers.chexbert",
     "reward_sdk.server.app", "reward_sdk.server.page", "reward_sdk.server.ray",
     "reward_sdk.server.run", "reward_sdk.server.security", "reward_sdk.server.telemetry",
 }  # fmt: skip

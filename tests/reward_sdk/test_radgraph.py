@@ -26,6 +26,7 @@ REPORTS = [
     "xqzv",
     "the lungs are clear and the heart is normal. " * 56,
     "no pleural effusion .",
+    "clear lungs and/. left effusion /? \u200b normal",  # words read as others, or as nothing
 ]
 
 
@@ -62,13 +63,30 @@ def by_the_package(folder, texts):
     return [read_annotation(annotations[str(i)]) for i in range(len(texts))]
 
 
+def relations(graphs):
+    return sum(len(entity.relations) for graph in graphs for entity in graph)
+
+
 def test_a_batch_gets_the_annotations_that_the_package_gives_one_by_one(folder):
     expected = by_the_package(folder, REPORTS)
     assert all(expected[:5])
-    assert any(entity.relations for graph in expected for entity in graph)
+    assert relations(expected)
     found = load_radgraph(str(folder))(REPORTS)
     differing = [i for i, graph in enumerate(found) if graph != expected[i]]
     assert not differing  # rather than a difference of thousands of entities
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("bias", "least"), [((0.3, 0.3), 130), ((-0.5, -0.6), 30)])
+def test_few_or_many_entities_have_the_relations_that_the_package_gives(
+    tmp_path, model, bias, least
+):
+    tokenizer = write_tokenizer(tmp_path / "bert")
+    with old_tokenizers():
+        folder = write_radgraph(tmp_path / model, tokenizer, hidden=60, bias=bias)
+    expected = by_the_package(folder, REPORTS[:4])
+    assert relations(expected) >= least
+    assert load_radgraph(str(folder))(REPORTS[:4]) == expected
 
 
 def test_single_reports_get_the_graphs_of_the_batch_and_case_does_not_matter(folder):
@@ -78,7 +96,17 @@ def test_single_reports_get_the_graphs_of_the_batch_and_case_does_not_matter(fol
 
 
 def test_a_report_without_words_has_no_entities(folder):
-    assert load_radgraph(str(folder))(["", " \n", "effusion , left"])[:2] == [(), ()]
+    extract = load_radgraph(str(folder))
+    assert extract(["", " \n", "effusion , left"])[:2] == [(), ()]
+    assert extract([" "]) == [()]
+    assert extract([]) == []
+
+
+def test_a_report_of_what_the_package_takes_out_has_no_entities(tmp_path):
+    tokenizer = write_tokenizer(tmp_path / "bert")
+    with old_tokenizers():
+        folder = write_radgraph(tmp_path / "radgraph-xl", tokenizer)
+    assert load_radgraph(str(folder))(["\\n"]) == [()]  # the two characters
 
 
 def broken(folder, name, content):
@@ -100,6 +128,14 @@ def test_weights_of_another_shape_are_refused(folder):
     del tensors[name]
     torch.save(tensors, folder / "weights.th")
     with pytest.raises(ConfigError, match=name):
+        load_radgraph(str(folder))
+
+
+def test_spans_that_depend_on_coreference_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["modules"]["coref"]["coref_prop"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"RadGraph weights .*coreference"):
         load_radgraph(str(folder))
 
 
