@@ -58,20 +58,22 @@ def run(
     # One connection per sample of a rollout, as OpenRLHF does it, are more than 1,024 files.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(rewards, token, folders, **queue),
-            host=host,
-            port=port,
-            access_log=False,
-            proxy_headers=False,
-            log_level="warning",
-            timeout_keep_alive=_IDLE,
-            timeout_graceful_shutdown=int(LIMIT) + 10,
-        )
+    config = uvicorn.Config(
+        create_app(rewards, token, folders, **queue),
+        host=host,
+        port=port,
+        access_log=False,
+        proxy_headers=False,
+        log_level="warning",
+        timeout_keep_alive=_IDLE,
+        timeout_graceful_shutdown=int(LIMIT) + 10,
     )
-    logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, host, port)
     try:
-        server.run()
+        listening = config.bind_socket()
     except SystemExit:  # uvicorn's, after it has logged why
         raise ScoringError(f"{host}:{port} cannot be served, see above") from None
+    with listening:
+        address, port = listening.getsockname()[:2]
+        logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, address, port)
+        uvicorn.Server(config).run([listening])
+    logger.info("stopped")

@@ -3,8 +3,8 @@ in process and against a plain Flask server that scores one request at a time. R
 `make bench-server`.
 
 Every request holds one sample and comes over a connection of its own, as OpenRLHF 0.11.2 does it
-(`POST /get_reward`). Samples are IU-XRay FINDINGS in groups of 8 with one reference. CheXbert has its
-published size and random weights; Flask's is used as f1chexbert is, one text after the other.
+(`POST /get_reward`). Samples are IU-XRay FINDINGS in groups of 8 with one reference. CheXbert has
+its published size and random weights; Flask's is used as f1chexbert is, one text after the other.
 """
 
 from __future__ import annotations
@@ -78,6 +78,21 @@ def get_reward():
     return {"rewards": totals, "scores": totals, "extra_logs": {}}
 
 app.run(port=int(sys.argv[1]), threaded=False)
+"""
+
+NOTHING = """
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+class Query(BaseModel):
+    query: list[str]
+    prompts: list[str]
+    labels: list
+app = FastAPI()
+@app.post("/get_reward")
+async def get_reward(query: Query):
+    return {"rewards": [0.5]}
+uvicorn.run(app, port=8805, access_log=False, log_level="warning")
 """
 
 
@@ -160,8 +175,9 @@ def measure(
     cuts = statistics.quantiles(seconds, n=100)
     p50, p95, p99 = (1000 * cuts[i - 1] for i in (50, 95, 99))
     print(
-        f"  {name:22} {concurrency:4} at a time {len(pairs) / wall:8.1f} samples/s   p50 {p50:7.1f} "
-        f"p95 {p95:7.1f} p99 {p99:7.1f} ms   {1e6 * each:7.0f} us of processor per sample"
+        f"  {name:22} {concurrency:4} at a time {len(pairs) / wall:8.1f} samples/s"
+        f"   p50 {p50:7.1f} p95 {p95:7.1f} p99 {p99:7.1f} ms"
+        f"   {1e6 * each:7.0f} us of processor per sample"
     )
     return len(pairs) / wall, each
 
@@ -183,6 +199,7 @@ def text(folder: Path) -> None:
     path = folder / "text.yaml"
     path.write_text(json.dumps({"rewards": TEXT_SET}))
     serve = str(Path(sys.executable).with_name("reward-sdk"))
+    at_64 = 0.0
     for concurrency in (1, 16, 64, 256):
         with running(8801, serve, "serve", "--set", str(path), "--port", "8801") as process:
             _, each = measure("reward-sdk serve", 8801, process, pairs, concurrency)
@@ -190,10 +207,13 @@ def text(folder: Path) -> None:
                 at_64 = each
     with running(8802, sys.executable, "-c", FLASK, "8802", "text", json.dumps(TEXT_SET)) as flask:
         _, theirs = measure("Flask", 8802, flask, pairs, 64)
+    with running(8805, sys.executable, "-c", NOTHING) as nothing:
+        _, floor = measure("FastAPI, doing nothing", 8805, nothing, pairs, 64)
     print(
-        f"text set, 64 at a time: {at_64 / costs[1]:.2f} times the processor time of single calls in "
-        f"process, {at_64 / costs[64]:.2f} times that of batches of 64, "
-        f"{at_64 / theirs:.2f} times Flask's"
+        f"text set, 64 at a time: {at_64 / costs[1]:.2f} times the processor time of single calls "
+        f"in process, {at_64 / costs[64]:.2f} times that of batches of 64, "
+        f"{at_64 / theirs:.2f} times Flask's; without the {1e6 * floor:.0f} us of an empty FastAPI "
+        f"endpoint {(at_64 - floor) / costs[1]:.2f} times single calls"
     )
 
 
