@@ -165,18 +165,18 @@ class AsyncRewardClient:
         """The answer of some server, as soon as one has a good one."""
         problem = "it was never asked"
         while True:
-            replica = min(self._replicas, key=lambda r: (r.rests_until > time.monotonic(), r.busy))
-            rest = replica.rests_until - time.monotonic()
-            if rest > 0:  # all of them rest
-                replica = min(self._replicas, key=lambda r: r.rests_until)
-                rest = max(0.0, replica.rests_until - time.monotonic())
-            left = end - time.monotonic() - rest
+            now = time.monotonic()
+            replica = min(
+                self._replicas, key=lambda r: (max(r.rests_until, now), r.busy, random.random())
+            )
+            rest = max(0.0, replica.rests_until - now)
+            left = end - now - rest
             if left <= 0:
                 urls = ", ".join(r.url for r in self._replicas)
                 raise ServerError(f"reward server {urls}: no answer in time; last: {problem}")
-            await asyncio.sleep(rest)
             replica.busy += 1
             try:
+                await asyncio.sleep(rest)
                 async with asyncio.timeout(left):
                     response = await self._http.request(
                         method, replica.url + path, content=body,
@@ -290,7 +290,7 @@ def _image(image: ImageRef, info: SetInfo) -> ImageFile | ImageBytes:
     elif data is None and image.path is not None:
         path = Path(image.path).resolve()
         if any(path.is_relative_to(folder) for folder in info.image_folders):
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if os.path.isfile(path) else None
             return ImageFile(path=str(path), size=size, view=image.view)
         try:
             data = path.read_bytes()

@@ -231,6 +231,7 @@ def _problems(**codes: str) -> dict[int | str, dict[str, Any]]:
 
 _REFUSED = _problems(
     _400="no JSON", _401="no token, or a wrong one", _413="the body is too large",
+    _415="no Content-Type: application/json",
     _422="the request is not as it must be; says where",
 )  # fmt: skip
 _FAILED = _problems(
@@ -326,7 +327,9 @@ def _handle_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": detail}, code, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def not_as_it_must_be(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def not_as_it_must_be(raw: Request, error: RequestValidationError) -> JSONResponse:
+        if "json" not in raw.headers.get("content-type", ""):
+            return answer(415, "the body must be JSON, with Content-Type: application/json")
         # Places and messages alone: what was sent may be a report, or anything.
         places = [
             f"{'.'.join(str(key) for key in item['loc'])}: {item['msg']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,5 +76,8 @@ def run(
     with listening:
         address, port = listening.getsockname()[:2]
         logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, address, port)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn drains on these, and then raises them anew to whoever had them before.
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run([listening])
     logger.info("stopped")

@@ -149,17 +149,18 @@ def _read(image: ImageFile, folders: Sequence[Path]) -> ImageRef:
             f"image {image.path}: not inside of the server's image folders (serve --images FOLDER)"
         )
     for real in reals:
+        if not os.path.isfile(real):
+            continue
         try:
             descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
             # What was opened is asked, not the path: that may lead elsewhere by now.
-            if os.readlink(f"/proc/self/fd/{descriptor}") != str(real):
+            status = os.fstat(descriptor)
+            opened = os.readlink(f"/proc/self/fd/{descriptor}")
+            if opened != str(real) or not stat.S_ISREG(status.st_mode):
                 raise RefusedError(f"image {image.path}: it was replaced while it was opened")
-            if not stat.S_ISREG(status.st_mode):
-                continue
             if status.st_size > MAX_IMAGE:
                 raise RefusedError(f"image {image.path}: more than {MAX_IMAGE:,} bytes")
             if image.size not in (None, status.st_size):

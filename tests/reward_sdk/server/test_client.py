@@ -1,0 +1,206 @@
+"""The client against real servers."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+
+import pytest
+from serving import REPORTS, TEXT, Server, free_port, samples
+
+from reward_sdk.client import AsyncRewardClient, RewardClient
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.text import wrap_report
+from reward_sdk.types import ImageRef, Sample
+
+CLEAR = Sample(wrap_report("Clear."), "Clear.")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two servers of one set."""
+    folder = tmp_path_factory.mktemp("pair")
+    with Server(folder / "a", TEXT) as a, Server(folder / "b", TEXT) as b:
+        yield a, b
+
+
+def scored(server):
+    return server.metric('reward_parts_total{reward="rouge_l",status="ok"}')
+
+
+def test_work_is_shared_among_servers_and_order_is_kept(pair):
+    before = [scored(server) for server in pair]
+    some = [Sample(wrap_report(f"Clear {i}."), "Clear 7.") for i in range(1000)]
+    with RewardClient([server.url for server in pair]) as client:
+        found = client.score(some, 1)
+    assert [s.total for s in found] == [s.total for s in RewardSet.from_config(TEXT).score(some, 1)]
+    assert all(scored(server) - b >= 200 for server, b in zip(pair, before, strict=True))
+
+
+def test_one_text_with_commas_names_servers_too(pair):
+    with RewardClient(f"{pair[0].url}, {pair[1].url}/") as client:
+        assert client.score([CLEAR], 1)[0].total == pytest.approx(1.0)
+
+
+def test_a_server_that_dies_is_left_out(tmp_path):
+    a, b = Server(tmp_path / "a", TEXT), Server(tmp_path / "b", TEXT)
+    with b, RewardClient([a.url, b.url], timeout=30) as client:
+        client.connect()
+        a.kill()
+        began = time.monotonic()
+        assert len(client.score([CLEAR] * 640, 1)) == 640
+        assert time.monotonic() - began < 10
+
+
+def test_a_client_waits_for_a_server_that_is_not_there_yet(tmp_path):
+    port = free_port()
+    found = []
+
+    def ask():
+        with RewardClient(f"http://127.0.0.1:{port}", timeout=60) as client:
+            found.extend(client.score([CLEAR], 1))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    with Server(tmp_path, TEXT, port=port):
+        asking.join(60)
+    assert found[0].total == pytest.approx(1.0)
+
+
+def test_a_client_that_nobody_answers_gives_up_when_its_time_is_over():
+    url = f"http://127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with RewardClient(url, timeout=1.5) as client, pytest.raises(ServerError, match="ConnectError"):
+        client.score([CLEAR], 1)
+    assert 1 < time.monotonic() - began < 5
+
+
+def test_a_server_that_hangs_ends_the_call_in_time(tmp_path, plugin):
+    with (
+        Server(tmp_path, {"slow": {}}, environment=plugin) as server,
+        RewardClient(server.url, timeout=1.0) as client,
+    ):
+        client.connect()
+        with pytest.raises(ServerError, match="TimeoutError"):
+            client.score([Sample("sleep 3")])
+
+
+def test_servers_of_different_sets_are_not_mixed(pair, tmp_path):
+    other = {**TEXT, "rouge_l": {"weight": 0.5}}
+    with (
+        Server(tmp_path, other) as server,
+        RewardClient([pair[0].url, server.url]) as client,
+        pytest.raises(ConfigError, match="one set everywhere"),
+    ):
+        client.score([CLEAR] * 640, 1)
+
+
+@pytest.mark.parametrize("urls", ["", [], "node1:8000", ["ftp://x"], "http://a,,http://b"])
+def test_what_is_no_url_is_refused(urls):
+    with pytest.raises(ConfigError, match="no URLs"):
+        RewardClient(urls)
+
+
+def test_a_refusal_is_an_error_at_once(pair):
+    with RewardClient(pair[0].url) as client:
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match="must say its policy step"):
+            client.score([CLEAR])
+        with pytest.raises(ConfigError, match="counted from 1"):
+            client.score([CLEAR], 0)
+        assert time.monotonic() - began < 5
+
+
+def test_the_token_comes_from_the_environment(tmp_path, monkeypatch):
+    with Server(tmp_path, TEXT, environment={"REWARD_SDK_TOKEN": "abc"}) as server:
+        with RewardClient(server.url) as client, pytest.raises(ConfigError, match="401 a token"):
+            client.score([CLEAR], 1)
+        monkeypatch.setenv("REWARD_SDK_TOKEN", "abc")
+        with RewardClient(server.url) as client:
+            assert client.score([CLEAR], 1)[0].total == pytest.approx(1.0)
+
+
+def test_something_else_than_a_reward_server_is_told_apart():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with (
+            RewardClient(f"http://127.0.0.1:{other.server_port}") as client,
+            pytest.raises(ConfigError, match="no answer of a reward server"),
+        ):
+            client.connect()
+        other.shutdown()
+
+
+def test_many_threads_may_share_one_client(pair):
+    with RewardClient(pair[0].url) as client:
+        totals = []
+        calls = [
+            threading.Thread(target=lambda: totals.append(client.score([CLEAR], 1)[0].total))
+            for _ in range(16)
+        ]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join()
+    assert Counter(totals) == {totals[0]: 16}
+
+
+def test_images_go_by_path_where_the_server_has_them_and_in_the_request_elsewhere(served, tmp_path):
+    here = tmp_path / "film.png"
+    here.write_bytes((served.images / "film2.png").read_bytes())
+    some = [
+        Sample(wrap_report(REPORTS[0]), image=image)
+        for image in (ImageRef(str(served.images / "film2.png")), ImageRef(str(here)))
+    ]
+    from reward_sdk.client import _chunks
+    from reward_sdk.wire import ImageBytes, ImageFile
+
+    with RewardClient(served.server.url) as client:
+        [chunk] = _chunks(some, client.connect())
+        one, other = client.score(some, 1)
+    assert [type(sample.image) for sample in chunk] == [ImageFile, ImageBytes]
+    assert one.parts["image_text"].value == other.parts["image_text"].value is not None
+
+
+def test_requests_are_cut_to_the_size_that_a_server_takes(served, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000), dtype=np.uint8)
+    path = tmp_path / "large.png"
+    Image.fromarray(noise).save(path)  # 4 MB
+    some = [Sample(wrap_report(REPORTS[0]), image=ImageRef(str(path)))] * 24
+    with RewardClient(served.server.url) as client:
+        scores = client.score(some, 1)
+    assert len({score.parts["image_text"].value for score in scores}) == 1
+    assert scores[0].parts["image_text"].status == "ok"
+
+
+def test_no_samples_are_no_scores(served):
+    with RewardClient(served.server.url) as client:
+        assert client.score([], 1) == []
+
+
+def test_an_async_client_scores_many_calls_at_once(served):
+    some = samples(served.images, 48)
+
+    async def ask():
+        async with AsyncRewardClient(served.server.url, concurrency=8) as client:
+            return await asyncio.gather(*(client.score([sample], 2) for sample in some))
+
+    found = asyncio.run(ask())
+    statuses = Counter(score.parts["image_text"].status for [score] in found)
+    assert statuses == {"ok": 36, "skipped": 8, "failed": 4}
