@@ -145,6 +145,8 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         bounds=reward_set.bounds,
         log_keys=tuple(reward_set.log_keys),
         banned_tokens=_image_tokens(recipe.model.path),
+        seed=recipe.seed,
+        deterministic=bool(recipe.openrlhf.get("train.full_determinism_enable")),
     )
     runfolder.write_record(out, record, device)
     (out / "command.txt").write_text(command.text(arguments) + "\n", encoding="utf-8")

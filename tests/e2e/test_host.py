@@ -13,8 +13,11 @@ import torch
 from hostrun import COMMAND, Chain, openrlhf, scalars
 from PIL import Image
 from safetensors.torch import load_file
+from serving import Server, free_port
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from reward_sdk.config import read_set
+from reward_sdk.engine import RewardSet
 from valor_plugin.launch import processes_of
 from valor_plugin.llava_med.parts import part_of
 
@@ -201,3 +204,77 @@ def test_a_film_that_cannot_be_decoded_leaves_its_samples_unscored_and_is_named(
     unscored = scalars(chain, "interrupted")["train/unscored"]
     assert sorted(unscored) == [0] * 18 + [0.25] * 6  # 4 of 16 samples, once in each episode
     assert "study damaged: image" in chain.log("interrupted")
+
+
+@pytest.fixture(scope="module")
+def served(chain: Chain) -> tuple[Chain, str]:
+    """A run of stage 1 whose rewards come from a server that is killed in its midst and started
+    again, and what that run printed; beside it one with the same rewards in process."""
+    rewards = read_set(chain.root / "stage1.yaml")
+    longer = [
+        "--set", "openrlhf.train.num_episodes=3", "--device", "cpu",
+        "--set", "openrlhf.train.full_determinism_enable=true",
+    ]  # fmt: skip
+    recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
+    done = openrlhf(*recipe, "--out", str(chain.root / "inline"), *longer)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    port = free_port()
+    first = Server(chain.root / "server1", rewards, port=port)
+    process = subprocess.Popen(
+        [COMMAND, *recipe, "--out", str(chain.root / "served"), *longer,
+         "--set", f"rewards={{server: ['{first.url}']}}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("step") and line.split()[1] == "4/12":
+            first.kill()
+            time.sleep(3)
+            second = Server(chain.root / "server2", rewards, port=port)
+    process.wait(timeout=60)
+    assert second.stop() == 0
+    output = "".join(printed)
+    assert process.returncode == 0, output
+    return chain, output
+
+
+def test_a_run_survives_a_reward_server_that_is_killed_and_started_again(served):
+    chain, _ = served
+    log = scalars(chain, "served")
+    assert len(log["train/reward"]) == 12
+    assert set(log["train/unscored"]) == {0}
+    assert log["train/findings_f1/applied"] == [0, 1] * 6
+    assert (chain.root / "served" / "model" / "config.json").exists()
+    for server in ("server1", "server2"):
+        assert (chain.root / server / "server.log").read_text().count("ready:") == 1
+
+
+def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(served):
+    chain, _ = served
+    inline, remote = scalars(chain, "inline"), scalars(chain, "served")
+    for key in ("reward", "rouge_l", "findings_f1", "format"):
+        assert remote[f"train/{key}"] == pytest.approx(inline[f"train/{key}"], abs=1e-6), key
+
+
+def test_a_run_folder_says_what_its_reward_server_served(served):
+    chain, _ = served
+    record = json.loads((chain.root / "served" / "rewards.json").read_text())
+    expected = RewardSet.from_config(read_set(chain.root / "stage1.yaml"))
+    assert record["set"] == expected.digest
+
+
+def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served, tmp_path):
+    chain, _ = served
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "rewards.json").write_text('{"set": "another"}')
+    with Server(tmp_path / "server", read_set(chain.root / "stage1.yaml")) as server:
+        done = openrlhf(
+            "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(folder),
+            "--device", "cpu", "--set", f"rewards={{server: {server.url}}}",
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "another reward set" in done.stderr

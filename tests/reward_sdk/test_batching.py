@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_sdk.batching import MicroBatcher
+from reward_sdk.batching import BatchedSet, MicroBatcher
+from reward_sdk.config import Entry
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import OverloadedError
+from reward_sdk.types import Part, Sample
 
 
 async def one(batcher: MicroBatcher, item):
@@ -128,3 +132,135 @@ def test_a_caller_that_gives_up_during_the_call_does_not_spoil_its_batch():
         return await staying
 
     assert asyncio.run(asyncio.wait_for(run(), 10)) == 2
+
+
+def test_the_items_of_one_caller_stay_together_and_in_order():
+    record = Recorder()
+    batcher = MicroBatcher(record, max_batch=4, max_wait=0.05)
+
+    async def run():
+        return await asyncio.gather(*(batcher.submit(x) for x in ([1, 2, 3], [4, 5], range(6, 16))))
+
+    found = asyncio.run(asyncio.wait_for(run(), 10))
+    assert [list(results) for results in found] == [
+        [1, 4, 9],
+        [16, 25],
+        [i**2 for i in range(6, 16)],
+    ]
+    assert record.batches == [[1, 2, 3], [4, 5], list(range(6, 16))]
+
+
+def test_a_function_that_gives_too_few_results_is_an_error():
+    [error] = submit(MicroBatcher(lambda items: []), [1])
+    assert "0 results for 1 items" in str(error)
+
+
+class Letters:
+    """The share of one letter in a response; notes the sizes of its batches and its threads."""
+
+    bounds, needs = (0.0, 1.0), frozenset()
+
+    def __init__(self, letter: str, light: bool = False, seconds: float = 0.0) -> None:
+        self.name, self.light, self.seconds = f"letter_{letter}", light, seconds
+        self.letter = letter
+        self.sizes: list[int] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, samples):
+        time.sleep(self.seconds)
+        self.sizes.append(len(samples))
+        self.threads.add(threading.get_ident())
+        if any("!" in sample.response for sample in samples):
+            raise ValueError("no")
+        return [Part(s.response.count(self.letter) / max(1, len(s.response))) for s in samples]
+
+
+def letters(**options):
+    return RewardSet(
+        [
+            (Letters("a"), Entry(weight=0.5)),
+            (Letters("b", light=True), Entry(every=2)),
+            (Letters("c"), Entry(every=3, mode="replace")),
+        ]
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.text("abc!", max_size=5000), st.integers(1, 6)), max_size=12))
+def test_a_batched_set_scores_every_call_as_the_set_does(calls):
+    rewards = letters()
+    batched = BatchedSet(rewards, max_wait=0.001)
+
+    async def run():
+        return await asyncio.gather(*(batched.score([Sample(text)], step) for text, step in calls))
+
+    found = asyncio.run(asyncio.wait_for(run(), 30))
+    assert found == [rewards.score([Sample(text)], step) for text, step in calls]
+
+
+def test_calls_that_come_together_share_a_batch_whatever_their_step():
+    rewards = letters()
+    batched = BatchedSet(rewards, max_wait=0.2)
+
+    async def run():
+        await asyncio.gather(*(batched.score([Sample("abc")], step) for step in range(1, 7)))
+
+    asyncio.run(run())
+    a, b, c = (column.reward for column in rewards.columns)
+    assert a.sizes == [6]
+    assert b.sizes == [1] * 3  # light, and asked at once
+    assert c.sizes == [2]
+
+
+def test_each_reward_has_a_thread_of_its_own_and_light_ones_read_long_texts_in_theirs():
+    rewards = RewardSet([(Letters("a"), Entry()), (Letters("b", True), Entry())])
+    batched = BatchedSet(rewards, max_wait=0)
+    for text in ("ab", "ab" * 3000):
+        for _ in range(3):
+            asyncio.run(batched.score([Sample(text)]))
+    heavy, light = (column.reward.threads for column in rewards.columns)
+    here = threading.get_ident()
+    assert len(heavy) == 1
+    assert here not in heavy
+    assert here in light
+    assert len(light) == 2
+    assert not heavy & light
+
+
+def test_more_samples_than_may_wait_are_refused_at_once():
+    batched = BatchedSet(RewardSet([(Letters("a", seconds=0.2), Entry())]), max_queue=3)
+
+    async def run():
+        first = asyncio.ensure_future(batched.score([Sample("a")] * 2))
+        await asyncio.sleep(0.05)
+        with pytest.raises(OverloadedError, match="2 samples are waiting, 3 may"):
+            await batched.score([Sample("a")] * 2)
+        third = await batched.score([Sample("a")])
+        return await first, third
+
+    first, third = asyncio.run(run())
+    assert [score.total for score in first + third] == [1.0] * 3
+    assert batched.pending == 0
+
+
+def test_what_is_not_there_in_time_has_failed_and_the_rest_counts():
+    rewards = RewardSet([(Letters("a", seconds=5), Entry()), (Letters("b"), Entry())])
+    [score] = asyncio.run(BatchedSet(rewards).score([Sample("ab")], limit=0.2))
+    assert score.parts["letter_a"].reason == "no answer within 0.2 s"
+    assert score.logs["letter_a/failed"] == 1.0
+    assert score.total == pytest.approx(1.0)  # scaled for the part that is missing
+
+
+def test_an_observer_hears_of_every_call():
+    calls = []
+    batched = BatchedSet(letters(), max_wait=0.1, observe=calls.append)
+
+    async def run():
+        await asyncio.gather(*(batched.score([Sample("abc")], 6) for _ in range(4)))
+
+    asyncio.run(run())
+    sizes = {
+        name: sum(len(c.parts) for c in calls if c.reward == name) for name in batched.rewards.names
+    }
+    assert sizes == {"letter_a": 4, "letter_b": 4, "letter_c": 4}
+    assert all(len(call.waits) == len(call.parts) and call.seconds >= 0 for call in calls)

@@ -2,6 +2,7 @@
 a word that is no number makes the reward raise."""
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 
@@ -351,3 +352,67 @@ def test_an_unknown_status_is_a_failure():
     (result,) = RewardSet([(Gives(Part(0.5, "weird")), Entry())]).score([Sample("x")])  # type: ignore
     assert result.parts["gives"].status == "failed"
     assert "unknown status" in result.parts["gives"].reason
+
+
+class Hanging(Slow):
+    """Waits until it is let go."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.free, self.calls = threading.Event(), 0
+
+    def __call__(self, samples):
+        self.calls += 1
+        self.free.wait(20)
+        return [Part(1.0)] * len(samples)
+
+
+def test_calls_that_never_come_back_are_not_made_for_ever_and_are_made_again_when_they_do():
+    reward = Hanging()
+    rewards = RewardSet([(reward, Entry(deadline=0.02))])
+    reasons = [score(rewards, "x").parts["slow"].reason for _ in range(10)]
+    assert "deadline" in reasons[7]
+    assert reasons[8:] == ["slow: 8 calls have not come back, no more are made"] * 2
+    assert reward.calls == rewards.columns[0].late_calls == 8
+    reward.free.set()
+    end = time.monotonic() + 10
+    while score(rewards, "x").total is None and time.monotonic() < end:
+        time.sleep(0.02)
+    assert score(rewards, "x").total == 1.0
+
+
+def test_calls_within_a_deadline_share_a_thread():
+    threads = set()
+
+    class Seen(Slow):
+        def __call__(self, samples):
+            threads.add(threading.get_ident())
+            return [Part(1.0)] * len(samples)
+
+    rewards = RewardSet([(Seen(0), Entry(deadline=30))])
+    for _ in range(5):
+        score(rewards, "x")
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_deadline_for_all_leaves_alone_those_that_are_light_or_have_one():
+    light = Word(1)
+    light.light = True
+    chosen = RewardSet([(Word(0), Entry()), (light, Entry()), (Slow(0), Entry(deadline=1))])
+    deadlines = [column.entry.deadline for column in chosen.with_deadline(7).columns]
+    assert deadlines == [7, None, 1]
+
+
+def test_the_digest_tells_settings_apart_and_nothing_else():
+    one = {"rouge_l": {"weight": 1.0}, "format": {}}
+    digests = [
+        RewardSet.from_config(config).digest
+        for config in (
+            one, {"rouge_l": {}, "format": None}, {"format": {}, "rouge_l": {}},
+            {"rouge_l": {"weight": 2.0}, "format": {}},
+            {"rouge_l": {"normalise": "r2gen"}, "format": {}},
+        )
+    ]  # fmt: skip
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4  # the order is that of the logs

@@ -7,8 +7,10 @@ image, the study and the policy step.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
+from copy import copy
 from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -25,6 +27,22 @@ from valor_plugin.host.settings import HostSettings
 from valor_plugin.llava_med.processor import open_rgb
 
 logger = logging.getLogger(__name__)
+
+_SAMPLES = "samples_begun"
+
+
+def _seeded(sampling_params: Any, seed: int, study: str) -> Any:
+    """Sampling parameters of one sample: left to itself, the engine draws all samples from one
+    stream, in the order in which they happen to arrive.
+
+    The samples of a group begin in order and share these parameters, which count them.
+    """
+    shared = sampling_params.extra_args
+    number = shared[_SAMPLES] = shared.get(_SAMPLES, -1) + 1
+    name = f"{seed} {shared[STEP]} {study} {number}"
+    own = copy(sampling_params)
+    own.seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return own
 
 
 class AgentExecutor(SingleTurnAgentExecutor):
@@ -73,8 +91,10 @@ class AgentExecutor(SingleTurnAgentExecutor):
         images: Any = None,
     ) -> dict:
         step = sampling_params.extra_args[STEP]
-        await self._forget_images(step, llm_engine)
         study = json.loads(label)
+        if self._settings.deterministic:
+            sampling_params = _seeded(sampling_params, self._settings.seed, study["id"])
+        await self._forget_images(step, llm_engine)
         [path] = images
         try:
             shown = open_rgb(path)

@@ -4,6 +4,7 @@
 | -------------------------------------------------------- | ------------- | ------------- |
 | models.Actor.__init__                                    | `actor`       | policy        |
 | trainer.ppo_trainer.BasePPOTrainer.__init__              | `sampling`    | trainer       |
+| trainer.ppo_trainer.prepare_datasets                     | `sampling`    | trainer       |
 | trainer.ppo_utils.samples_generator.SamplesGenerator     | `sampling`    | trainer       |
 | trainer.ppo_utils.experience_maker.RemoteExperienceMaker | `advantage`   | trainer       |
 | utils.deepspeed.DeepspeedStrategy.save_model             | `checkpoint`  | policy        |
@@ -57,6 +58,6 @@ def install() -> None:
     from valor_plugin.host import actor, advantage, checkpoint, sampling
 
     actor.install(settings.train)
-    sampling.install(settings.banned_tokens)
+    sampling.install(settings.banned_tokens, settings.seed)
     advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
     checkpoint.install()

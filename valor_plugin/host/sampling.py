@@ -1,4 +1,5 @@
-"""The policy step and the tokens that must not be sampled, stamped on every dispatch.
+"""The policy step and the tokens that must not be sampled, stamped on every dispatch; and the seed
+of what is dispatched.
 
 The host tells rewards no step. It does build the SamplingParams of a whole rollout in the process
 that counts steps, and their free-form `extra_args` reach `AgentExecutor.execute`: a step put there
@@ -17,16 +18,23 @@ STEP = "policy_step"
 _NEVER = -100.0  # the lower limit of vLLM's logit_bias
 
 
-def install(banned_tokens: tuple[int, ...]) -> None:
+def install(banned_tokens: tuple[int, ...], seed: int) -> None:
     """Adapts the trainer's process. Ray copies inherited methods when it decorates `PPOTrainer`, so
     replacing them on the base class would reach nothing; they are wrapped on the instance."""
+    import torch
+    from openrlhf.trainer import ppo_trainer
     from openrlhf.trainer.ppo_trainer import BasePPOTrainer
     from openrlhf.trainer.ppo_utils import samples_generator
 
     generator = samples_generator.SamplesGenerator
     sampling_params = samples_generator.SamplingParams
     dispatch, init = generator._dispatch_prompts_to_vllm, BasePPOTrainer.__init__
+    prepare_datasets = ppo_trainer.prepare_datasets
     bias = dict.fromkeys(banned_tokens, _NEVER)
+
+    def prepare_seeded(*args: Any, **kwargs: Any) -> Any:
+        torch.manual_seed(seed)  # the loader takes the order of the studies from here
+        return prepare_datasets(*args, **kwargs)
 
     def dispatch_with_step(self: Any, *args: Any, **kwargs: Any) -> list:
         samples_generator.SamplingParams = partial(
@@ -51,5 +59,6 @@ def install(banned_tokens: tuple[int, ...]) -> None:
         self.init_checkpoint_states = begin_at_step
         self.train_step = train_step_and_count
 
+    ppo_trainer.prepare_datasets = prepare_seeded
     generator._dispatch_prompts_to_vllm = dispatch_with_step
     BasePPOTrainer.__init__ = init_and_count  # type: ignore[method-assign]

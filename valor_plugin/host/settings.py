@@ -25,6 +25,8 @@ class HostSettings(BaseModel):
     bounds: range of the set's totals.
     log_keys: keys of the logs of every score.
     banned_tokens: ids that the policy must never sample.
+    seed: of the order of the studies.
+    deterministic: every sample has a seed of its own, so that the run can be repeated.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +39,8 @@ class HostSettings(BaseModel):
     bounds: tuple[float, float]
     log_keys: tuple[str, ...]
     banned_tokens: tuple[int, ...]
+    seed: int
+    deterministic: bool
 
     def environment(self) -> dict[str, str]:
         return {_VARIABLE: self.model_dump_json()}
