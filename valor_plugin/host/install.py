@@ -58,6 +58,6 @@ def install() -> None:
     from valor_plugin.host import actor, advantage, checkpoint, sampling
 
     actor.install(settings.train)
-    sampling.install(settings.banned_tokens, settings.seed)
+    sampling.install(settings.banned_tokens, settings.seed, settings.deterministic)
     advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
     checkpoint.install()

@@ -1,5 +1,5 @@
-"""The policy step and the tokens that must not be sampled, stamped on every dispatch; and the seed
-of what is dispatched.
+"""The policy step and the tokens that must not be sampled, stamped on every dispatch; and the order
+of what is dispatched and comes back.
 
 The host tells rewards no step. It does build the SamplingParams of a whole rollout in the process
 that counts steps, and their free-form `extra_args` reach `AgentExecutor.execute`: a step put there
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 STEP = "policy_step"
 _NEVER = -100.0  # the lower limit of vLLM's logit_bias
 
 
-def install(banned_tokens: tuple[int, ...], seed: int) -> None:
+def install(banned_tokens: tuple[int, ...], seed: int, deterministic: bool) -> None:
     """Adapts the trainer's process. Ray copies inherited methods when it decorates `PPOTrainer`, so
     replacing them on the base class would reach nothing; they are wrapped on the instance."""
     import torch
@@ -28,6 +29,7 @@ def install(banned_tokens: tuple[int, ...], seed: int) -> None:
 
     generator = samples_generator.SamplesGenerator
     sampling_params = samples_generator.SamplingParams
+    generate = generator._generate_vllm
     dispatch, init = generator._dispatch_prompts_to_vllm, BasePPOTrainer.__init__
     prepare_datasets = ppo_trainer.prepare_datasets
     bias = dict.fromkeys(banned_tokens, _NEVER)
@@ -59,6 +61,14 @@ def install(banned_tokens: tuple[int, ...], seed: int) -> None:
         self.init_checkpoint_states = begin_at_step
         self.train_step = train_step_and_count
 
+    def generate_in_order(self: Any, *args: Any, **kwargs: Any) -> tuple:
+        # Groups come back as they are finished; the order in which gradients are added up decides
+        # their last digits, and Adam makes whole steps of the smallest of them.
+        experiences, *rest = generate(self, *args, **kwargs)
+        return sorted(experiences, key=lambda e: crc32(e.labels[0].encode())), *rest
+
+    if deterministic:
+        generator._generate_vllm = generate_in_order
     ppo_trainer.prepare_datasets = prepare_seeded
     generator._dispatch_prompts_to_vllm = dispatch_with_step
     BasePPOTrainer.__init__ = init_and_count  # type: ignore[method-assign]
