@@ -90,7 +90,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
         quantiles={f"p{q:.0f}": _milliseconds(quantile(latencies, q / 100)) for q in (50, 95, 99)},
         troubles=[
             (time.strftime("%H:%M:%S", time.localtime(trouble.when)), trouble)
-            for trouble in list(telemetry.troubles)
+            for trouble in telemetry.troubles()
         ],
         tried=tried,
     )

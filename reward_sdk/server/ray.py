@@ -7,7 +7,8 @@
 
 or `serve run reward_sdk.server.ray:build set_file=rewards.yaml`. Each replica has models of its own
 and batches what reaches it. Ray's proxy stands in front: it costs a few milliseconds per request,
-and the bodies that it accepts are not limited before a replica reads them.
+and the bodies that it accepts are not limited before a replica reads them. Ray Serve 2.55.0 fails
+beside protobuf 7, so the extra `ray` asks for an older one.
 """
 
 from __future__ import annotations

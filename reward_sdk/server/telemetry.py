@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Counts
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import get_args
 
 from prometheus_client import (
@@ -39,13 +40,14 @@ class Recent:
         self.outcomes: Counts[str] = Counts()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trouble:
-    """Something that went wrong: when (seconds since the epoch), where and what."""
+    """Something that went wrong: where, what, how often, and when last, in seconds since 1970."""
 
-    when: float
     where: str
     what: str
+    times: int = 0
+    when: float = 0.0
 
 
 class Telemetry:
@@ -77,7 +79,8 @@ class Telemetry:
         # Looked up once, because that costs more than counting; a reward without calls is there too
         self._of_reward = {n: (calls.labels(n), sizes.labels(n), waits.labels(n)) for n in names}
         self._parts = {(n, s): parts.labels(n, s) for n in names for s in get_args(Status)}
-        self.troubles: deque[Trouble] = deque(maxlen=_ERRORS)
+        self._troubles: OrderedDict[tuple[str, str], Trouble] = OrderedDict()
+        self._lock = Lock()
         self.latencies: deque[float] = deque(maxlen=_RECENT)
         self._seconds: deque[list[int]] = deque(maxlen=_WINDOW)  # [second, requests, samples]
         self.started = time.time()
@@ -123,7 +126,17 @@ class Telemetry:
 
     def trouble(self, where: str, what: str) -> None:
         """Something went wrong."""
-        self.troubles.appendleft(Trouble(time.time(), where, what))
+        with self._lock:
+            trouble = self._troubles.setdefault((where, what), Trouble(where, what))
+            trouble.times, trouble.when = trouble.times + 1, time.time()
+            self._troubles.move_to_end((where, what))
+            while len(self._troubles) > _ERRORS:
+                self._troubles.popitem(last=False)
+
+    def troubles(self) -> list[Trouble]:
+        """What went wrong, the latest first."""
+        with self._lock:
+            return list(reversed(self._troubles.values()))
 
     def rates(self) -> tuple[float, float]:
         """Requests and samples per second, over the last minute."""
