@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all bench bench-learning bench-overhead bench-text bench-clinical check setup clean
+.PHONY: demo test test-all bench bench-learning bench-overhead bench-text bench-clinical bench-server check setup clean
 
 setup: $(READY)
 
@@ -37,7 +37,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: bench-text bench-clinical bench-overhead
+bench: bench-text bench-clinical bench-server bench-overhead
 
 bench-overhead: $(READY)
 	$(BIN)/python tests/bench/overhead.py
@@ -50,6 +50,9 @@ bench-text: $(READY)
 
 bench-clinical: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/clinical.py
+
+bench-server: $(READY)
+	PYTHONPATH=tests:tests/bench $(BIN)/python tests/bench/server.py
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -74,7 +74,8 @@ class WireSample(_Wire):
         reference: the radiologist's report without tags.
         image: the X-ray that the response describes.
         id: the study's name.
-        group: the name of the prompt group that the sample belongs to, for logs.
+        group: the name of the prompt group that the sample belongs to; by default its id. For the
+            server's log.
     """
 
     response: Text

@@ -246,6 +246,10 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
     async def score(request: ScoreRequest, raw: Request) -> Response:
         """Scores samples: total, parts and logs of each, as `RewardSet.score` gives them."""
         raw.state.samples = len(request.samples)
+        if logger.isEnabledFor(logging.DEBUG):
+            groups = dict.fromkeys(sample.group or sample.id for sample in request.samples)
+            names = ", ".join(groups)
+            logger.debug("request %s, step %s: %s", request.request_id, request.step, names)
         scores = await server.score_request(request, await raw.body())
         return _json(ScoreReply(set=server.digest, request_id=request.request_id, scores=scores))
 
