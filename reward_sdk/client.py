@@ -85,11 +85,7 @@ class AsyncRewardClient:
         timeout: float = 600.0,
         concurrency: int = 64,
     ) -> None:
-        found = urls.split(",") if isinstance(urls, str) else list(urls)
-        found = [url.strip().rstrip("/") for url in found]
-        if not found or not all(url.startswith(("http://", "https://")) for url in found):
-            raise ConfigError(f"reward servers: no URLs: {urls!r}, e.g. http://127.0.0.1:8000")
-        self._replicas = [_Replica(url) for url in dict.fromkeys(found)]
+        self._replicas = [_Replica(url) for url in parse_urls(urls)]
         self._timeout = timeout
         self._limit = asyncio.Semaphore(concurrency)
         token = token or os.environ.get(TOKEN)
@@ -252,6 +248,20 @@ class RewardClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def parse_urls(urls: Any) -> list[str]:
+    """The URLs of servers, from a list or from one text with commas; ConfigError if these are none.
+
+    >>> parse_urls("http://node1:8000/, http://node2:8000")
+    ['http://node1:8000', 'http://node2:8000']
+    """
+    found = urls.split(",") if isinstance(urls, str) else urls
+    if isinstance(found, list | tuple) and all(isinstance(url, str) for url in found):
+        found = [url.strip().rstrip("/") for url in dict.fromkeys(found)]
+        if found and all(url.startswith(("http://", "https://")) for url in found):
+            return found
+    raise ConfigError(f"no URLs of reward servers: {urls!r}; e.g. [http://127.0.0.1:8000]")
 
 
 def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSample]]:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from reward_sdk.client import parse_urls
 from reward_sdk.config import explain, parse_set, parse_yaml, read_set, read_yaml
 from reward_sdk.errors import ConfigError, nearest
 from valor_plugin.data.prompts import FINDINGS
@@ -103,18 +104,8 @@ class Recipe(_Section):
     @property
     def reward_servers(self) -> list[str]:
         """URLs of the servers that score; none where the run does it itself."""
-        urls = (self.rewards or {}).get("server", [])
-        return urls.split(",") if isinstance(urls, str) else urls
-
-    @model_validator(mode="after")
-    def _server(self) -> Recipe:
-        if "server" in (self.rewards or {}):
-            urls = self.reward_servers
-            if not isinstance(urls, list) or not urls or not all(isinstance(u, str) for u in urls):
-                raise ValueError("rewards.server: a list of URLs, e.g. [http://node1:8000]")
-            if len(self.rewards or {}) > 1:
-                raise ValueError("rewards: the set is the server's, nothing stands beside `server`")
-        return self
+        rewards = self.rewards or {}
+        return parse_urls(rewards["server"]) if "server" in rewards else []
 
     @model_validator(mode="after")
     def _stage(self) -> Recipe:
@@ -148,7 +139,14 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
-    if recipe.rewards is not None and not recipe.reward_servers:
+    if recipe.rewards is not None and "server" in recipe.rewards:
+        if len(recipe.rewards) > 1:
+            raise ConfigError(f"{path}: rewards: the set is the server's; remove what is beside it")
+        try:
+            parse_urls(recipe.rewards["server"])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: rewards.server: {error}") from None
+    elif recipe.rewards is not None:
         # The evidence statistics of `image_text` are computed when the run starts.
         parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("baseline",)})
     return recipe

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -41,6 +42,8 @@ from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
     MAX_BODY,
+    ImageBytes,
+    ImageFile,
     RewardInfo,
     ScoreReply,
     ScoreRequest,
@@ -84,6 +87,7 @@ class RewardServer:
         )
         self.telemetry.watch(self.batched)
         self.cold: dict[str, str] = dict.fromkeys(rewards.names, "not called yet")
+        self._images: WeakValueDictionary[ImageFile | ImageBytes, ImageRef] = WeakValueDictionary()
         self._answers: OrderedDict[str, tuple[bytes, asyncio.Task[list[Score]]]] = OrderedDict()
 
     async def warm_up(self) -> None:
@@ -91,8 +95,12 @@ class RewardServer:
         image = ImageRef(pixels=Image.linear_gradient("L"))
         sample = Sample(wrap_report("No effusion."), "No effusion.", image, "warm-up")
         while self.cold:
-            [score] = await self.batched.score([sample], counting=frozenset(self.cold))
-            self.cold = {n: score.parts[n].reason for n in self.cold if _failed(score, n)}
+            try:
+                [score] = await self.batched.score([sample], counting=frozenset(self.cold))
+                parts = {name: score.parts[name] for name in self.cold}
+                self.cold = {n: part.reason for n, part in parts.items() if part.status == "failed"}
+            except ScoringError as error:  # a set may want failures to raise
+                self.cold = dict.fromkeys(self.cold, str(error))
             if self.cold:
                 logger.error("not ready: %s; tried again every %g s", ", ".join(self.cold), _RETRY)
                 await asyncio.sleep(_RETRY)
@@ -102,7 +110,11 @@ class RewardServer:
         """The sample, its image's file read; RefusedError for an image that may not be."""
         image = None
         if wire.image is not None:
-            image = await asyncio.to_thread(open_wire_image, wire.image, self.folders)
+            # The samples of a group share an image; its bytes are held once while any is in work.
+            image = self._images.get(wire.image)
+            if image is None:
+                image = await asyncio.to_thread(open_wire_image, wire.image, self.folders)
+                self._images[wire.image] = image
         return Sample(wire.response, wire.reference, image, wire.id)
 
     async def score_request(self, request: ScoreRequest, body: bytes) -> list[Score]:
@@ -178,10 +190,6 @@ class RewardServer:
                 for column in self.rewards.columns
             ],
         )
-
-
-def _failed(score: Score, name: str) -> bool:
-    return score.parts[name].status == "failed"
 
 
 def create_app(

@@ -230,3 +230,34 @@ def test_a_wrong_set_is_refused_with_its_reason(refused, override, why):
 def test_a_resolved_recipe_is_a_recipe(load):
     recipe = load()
     assert load(recipe.model_dump(mode="json", exclude_none=True)) == recipe
+
+
+def with_rewards(tmp_path, rewards):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: r\nstage: grpo\nmodel: {path: m, train: projector}\ndata: {train: d}\n"
+        f"rewards: {rewards}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("text", ["[http://a:1, http://b:2/]", "'http://a:1,http://b:2'"])
+def test_rewards_may_come_from_servers(tmp_path, text):
+    recipe = load_recipe(with_rewards(tmp_path, f"{{server: {text}}}"))
+    assert recipe.reward_servers == ["http://a:1", "http://b:2"]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ("{server: []}", "rewards.server: no URLs of reward servers: []"),
+        ("{server: [3]}", "rewards.server: no URLs"),
+        ("{server: node1}", "rewards.server: no URLs of reward servers: 'node1'"),
+        ("{server: 'http://a', format: {}}", "remove what is beside it"),
+    ],
+)
+def test_what_is_no_server_is_named(tmp_path, rewards, message):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(with_rewards(tmp_path, rewards))
+    assert message in str(error.value)
+    assert len(str(error.value)) < 300

@@ -238,10 +238,11 @@ def test_what_was_tried_is_shown_as_text(served):
     assert "</textarea><b>" not in page.text
 
 
-def test_a_server_is_not_ready_before_every_reward_has_been_called(tmp_path, plugin):
+@pytest.mark.parametrize("policy", ["skip", "raise", 0.5])
+def test_a_server_is_not_ready_before_every_reward_has_been_called(tmp_path, plugin, policy):
     warm = tmp_path / "warm"
     environment = {**plugin, "WARM": str(warm)}
-    rewards = {"cold": {}, "format": {}}
+    rewards = {"cold": {"on_failure": policy}, "format": {}}
     with Server(tmp_path, rewards, environment=environment, wait=False) as server:
         Server.until(lambda: "not ready: cold" in server.log())
         assert httpx.get(f"{server.url}/healthz").status_code == 200
