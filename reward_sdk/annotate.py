@@ -7,7 +7,8 @@ repeat each other. A labeler or graph extractor behind a reward therefore sees e
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -15,22 +16,36 @@ from reward_sdk.types import Sample
 
 Annotation = TypeVar("Annotation")
 
+_PATIENCE = 20.0  # ours: seconds; far longer than a batch takes, far shorter than a deadline
+
 REFERENCES = 1 << 16  # ours: references remembered
 RESPONSES = 1 << 12  # ours: responses remembered; few return, and then soon
+
+
+@contextmanager
+def patiently(turn: Lock) -> Iterator[None]:
+    """One at a time, so that no two threads do the same work; but a call that hangs must not hang
+    all others for ever, so after a while they go on without it."""
+    taken = turn.acquire(timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        if taken:
+            turn.release()
 
 
 class Annotator(Generic[Annotation]):
     """Annotations of the reports and references of samples. Thread-safe.
 
     Args:
-        annotate: texts -> one annotation each; runs in one thread at a time.
+        annotate: texts -> one annotation each; runs in one thread at a time, unless a call hangs.
     """
 
     def __init__(self, annotate: Callable[[list[str]], Sequence[Annotation]]) -> None:
         self._annotate = annotate
         self._references: OrderedDict[str, Annotation] = OrderedDict()
         self._responses: OrderedDict[str, Annotation] = OrderedDict()
-        self._lock = Lock()
+        self._turn, self._lock = Lock(), Lock()
 
     def pairs(self, samples: Sequence[Sample]) -> list[tuple[Annotation, Annotation]]:
         """(of the report, of the reference) for every sample; both texts must be there.
@@ -39,12 +54,16 @@ class Annotator(Generic[Annotation]):
         """
         reports = [sample.report or "" for sample in samples]
         references = [sample.reference or "" for sample in samples]
-        with self._lock:
-            known = {t: a for t in references if (a := _recall(self._references, t)) is not None}
-            known |= {t: a for t in reports if (a := _recall(self._responses, t)) is not None}
+        with patiently(self._turn):
+            with self._lock:
+                known = {
+                    t: a for t in references if (a := _recall(self._references, t)) is not None
+                }
+                known |= {t: a for t in reports if (a := _recall(self._responses, t)) is not None}
             new = list(dict.fromkeys(t for t in (*references, *reports) if t not in known))
             if new:
                 known |= zip(new, self._annotate(new), strict=True)
+        with self._lock:
             _remember(self._references, references, known, REFERENCES)
             _remember(self._responses, reports, known, RESPONSES)
         return [(known[a], known[b]) for a, b in zip(reports, references, strict=True)]

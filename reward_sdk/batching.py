@@ -20,8 +20,6 @@ from reward_sdk.engine import Column, RewardSet
 from reward_sdk.errors import OverloadedError
 from reward_sdk.types import Part, Sample, Score
 
-_SHORT = 4000  # ours: characters that light rewards read in a few milliseconds, whatever they are
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -147,23 +145,19 @@ class _Wanted:
     since: float
 
 
-def _size(sample: Sample) -> int:
-    return len(sample.response) + len(sample.reference or "")
-
-
 class BatchedSet:
     """A reward set for concurrent callers.
 
-    Each reward has a thread of its own and sees the samples of many calls in one batch. Those that
-    say that they are `light` share a thread, and score short texts in the caller's: waking another
-    would take longer. The scores are those of `RewardSet.score`, model-backed ones up to what the
-    composition of a batch does to rounding.
+    Each reward has a thread of its own and sees the samples of many calls in one batch; rewards
+    that say that they are `light` share one thread. The scores are those of `RewardSet.score`,
+    model-backed ones up to what the composition of a batch does to rounding.
 
     Args:
         rewards: the set.
         max_batch: samples in the largest batch.
         max_wait: seconds that a batch waits for company.
-        max_queue: samples that may be waiting or in work at a time; None for any number.
+        max_queue: samples that may be waiting or in work at a time; None for any number. A call of
+            more is taken when there is no other.
         observe: told of every call of a reward, in that reward's thread.
     """
 
@@ -178,18 +172,13 @@ class BatchedSet:
         self.rewards = rewards
         self.pending = 0
         self._max_queue, self._observe = max_queue, observe
-        self._light = light = [c for c in rewards.columns if c.light and c.entry.deadline is None]
-        heavy = [[column] for column in rewards.columns if column not in light]
+        light = [column for column in rewards.columns if column.light]
+        heavy = [[column] for column in rewards.columns if not column.light]
         self._owners = [
             (columns, MicroBatcher(partial(self._parts, columns), max_batch, max_wait))
             for columns in (light, *heavy)
             if columns
         ]
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """See `RewardSet.bounds`."""
-        return self.rewards.bounds
 
     async def score(
         self,
@@ -213,21 +202,20 @@ class BatchedSet:
         """
         if counting is None:
             counting = self.rewards.counting(step)
-        if self._max_queue is not None and self.pending + len(samples) > self._max_queue:
-            raise OverloadedError(f"{self.pending} samples are waiting, {self._max_queue} may")
+        most = self._max_queue
+        if most is not None and self.pending and self.pending + len(samples) > most:
+            raise OverloadedError(f"{self.pending} samples are waiting, {most} may")
         now = time.monotonic()
         wanted = [_Wanted(sample, counting, now) for sample in samples]
         self.pending += len(samples)
-        short = sum(map(_size, samples)) <= _SHORT
-        found, waiting = [], []
-        for owner, batcher in self._owners:
-            if short and owner is self._light:
-                found.append(self._parts(owner, wanted))
-            elif any(column.name in counting for column in owner):
-                waiting.append(self._submit(owner, batcher, wanted, limit))
         try:
-            if waiting:
-                found += await asyncio.gather(*waiting)
+            found = await asyncio.gather(
+                *(
+                    self._submit(owner, batcher, wanted, limit)
+                    for owner, batcher in self._owners
+                    if any(column.name in counting for column in owner)
+                )
+            )
         finally:
             self.pending -= len(samples)
         scores = []

@@ -19,18 +19,23 @@ import threading
 import time
 import uuid
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
+import PIL.Image
+from PIL.Image import Image
 from pydantic import ValidationError
 
 from reward_sdk.errors import ConfigError, ScoringError, ServerError, one_line
+from reward_sdk.images import check_pixels, to_gray
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
     MAX_BODY,
+    MAX_IMAGE,
     TOKEN,
     ImageBytes,
     ImageFile,
@@ -38,10 +43,12 @@ from reward_sdk.wire import (
     ScoreRequest,
     SetInfo,
     WireSample,
+    clean_token,
 )
 
 _CHUNK = 64  # ours: samples per request
 _INLINE = MAX_BODY // 4  # ours: bytes of images in one request, before base64
+_LEAST = 0.05  # ours: seconds for the last attempt, however late it is
 _ATTEMPT = 170.0  # ours: seconds for one attempt; a server answers within 150
 _AGAIN = frozenset({429, 502, 503, 504})
 _FIRST, _LONGEST = 0.1, 5.0  # ours: seconds until a server that failed is asked again
@@ -51,19 +58,23 @@ T = TypeVar("T")
 
 @dataclass
 class _Replica:
-    """One server: its requests in flight, when it may be asked again, and how often it failed."""
+    """One server: its requests in flight, since when and until when it rests, and its failures."""
 
     url: str
     busy: int = 0
+    rested: float = 0.0
     rests_until: float = 0.0
     failures: int = 0
 
-    def failed(self, retry_after: float = 0.0) -> None:
+    def failed(self, asked: float, retry_after: float = 0.0) -> None:
         """Gives it a rest: longer each time, of random length, so that clients do not come back
-        together."""
-        longest = min(_FIRST * 2**self.failures, _LONGEST)
+        together. What was asked before a rest began tells nothing new when it fails, too."""
+        if asked < self.rested:
+            return
+        longest = min(_FIRST * 2 ** min(self.failures, 10), _LONGEST)
         self.failures += 1
-        self.rests_until = time.monotonic() + max(retry_after, random.uniform(0.5, 1.0) * longest)
+        self.rested = time.monotonic()
+        self.rests_until = self.rested + max(retry_after, random.uniform(0.5, 1.0) * longest)
 
 
 class AsyncRewardClient:
@@ -76,6 +87,7 @@ class AsyncRewardClient:
         token: what the servers want to know; by default $REWARD_SDK_TOKEN.
         timeout: seconds for a call of `score`, all attempts and waiting included.
         concurrency: requests in flight at a time.
+        expected: the digest of the set; by default that of the first server that answers.
     """
 
     def __init__(
@@ -84,13 +96,15 @@ class AsyncRewardClient:
         token: str | None = None,
         timeout: float = 600.0,
         concurrency: int = 64,
+        expected: str | None = None,
     ) -> None:
+        self._expected = expected
         self._replicas = [_Replica(url) for url in parse_urls(urls)]
         self._timeout = timeout
         self._limit = asyncio.Semaphore(concurrency)
         token = token or os.environ.get(TOKEN)
         self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={"Authorization": f"Bearer {clean_token(token, TOKEN)}"} if token else {},
             timeout=httpx.Timeout(_ATTEMPT, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
             trust_env=False,  # a proxy for the outer world is not the way to a node of the cluster
@@ -108,13 +122,30 @@ class AsyncRewardClient:
             ServerError: none became ready in time.
             ConfigError: a server refuses, or is none of ours.
         """
-        async with self._connecting:
-            if self._info is None:
-                end = time.monotonic() + (self._timeout if timeout is None else timeout)
-                await self._request("GET", "/readyz", None, end)
-                reply = await self._request("GET", "/v1/rewards", None, end)
-                self._info = _parsed(SetInfo, reply)
-        return self._info
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        try:
+            # A little longer than the request, which says more; for those that wait for their turn.
+            async with asyncio.timeout(end - time.monotonic() + 0.5), self._connecting:
+                if self._info is None:
+                    await self._request("GET", "/readyz", None, end)
+                    reply = await self._request("GET", "/v1/rewards", None, end)
+                    info = _parsed(SetInfo, reply)
+                    self._check(info.set, str(reply.url))
+                    self._info = info
+                return self._info
+        except TimeoutError:
+            raise ServerError(f"reward server {self._urls()}: none became ready in time") from None
+
+    def _check(self, found: str, url: str) -> None:
+        self._expected = self._expected or found
+        if found != self._expected:
+            raise ConfigError(
+                f"reward server {url}: it serves the set {found}, the run began with "
+                f"{self._expected}: serve one set everywhere, and start anew to change it"
+            )
+
+    def _urls(self) -> str:
+        return ", ".join(replica.url for replica in self._replicas)
 
     async def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
         """One score per sample, in order; see `RewardSet.score`.
@@ -130,12 +161,10 @@ class AsyncRewardClient:
         end = time.monotonic() + self._timeout
         info = await self.connect()
         chunks = await asyncio.to_thread(lambda: list(_chunks(samples, info)))
-        replies = await asyncio.gather(*(self._score(chunk, step, info, end) for chunk in chunks))
+        replies = await asyncio.gather(*(self._score(chunk, step, end) for chunk in chunks))
         return [score for scores in replies for score in scores]
 
-    async def _score(
-        self, samples: list[WireSample], step: int | None, info: SetInfo, end: float
-    ) -> list[Score]:
+    async def _score(self, samples: list[WireSample], step: int | None, end: float) -> list[Score]:
         try:
             request = ScoreRequest(samples=samples, step=step, request_id=uuid.uuid4().hex)
         except ValidationError as error:
@@ -144,11 +173,7 @@ class AsyncRewardClient:
         async with self._limit:
             response = await self._request("POST", "/v1/score", body, end)
         reply = _parsed(ScoreReply, response)
-        if reply.set != info.set:
-            raise ConfigError(
-                f"reward server {response.url}: it serves the set {reply.set}, the run began with "
-                f"{info.set}: serve one set everywhere, and start anew to change it"
-            )
+        self._check(reply.set, str(response.url))
         if len(reply.scores) != len(samples):
             raise ServerError(
                 f"reward server {response.url}: {len(reply.scores)} scores for {len(samples)}"
@@ -165,28 +190,32 @@ class AsyncRewardClient:
             replica = min(
                 self._replicas, key=lambda r: (max(r.rests_until, now), r.busy, random.random())
             )
-            rest = max(0.0, replica.rests_until - now)
-            left = end - now - rest
-            if left <= 0:
-                urls = ", ".join(r.url for r in self._replicas)
-                raise ServerError(f"reward server {urls}: no answer in time; last: {problem}")
+            if now >= end:
+                raise ServerError(
+                    f"reward server {self._urls()}: no answer in time; last: {problem}"
+                )
             replica.busy += 1
             try:
-                await asyncio.sleep(rest)
-                async with asyncio.timeout(left):
+                await asyncio.sleep(min(replica.rests_until, end) - now)
+                asked = time.monotonic()
+                async with asyncio.timeout(max(end - asked, _LEAST)):
                     response = await self._http.request(
                         method, replica.url + path, content=body,
                         headers={"Content-Type": "application/json"},
                     )  # fmt: skip
-            except (httpx.TransportError, TimeoutError) as error:
+            except TimeoutError:
+                problem = f"{replica.url}: it did not answer"
+                replica.failed(asked)
+                continue
+            except httpx.TransportError as error:
                 problem = f"{replica.url}: {one_line(error)}"
-                replica.failed()
+                replica.failed(asked)
                 continue
             finally:
                 replica.busy -= 1
             if response.status_code in _AGAIN:
                 problem = f"{replica.url}: {response.status_code} {_detail(response)}"
-                replica.failed(_seconds(response.headers.get("retry-after")))
+                replica.failed(asked, _seconds(response.headers.get("retry-after")))
                 continue
             replica.failures = 0
             if response.status_code != 200:
@@ -221,12 +250,19 @@ class RewardClient:
         concurrency: int = 64,
     ) -> None:
         self._client = AsyncRewardClient(urls, token, timeout, concurrency)
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        if self._closed:
+            call.close()
+            raise ServerError("reward servers: this client is closed")
+        try:
+            return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        except CancelledError:
+            raise ServerError("reward servers: the client was closed meanwhile") from None
 
     def connect(self, timeout: float | None = None) -> SetInfo:
         """See `AsyncRewardClient.connect`."""
@@ -237,11 +273,21 @@ class RewardClient:
         return self._run(self._client.score(samples, step))
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._run(self._client.aclose())
+        """Closes the connections; calls in other threads end with an error."""
+        if self._closed:
+            return
+        self._run(self._stop())
+        self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _stop(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -259,9 +305,17 @@ def parse_urls(urls: Any) -> list[str]:
     found = urls.split(",") if isinstance(urls, str) else urls
     if isinstance(found, list | tuple) and all(isinstance(url, str) for url in found):
         found = [url.strip().rstrip("/") for url in dict.fromkeys(found)]
-        if found and all(url.startswith(("http://", "https://")) for url in found):
+        if found and all(map(_is_url, found)):
             return found
     raise ConfigError(f"no URLs of reward servers: {urls!r}; e.g. [http://127.0.0.1:8000]")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port or 80) < 1 << 16
 
 
 def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSample]]:
@@ -292,22 +346,34 @@ def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSampl
 
 
 def _image(image: ImageRef, info: SetInfo) -> ImageFile | ImageBytes:
-    data = image.data
-    if image.pixels is not None:
-        file = BytesIO()
-        image.pixels.save(file, "PNG")
-        data = file.getvalue()
-    elif data is None and image.path is not None:
-        path = Path(image.path).resolve()
-        if any(path.is_relative_to(folder) for folder in info.image_folders):
-            size = path.stat().st_size if os.path.isfile(path) else None
-            return ImageFile(path=str(path), size=size, view=image.view)
-        try:
+    """The image as it travels; empty, so that rewards fail on it, if it cannot."""
+    try:
+        check_pixels(image)
+        data = image.data
+        if image.pixels is not None:
+            data = _png(image.pixels)
+        elif data is None and image.path is not None:
+            path = Path(image.path).resolve()
+            size = path.stat().st_size if path.is_file() else None
+            if size is not None and size > MAX_IMAGE:
+                raise ValueError(f"{size} bytes")
+            if any(path.is_relative_to(folder) for folder in info.image_folders):
+                return ImageFile(path=str(path), size=size, view=image.view)
             data = path.read_bytes()
-        except OSError:
-            data = None
-    encoded = base64.b64encode(data or b"").decode()
-    return ImageBytes(base64=encoded, view=image.view)
+        return ImageBytes(base64=base64.b64encode(data or b"").decode(), view=image.view)
+    except Exception:  # Pillow and the file system raise anything; one image is not worth a call
+        return ImageBytes(base64="")
+
+
+def _png(image: Image) -> bytes:
+    """The image in a format without loss, with the values that rewards see."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = PIL.Image.fromarray((to_gray(image) * 257).round().astype("uint16"))
+    elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def _parsed(kind: type[T], response: httpx.Response) -> T:

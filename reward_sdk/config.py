@@ -107,7 +107,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_set(path: str | Path) -> dict[str, Any]:
-    """The `rewards` mapping of a YAML file, not yet checked further; of a recipe's too.
+    """The `rewards` mapping of a YAML file, not yet checked further; of a recipe's too, which may
+    name another file.
 
     Raises:
         ConfigError: naming the file, when it cannot be read or has another shape.
@@ -116,7 +117,8 @@ def read_set(path: str | Path) -> dict[str, Any]:
     is_recipe = isinstance(content, dict) and "stage" in content and "rewards" in content
     if not is_recipe and (not isinstance(content, dict) or set(content) != {"rewards"}):
         raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
-    return content["rewards"]
+    rewards = content["rewards"]
+    return read_set(rewards) if is_recipe and isinstance(rewards, str) else rewards
 
 
 def parse_set(

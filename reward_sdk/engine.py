@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,11 +13,9 @@ from threading import Thread
 from typing import Any
 
 from reward_sdk.config import Entry, build_reward, parse_set, read_set
-from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.errors import ConfigError, ScoringError, one_line, plain
 from reward_sdk.reward import Reward
 from reward_sdk.types import Part, Sample, Score
-
-logger = logging.getLogger(__name__)
 
 _MOST_LATE = 8  # ours: calls of one reward that are past their deadline and still running
 
@@ -38,6 +35,13 @@ class Column:
         self.late_calls = 0
         self._late: list[_Caller] = []
         self._idle: list[_Caller] = []
+
+    @property
+    def stuck(self) -> str:
+        """Why no calls are made any more; "" while they are."""
+        self._late = [caller for caller in self._late if caller.is_alive()]
+        late = len(self._late) >= _MOST_LATE
+        return f"{_MOST_LATE} calls have not come back, no more are made" if late else ""
 
     @property
     def light(self) -> bool:
@@ -82,10 +86,8 @@ class Column:
         deadline = self.entry.deadline
         if deadline is None or not samples:
             return _call(self.reward, samples)
-        self._late = [caller for caller in self._late if caller.is_alive()]
-        if len(self._late) >= _MOST_LATE:
-            stuck = f"{self.name}: {_MOST_LATE} calls have not come back, no more are made"
-            return [Part(None, "failed", stuck)] * len(samples)
+        if self.stuck:
+            return [Part(None, "failed", f"{self.name}: {self.stuck}")] * len(samples)
         try:
             caller = self._idle.pop()
         except IndexError:
@@ -128,11 +130,17 @@ class RewardSet:
 
     Args:
         rewards: (reward, how the set uses it), in the order of the logs.
+
+    Attributes:
+        columns: its rewards.
+        names: their names.
+        bounds: range of every total.
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, Entry]]) -> None:
         self.columns = tuple(Column(reward, entry) for reward, entry in rewards)
         self.names = tuple(column.name for column in self.columns)
+        self.bounds = self._bounds()
 
     @classmethod
     def from_config(cls, rewards: Mapping[str, Any], where: str = "rewards") -> RewardSet:
@@ -156,13 +164,13 @@ class RewardSet:
         entries = {column.name: column.entry.model_dump() for column in self.columns}
         return hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest()[:12]
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Range of every total, on steps when all rewards count."""
+    def _bounds(self) -> tuple[float, float]:
         low = high = 0.0
         for column in self.columns:
             ends = [column.entry.weight * bound for bound in column.reward.bounds]
             low, high = low + min(ends), high + max(ends)
+        if not math.isfinite(high - low):
+            raise ConfigError("the weights are so large that totals cannot be told apart")
         return low, high
 
     @property
@@ -176,12 +184,10 @@ class RewardSet:
         return RewardSet([(c.reward, c.entry.model_copy(update=always)) for c in self.columns])
 
     def with_deadline(self, seconds: float) -> RewardSet:
-        """The same rewards; those that are not `light` and have no deadline get this one."""
+        """The same rewards; those that have no deadline get this one."""
         return RewardSet(
             [
-                (c.reward, c.entry)
-                if c.light or c.entry.deadline is not None
-                else (c.reward, c.entry.model_copy(update={"deadline": seconds}))
+                (c.reward, c.entry.model_copy(update={"deadline": c.entry.deadline or seconds}))
                 for c in self.columns
             ]
         )
@@ -259,7 +265,10 @@ class RewardSet:
             logs[name] = part.value if part.value is not None else 0.0
             logs[f"{name}/applied"] = float(part.value is not None)
             logs[f"{name}/failed"] = float(part.status == "failed")
-        return Score(total * (wanted / counted) if counted else None, settled, logs)
+        if not counted:
+            return Score(None, settled, logs)
+        low, high = self.bounds  # a guard that is scaled up would go beyond them
+        return Score(min(max(total * (wanted / counted), low), high), settled, logs)
 
 
 _NOT_THIS_STEP = Part(None, "skipped", "not this step")
@@ -279,16 +288,17 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Part]:
         if len(parts) != len(samples):
             raise ScoringError(f"it gave {len(parts)} parts for {len(samples)} samples")
         return [_checked(reward, part) for part in parts]
-    except Exception as error:  # the engine is the boundary where errors become failed parts
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the engine is the boundary where errors become failed parts
         if len(samples) == 1:
-            logger.debug("%s failed", reward.name, exc_info=True)
-            return [Part(None, "failed", f"{reward.name}: {type(error).__name__}: {error}")]
+            return [Part(None, "failed", f"{reward.name}: {one_line(error)}")]
         return [part for sample in samples for part in _call(reward, [sample])]
 
 
 def _checked(reward: Reward, part: Part) -> Part:
     if part.status in ("skipped", "failed"):
-        return Part(None, part.status, part.reason)
+        return Part(None, part.status, plain(part.reason))
     low, high = reward.bounds
     value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
     if part.status != "ok":
@@ -296,4 +306,4 @@ def _checked(reward: Reward, part: Part) -> Part:
     if not low <= value <= high:
         what = f"{part.value}, outside of its range [{low}, {high}]"
         return Part(None, "failed", f"{reward.name} gave {what}")
-    return Part(value, "ok", part.reason)
+    return Part(value, "ok", plain(part.reason))

@@ -50,4 +50,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """A foreign exception as part of a message: its type and text on one line, cut at 500."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message cannot be read)"
+    return plain(f"{type(error).__name__}: {text}")
+
+
+def plain(text: str) -> str:
+    """A foreign text as part of a message: on one line, valid Unicode, cut at 500."""
+    return " ".join(text[:1000].encode("utf-8", "backslashreplace").decode().split())[:500]

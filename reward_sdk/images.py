@@ -1,4 +1,4 @@
-"""Opening X-rays safely: DICOM, PNG, JPEG and whatever else Pillow reads."""
+"""Opening X-rays safely: DICOM, and the usual formats of images."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
 """Values of DICOM's View Position (0018,5101) and of MIMIC-CXR's ViewPosition for side views."""
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+"""What is read beside DICOM: Pillow knows formats whose readers start other programs."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that may unpack to any size
 MAX_PIXELS = 64_000_000  # ours: three times the largest detector; a small file can claim more
 
 
@@ -34,10 +37,24 @@ def open_image(ref: ImageRef) -> Image.Image:
     with _file(ref) as (file, name):
         if _is_dicom(file):
             return _open_dicom(file, name)
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             check_size(image, name)
             image.load()
             return image
+
+
+def check_pixels(ref: ImageRef) -> None:
+    """Raises ScoringError for an image file of more than `MAX_PIXELS`, by its header alone; says
+    nothing about DICOM, nor about what cannot be read."""
+    try:
+        with _file(ref) as (file, name), Image.open(file, formats=FORMATS) as image:
+            size = image.size
+    except ScoringError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise
+        return
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ScoringError(f"{name}: {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}")
 
 
 def is_lateral(ref: ImageRef) -> bool:
@@ -48,9 +65,9 @@ def is_lateral(ref: ImageRef) -> bool:
     """
     view = ref.view
     if view is None and ref.pixels is None and (ref.data or ref.path) is not None:
-        with _file(ref) as (file, _):
+        with _file(ref) as (file, name):
             if _is_dicom(file):
-                view = _pydicom().dcmread(file, stop_before_pixels=True).get("ViewPosition")
+                view = _dicom(file, name, header=True).get("ViewPosition")
     return str(view).upper() in LATERAL
 
 
@@ -83,10 +100,17 @@ def _is_dicom(file: BinaryIO) -> bool:
     return start[128:] == b"DICM"
 
 
+def _dicom(file: BinaryIO, name: str, header: bool = False) -> Dataset:
+    start = file.read(1 << 16)
+    file.seek(0)
+    if _DEFLATED in start:
+        raise ScoringError(f"{name}: deflated DICOM, which may unpack to any size: convert it")
+    return _pydicom().dcmread(file, stop_before_pixels=header)
+
+
 def _open_dicom(file: BinaryIO, name: str) -> Image.Image:
     """Values through modality and VOI LUT; what those make of the stored range becomes 0..255."""
-    pydicom = _pydicom()
-    data = pydicom.dcmread(file)
+    data = _dicom(file, name)
     gray = str(data.get("PhotometricInterpretation")).startswith("MONOCHROME")
     whole = "PixelData" in data  # not floating point
     if not gray or not whole or data.get("NumberOfFrames", 1) not in (None, 1):

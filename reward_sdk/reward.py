@@ -21,8 +21,8 @@ class Reward(Protocol):
             checks before the call: without a well-formed report a sample gets the lower bound,
             without a reference or an image the part is skipped.
 
-    A reward without a model, without files and without a network, that takes no more than a
-    millisecond for a report, may also say `light = True`, see `reward_sdk.batching.BatchedSet`.
+    A reward without a model, without files and without a network may also say `light = True`: where
+    calls are batched, such rewards share one thread, and every other one has a thread of its own.
     """
 
     name: str

@@ -10,9 +10,9 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ScoringError
+from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.types import Score
 
 MAX_SAMPLES = 256  # ours: per request
@@ -22,6 +22,20 @@ MAX_BODY = 64 << 20  # ours: bytes of one request
 
 TOKEN = "REWARD_SDK_TOKEN"
 """The environment variable that servers and clients read their token from."""
+
+
+def clean_token(text: str, source: str) -> str:
+    """A token as a header can carry it; ConfigError, naming its source, if it is none."""
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{source}: a token is one word of printable ASCII characters")
+    return token
+
+
+def places(error: ValidationError) -> str:
+    """What is wrong where; without what was sent, which may be a report."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10])
+
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=1000)]

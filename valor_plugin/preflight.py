@@ -142,6 +142,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         train=recipe.model.train,
         advantage=recipe.advantage,
         rewards=recipe.rewards or {},
+        served=reward_set.set if isinstance(reward_set, SetInfo) else None,
         bounds=reward_set.bounds,
         log_keys=tuple(reward_set.log_keys),
         banned_tokens=_image_tokens(recipe.model.path),

@@ -15,10 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.config import explain
 from reward_sdk.errors import ScoringError
 from reward_sdk.types import Score
-from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample
+from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample, places
 
 
 class VerifyRequest(BaseModel):
@@ -80,7 +79,7 @@ def sample(request: VerifyRequest) -> WireSample:
             id=request.id,
         )
     except ValidationError as error:
-        raise ScoringError(f"verify: {explain(error)}") from None
+        raise ScoringError(f"verify: {places(error)}") from None
 
 
 def _text(response: Mapping[str, Any]) -> str:

@@ -19,15 +19,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.config import explain
 from reward_sdk.errors import ScoringError
 from reward_sdk.types import Score
-from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, Text, WireSample
+from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, Text, WireSample, places
 
 UNSCORED = "unscored"
 
 _Prompted = Annotated[str, Field(max_length=4 * MAX_TEXT)]  # image tokens are expanded in it
-_SPECIAL_AT_END = re.compile(r"(?:\s*(?:</?s>|<(?:pad|unk|eos)>|<\|[^|<>]{1,40}\|>))+\s*$")
+_SPECIAL = re.compile(r"</?s>|<(?:pad|unk|eos)>|<\|[^|<>]{1,40}\|>")
 
 
 class Query(BaseModel):
@@ -84,7 +83,7 @@ def sample(query: str, prompt: str, label: Any) -> WireSample:
         response = response_of(query, prompt)
         return WireSample(response=response, reference=reference, image=image, id=row.id)
     except ValidationError as error:
-        raise ScoringError(f"label or response: {explain(error)}") from None
+        raise ScoringError(f"label or response: {places(error)}") from None
 
 
 def _label(label: Any) -> _Label:
@@ -116,7 +115,16 @@ def response_of(query: str, prompt: str) -> str:
     end = prompt[len(prompt) - short :]
     if prompt.strip() and not end.strip():
         raise ScoringError("the query does not hold the end of its prompt")
-    return _SPECIAL_AT_END.sub("", query[query.index(end) + len(end) :]).strip()
+    response = query[query.index(end) + len(end) :].strip()
+    last = len(response)
+    while response[last - 1 : last] == ">":
+        start = response.rfind("<", 0, last)
+        if start < 0 or not _SPECIAL.fullmatch(response, start, last):
+            break
+        last = start
+        while response[last - 1 : last].isspace():
+            last -= 1
+    return response[:last]
 
 
 def reply(

@@ -220,15 +220,20 @@ def label_reports(texts: Sequence[str]) -> list[dict[str, int | None]]:
     return [_label_report(text) for text in texts]
 
 
+# ours: words that are read together. No sentence has so many, but a policy that repeats itself
+# writes thousands, and the time grows with their square.
+_LONGEST = 200
 _RANK = {None: 0, 0: 1, -1: 2, 1: 3}
 
 
 def _label_report(text: str) -> dict[str, int | None]:
     labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS)
     for sentence in _SENTENCE_END.split(text.lower()):
-        for observation, label in _label_sentence(" ".join(sentence.split())):
-            if _RANK[label] > _RANK[labels[observation]]:
-                labels[observation] = label
+        words = sentence.split()
+        for i in range(0, len(words), _LONGEST):
+            for observation, label in _label_sentence(" ".join(words[i : i + _LONGEST])):
+                if _RANK[label] > _RANK[labels[observation]]:
+                    labels[observation] = label
     found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
     labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
     return labels

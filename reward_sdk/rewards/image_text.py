@@ -65,6 +65,7 @@ from typing import Literal
 
 import numpy as np
 
+from reward_sdk.annotate import patiently
 from reward_sdk.errors import ConfigError, ScoringError, nearest
 from reward_sdk.experts import Expert
 from reward_sdk.experts.baseline import Baseline, read_baseline, unit
@@ -157,7 +158,7 @@ class ImageText:
             self._shortest = np.sqrt(weights.sum())
             self._gram = np.diag(weights)
         self._cache: OrderedDict[Hashable, tuple[np.ndarray, float] | None] = OrderedDict()
-        self._lock = Lock()
+        self._turn, self._lock = Lock(), Lock()
 
     def _fit_features(self, baseline: Baseline) -> None:
         features = baseline.features
@@ -202,19 +203,22 @@ class ImageText:
     def _embed(self, images: Sequence[ImageRef]) -> list[tuple[np.ndarray, float] | None]:
         """Per image its row (F,) and length, as `similarity` takes them; None for a side view."""
         keys = [_identity(image) for image in images]
-        with self._lock:  # also around the model: two threads never encode the same image
-            new = {k: i for k, i in zip(keys, images, strict=True) if k not in self._cache}
+        with patiently(self._turn):  # two threads never encode the same image
+            with self._lock:
+                known = {key: self._cache[key] for key in keys if key in self._cache}
+            new = {k: i for k, i in zip(keys, images, strict=True) if k not in known}
             frontal = {key: image for key, image in new.items() if not is_lateral(image)}
+            known |= dict.fromkeys(new)
             if frontal:
                 outputs = self._expert.encode([open_image(image) for image in frontal.values()])
-                self._cache.update(zip(frontal, self._rows(*outputs), strict=True))
-            self._cache.update(dict.fromkeys(new.keys() - frontal.keys()))
-            found = [self._cache[key] for key in keys]
+                known |= zip(frontal, self._rows(*outputs), strict=True)
+        with self._lock:
             for key in keys:
+                self._cache[key] = known[key]
                 self._cache.move_to_end(key)
             while len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
-        return found
+        return [known[key] for key in keys]
 
     def _rows(
         self, evidence: np.ndarray, features: np.ndarray

@@ -34,7 +34,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reward_sdk.adapters import nemo_gym, openrlhf
 from reward_sdk.batching import BatchedSet
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ConfigError, OverloadedError, RewardSDKError, ScoringError
+from reward_sdk.errors import (
+    ConfigError,
+    OverloadedError,
+    RewardSDKError,
+    ScoringError,
+    one_line,
+)
 from reward_sdk.server.page import add_page
 from reward_sdk.server.security import RefusedError, TokenMiddleware, open_wire_image
 from reward_sdk.server.telemetry import Telemetry
@@ -99,7 +105,9 @@ class RewardServer:
                 [score] = await self.batched.score([sample], counting=frozenset(self.cold))
                 parts = {name: score.parts[name] for name in self.cold}
                 self.cold = {n: part.reason for n, part in parts.items() if part.status == "failed"}
-            except ScoringError as error:  # a set may want failures to raise
+            except (
+                RewardSDKError
+            ) as error:  # a set may want failures to raise, or the queue is full
                 self.cold = dict.fromkeys(self.cold, str(error))
             if self.cold:
                 logger.error("not ready: %s; tried again every %g s", ", ".join(self.cold), _RETRY)
@@ -132,13 +140,17 @@ class RewardServer:
         if task is None:
             task = asyncio.create_task(self._score(request))
             self._answers[key] = digest, task
-            while len(self._answers) > _REMEMBERED:
+            while len(self._answers) > _REMEMBERED and self._oldest_is_done():
                 self._answers.popitem(last=False)
         try:
             return await asyncio.shield(task)
         finally:
             if task.done() and (task.cancelled() or task.exception()):
                 self._answers.pop(key, None)
+
+    def _oldest_is_done(self) -> bool:
+        _, task = next(iter(self._answers.values()))
+        return task.done()
 
     async def _score(self, request: ScoreRequest) -> list[Score]:
         samples = []
@@ -257,7 +269,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             groups = dict.fromkeys(sample.group or sample.id for sample in request.samples)
             names = ", ".join(groups)
-            logger.debug("request %s, step %s: %s", request.request_id, request.step, names)
+            logger.debug("request %r, step %s: %r", request.request_id, request.step, names)
         scores = await server.score_request(request, await raw.body())
         return _json(ScoreReply(set=server.digest, request_id=request.request_id, scores=scores))
 
@@ -270,11 +282,12 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
 
         async def one(text: str, prompt: str, label: Any) -> Score | None:
             try:
-                return await server.score_one(openrlhf.sample(text, prompt, label))
+                async with asyncio.timeout(LIMIT + 10):  # the image is read before the clock starts
+                    return await server.score_one(openrlhf.sample(text, prompt, label))
             except Exception as error:  # the client would drop the sample without a word
                 if not isinstance(error, RewardSDKError):
                     logger.error("/get_reward: %s", type(error).__name__)
-                server.telemetry.trouble("/get_reward", str(error))
+                server.telemetry.trouble("/get_reward", one_line(error))
                 return None
 
         rows = zip(query.query, query.prompts, query.labels, strict=True)
@@ -320,11 +333,13 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
 
     @app.get("/readyz", responses={503: {"description": "some reward is not ready"}})
     async def readyz() -> Response:
-        """Whether every reward has been called without failing."""
-        ready = not server.cold
+        """Whether every reward has been called without failing, and none has stopped answering."""
+        stuck = {c.name: c.stuck for c in server.batched.rewards.columns if c.stuck}
+        waiting_for = {**server.cold, **stuck}
+        ready = not waiting_for
         content: dict[str, Any] = {"ready": ready, "set": server.digest}
         if not ready:
-            content["waiting_for"] = server.cold
+            content["waiting_for"] = waiting_for
         return JSONResponse(content, 200 if ready else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -340,7 +355,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def not_as_it_must_be(raw: Request, error: RequestValidationError) -> JSONResponse:
-        if "json" not in raw.headers.get("content-type", ""):
+        if raw.url.path != "/try" and "json" not in raw.headers.get("content-type", ""):
             return answer(415, "the body must be JSON, with Content-Type: application/json")
         # Places and messages alone: what was sent may be a report, or anything.
         places = [

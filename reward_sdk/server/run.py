@@ -75,6 +75,7 @@ def run(
         raise ScoringError(f"{host}:{port} cannot be served, see above") from None
     with listening:
         address, port = listening.getsockname()[:2]
+        address = f"[{address}]" if ":" in address else address
         logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, address, port)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn drains on these, and then raises them anew to whoever had them before.

@@ -8,19 +8,17 @@ import hmac
 import os
 import stat
 from collections.abc import Sequence
-from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 
-from PIL import Image
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reward_sdk.errors import ConfigError, RewardSDKError, ScoringError
-from reward_sdk.images import check_size
+from reward_sdk.images import check_pixels
 from reward_sdk.types import ImageRef
-from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile
+from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile, clean_token
 
 _OPEN = ("/healthz", "/readyz")  # asked by probes, which know no token
 
@@ -70,10 +68,7 @@ def read_token(file: str | None) -> str | None:
             raise ConfigError(f"cannot read the token file {file}: {error}") from None
     if text is None:
         return None
-    token = text.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{source}: a token is one word of printable ASCII characters")
-    return token
+    return clean_token(text, source)
 
 
 def check_address(host: str, token: str | None, insecure: bool) -> None:
@@ -115,23 +110,10 @@ def open_wire_image(image: ImageFile | ImageBytes, folders: Sequence[Path]) -> I
             ref = ImageRef(data=image.data(), view=image.view)
         else:
             ref = _read(image, folders)
-        _check_pixels(ref)
+        check_pixels(ref)
     except ScoringError as error:
         raise RefusedError(str(error)) from None
     return ref
-
-
-def _check_pixels(ref: ImageRef) -> None:
-    name = f"image {ref.path or 'in the request'}"
-    try:
-        with Image.open(BytesIO(ref.data or b"")) as header:  # decodes nothing
-            check_size(header, name)
-    except ScoringError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise RefusedError(f"{name}: {error}") from None
-    except Exception:  # DICOM, or nothing that can be read
-        return
 
 
 def _read(image: ImageFile, folders: Sequence[Path]) -> ImageRef:

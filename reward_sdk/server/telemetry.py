@@ -126,6 +126,7 @@ class Telemetry:
 
     def trouble(self, where: str, what: str) -> None:
         """Something went wrong."""
+        what = what[:300]
         with self._lock:
             trouble = self._troubles.setdefault((where, what), Trouble(where, what))
             trouble.times, trouble.when = trouble.times + 1, time.time()

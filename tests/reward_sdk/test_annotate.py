@@ -1,3 +1,4 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -89,3 +90,25 @@ def test_an_annotator_that_fails_leaves_nothing_behind():
 def test_an_annotator_that_loses_a_text_is_an_error():
     with pytest.raises(ValueError, match="shorter"):
         Annotator(lambda texts: texts[1:]).pairs(samples(("a", "x")))
+
+
+def test_a_call_that_hangs_does_not_hang_the_others_for_ever(monkeypatch):
+    monkeypatch.setattr(annotate, "_PATIENCE", 0.05)
+    free, started = threading.Event(), threading.Event()
+
+    def hang(texts):
+        if "hang" in texts:
+            started.set()
+            free.wait(20)
+        return [len(text) for text in texts]
+
+    annotator = Annotator(hang)
+    hanging = threading.Thread(
+        target=lambda: annotator.pairs([Sample("<report> hang </report>", "b")]), daemon=True
+    )
+    hanging.start()
+    started.wait(5)
+    assert annotator.pairs([Sample("<report> a </report>", "ccc")]) == [(1, 3)]
+    free.set()
+    hanging.join(5)
+    assert annotator.pairs([Sample("<report> hang </report>", "b")]) == [(4, 1)]

@@ -208,23 +208,24 @@ def test_calls_that_come_together_share_a_batch_whatever_their_step():
     asyncio.run(run())
     a, b, c = (column.reward for column in rewards.columns)
     assert a.sizes == [6]
-    assert b.sizes == [1] * 3  # light, and asked at once
+    assert b.sizes == [3]
     assert c.sizes == [2]
 
 
-def test_each_reward_has_a_thread_of_its_own_and_light_ones_read_long_texts_in_theirs():
-    rewards = RewardSet([(Letters("a"), Entry()), (Letters("b", True), Entry())])
-    batched = BatchedSet(rewards, max_wait=0)
-    for text in ("ab", "ab" * 3000):
-        for _ in range(3):
-            asyncio.run(batched.score([Sample(text)]))
-    heavy, light = (column.reward.threads for column in rewards.columns)
-    here = threading.get_ident()
-    assert len(heavy) == 1
-    assert here not in heavy
-    assert here in light
-    assert len(light) == 2
-    assert not heavy & light
+def test_each_reward_has_a_thread_of_its_own_and_light_ones_share_one():
+    chosen = [Letters("a"), Letters("b", True), Letters("c"), Letters("d", True)]
+    batched = BatchedSet(RewardSet([(letter, Entry()) for letter in chosen]), max_wait=0)
+    for _ in range(3):
+        asyncio.run(batched.score([Sample("ab")]))
+    a, b, c, d = (letter.threads for letter in chosen)
+    assert [len(threads) for threads in (a, b, c, d)] == [1] * 4
+    assert b == d
+    assert len(a | b | c | {threading.get_ident()}) == 4
+
+
+def test_more_than_may_wait_is_taken_when_nothing_else_is_there():
+    batched = BatchedSet(RewardSet([(Letters("a"), Entry())]), max_queue=3)
+    assert len(asyncio.run(batched.score([Sample("a")] * 10))) == 10
 
 
 def test_more_samples_than_may_wait_are_refused_at_once():

@@ -165,3 +165,10 @@ def test_a_factory_that_raises_or_builds_something_else_is_named():
 
     assert "cannot be built: RuntimeError: no gpu" in refused({}, name="test_raises")
     assert "no reward of this name" in refused({}, name="test_other")
+
+
+def test_a_recipe_that_names_a_file_of_rewards_is_that_set(tmp_path):
+    (tmp_path / "set.yaml").write_text("rewards: {format: {weight: 2}}")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: r\nstage: grpo\nrewards: {tmp_path / 'set.yaml'}\n")
+    assert read_set(recipe) == {"format": {"weight": 2}}

@@ -396,12 +396,51 @@ def test_calls_within_a_deadline_share_a_thread():
     assert threading.get_ident() not in threads
 
 
-def test_a_deadline_for_all_leaves_alone_those_that_are_light_or_have_one():
-    light = Word(1)
-    light.light = True
-    chosen = RewardSet([(Word(0), Entry()), (light, Entry()), (Slow(0), Entry(deadline=1))])
-    deadlines = [column.entry.deadline for column in chosen.with_deadline(7).columns]
-    assert deadlines == [7, None, 1]
+def test_a_deadline_for_all_leaves_alone_those_that_have_one():
+    chosen = RewardSet([(Word(0), Entry()), (Slow(0), Entry(deadline=1))])
+    assert [column.entry.deadline for column in chosen.with_deadline(7).columns] == [7, 1]
+
+
+@given(
+    st.lists(st.sampled_from(["0.5", "-0.5", "-1", "1", "boom"]), min_size=3, max_size=3),
+    st.lists(st.floats(-3, 3), min_size=3, max_size=3),
+)
+def test_totals_stay_in_their_range_also_where_parts_are_missing(words, weights):
+    rewards = RewardSet(
+        [(Word(i, bounds=(-1.0, 1.0)), Entry(weight=w)) for i, w in enumerate(weights)]
+    )
+    low, high = rewards.bounds
+    total = score(rewards, " ".join(words)).total
+    assert total is None or low <= total <= high
+
+
+def test_weights_whose_totals_are_not_finite_are_refused():
+    with pytest.raises(ConfigError, match="so large"):
+        RewardSet([(Word(0), Entry(weight=1e308)), (Word(1), Entry(weight=1e308))])
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+class Panic(BaseException):
+    """As tokenizers raise it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unreadable(), ValueError("bad \udcff"), ValueError("x" * 9999), Panic("p"), SystemExit(3)],
+)
+@pytest.mark.parametrize("deadline", [None, 5])
+def test_whatever_a_reward_raises_is_a_failed_part_that_can_be_sent(error, deadline):
+    class Raising(Slow):
+        def __call__(self, samples):
+            raise error
+
+    part = score(RewardSet([(Raising(0), Entry(deadline=deadline))]), "x").parts["slow"]
+    assert part.status == "failed"
+    assert len(part.reason.encode()) < 600
 
 
 def test_the_digest_tells_settings_apart_and_nothing_else():

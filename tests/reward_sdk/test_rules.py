@@ -156,3 +156,14 @@ def test_positives_agree_with_the_human_coded_gold_of_iu_xray():
         sum(column) for column in zip(*gold_counts(label_reports).values(), strict=True)
     )
     assert 2 * hits / (found + expected) > 0.915  # measured: 0.921
+
+
+def test_a_policy_that_repeats_itself_is_read_in_a_time_that_grows_with_its_length():
+    def seconds(times):
+        text = "no pleural effusion, possible edema, " * times
+        began = time.process_time()
+        label_reports([text])
+        return time.process_time() - began
+
+    seconds(10)
+    assert seconds(4000) < 40 * max(seconds(400), 0.01)

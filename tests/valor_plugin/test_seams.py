@@ -141,8 +141,8 @@ def test_in_a_run_on_cuda_vllm_is_left_alone():
 
     settings = HostSettings(
         run="r", device="cuda", train=("projector",), advantage=Advantage(),
-        rewards={"format": {}}, bounds=(0, 1), log_keys=("format",), banned_tokens=(3,),
-        seed=1, deterministic=False,
+        rewards={"format": {}}, served=None, bounds=(0, 1), log_keys=("format",),
+        banned_tokens=(3,), seed=1, deterministic=False,
     )  # fmt: skip
     in_a_fresh_process(CUDA_RUN, **settings.environment())
 

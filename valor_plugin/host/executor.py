@@ -55,7 +55,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             raise RuntimeError("this executor runs inside `openrlhf train` only")
         self._settings = settings
         self._rewards = (
-            AsyncRewardClient(settings.rewards["server"])
+            AsyncRewardClient(settings.rewards["server"], expected=settings.served)
             if "server" in settings.rewards
             else BatchedSet(RewardSet.from_config(settings.rewards))
         )

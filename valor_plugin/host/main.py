@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 
+from reward_sdk.wire import TOKEN
 from valor_plugin.host import install, options
 from valor_plugin.host.settings import HostSettings
 
@@ -26,6 +27,8 @@ def main() -> None:
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
     }
+    if token := os.environ.get(TOKEN):
+        environment[TOKEN] = token  # a cluster that is joined knows nothing of our environment
     if settings.device == "cuda":
         # Our hook runs, and CUDA may be initialised, before Ray would hide the other GPUs from a
         # worker; the host then takes its GPU by index instead.

@@ -22,6 +22,7 @@ class HostSettings(BaseModel):
     train: the parts of the policy that train.
     advantage: how rewards become advantages.
     rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and URLs.
+    served: the digest of the servers' set.
     bounds: range of the set's totals.
     log_keys: keys of the logs of every score.
     banned_tokens: ids that the policy must never sample.
@@ -36,6 +37,7 @@ class HostSettings(BaseModel):
     train: tuple[Part, ...]
     advantage: Advantage
     rewards: dict
+    served: str | None
     bounds: tuple[float, float]
     log_keys: tuple[str, ...]
     banned_tokens: tuple[int, ...]

@@ -58,7 +58,7 @@ def test_a_label_that_cannot_be_read_says_what_is_wrong(label):
 
 def test_samples_without_a_score_are_told_apart_and_finite():
     rewards = RewardSet.from_config(
-        {"rouge_l": {"weight": 2.0}, "length": {"low": 2, "high": 9, "relative": False}}
+        {"rouge_l": {"weight": 2.0}, "length": {"low": 2, "high": 9, "of": "words"}}
     )
     scores = rewards.score([Sample("<report> Clear lungs. </report>", "Clear lungs.")])
     answer = reply([scores[0], None], rewards.bounds, rewards.log_keys)

@@ -83,7 +83,7 @@ def test_a_server_that_hangs_ends_the_call_in_time(tmp_path, plugin):
         RewardClient(server.url, timeout=1.0) as client,
     ):
         client.connect()
-        with pytest.raises(ServerError, match="TimeoutError"):
+        with pytest.raises(ServerError, match="it did not answer"):
             client.score([Sample("sleep 3")])
 
 
@@ -204,3 +204,102 @@ def test_an_async_client_scores_many_calls_at_once(served):
     found = asyncio.run(ask())
     statuses = Counter(score.parts["image_text"].status for [score] in found)
     assert statuses == {"ok": 36, "skipped": 8, "failed": 4}
+
+
+def test_failures_of_one_outage_count_once_and_rests_stay_short():
+    from reward_sdk.client import _Replica
+
+    replica = _Replica("http://x")
+    for _ in range(2000):
+        replica.failed(asked=0.5)
+    assert replica.failures == 1
+    for _ in range(2000):
+        replica.failed(asked=time.monotonic())
+    assert replica.failures == 2001
+    assert 0 < replica.rests_until - time.monotonic() <= 5
+
+
+def test_calls_that_wait_for_the_first_connection_share_their_time():
+    url = f"http://127.0.0.1:{free_port()}"
+
+    async def ask():
+        async with AsyncRewardClient(url, timeout=1.0) as client:
+            calls = [client.score([CLEAR], 1) for _ in range(8)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    began = time.monotonic()
+    assert all(isinstance(error, ServerError) for error in asyncio.run(ask()))
+    assert time.monotonic() - began < 4
+
+
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads(tmp_path, plugin):
+    with Server(tmp_path, {"slow": {}}, environment=plugin) as server:
+        client = RewardClient(server.url)
+        client.connect()
+        errors = []
+
+        def ask():
+            try:
+                client.score([Sample("sleep 5")])
+            except ServerError as error:
+                errors.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.3)
+        client.close()
+        client.close()
+        asking.join(5)
+        assert len(errors) == 1
+        with pytest.raises(ServerError, match="closed"):
+            client.score([CLEAR])
+
+
+def test_a_set_that_is_not_the_one_expected_is_refused(pair):
+    async def ask():
+        async with AsyncRewardClient(pair[0].url, expected="another") as client:
+            await client.score([CLEAR], 1)
+
+    with pytest.raises(ConfigError, match="the run began with another"):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "I;16", "I", "1", "P", "LA", "F"])
+def test_pixels_of_every_kind_score_as_in_process(served, mode):
+    from PIL import Image
+
+    gray = Image.linear_gradient("L")
+    image = gray.convert("I").convert(mode) if mode == "I;16" else gray.convert(mode)
+    sample = Sample(wrap_report(REPORTS[0]), REPORTS[0], ImageRef(pixels=image))
+    with RewardClient(served.server.url) as client:
+        [found] = client.score([sample], 1)
+    [expected] = RewardSet.from_config(served.rewards).score([sample], 1)
+    one, other = found.parts["image_text"], expected.parts["image_text"]
+    assert (one.status, one.value) == (other.status, other.value)
+
+
+@pytest.mark.parametrize("kind", ["empty", "missing", "bomb", "nul", "circle", "folder", "huge"])
+def test_an_image_that_cannot_travel_fails_its_own_part_alone(served, tmp_path, kind):
+    from PIL import Image
+
+    path = tmp_path / "film.png"
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "bomb":
+            Image.new("1", (9000, 9000)).save(path)
+        case "circle":
+            path.symlink_to(path)
+        case "folder":
+            path.mkdir()
+        case "huge":
+            with path.open("wb") as file:
+                file.truncate(40 << 20)
+    image = ImageRef(f"{path}\0" if kind == "nul" else str(path))
+    good = ImageRef(str(served.images / "film0.png"))
+    some = [Sample(wrap_report(REPORTS[0]), REPORTS[0], i) for i in (image, good)]
+    with RewardClient(served.server.url) as client:
+        bad, fine = client.score(some, 1)
+    assert bad.parts["image_text"].status == "failed"
+    assert bad.total is not None
+    assert fine.parts["image_text"].status == "ok"

@@ -120,6 +120,32 @@ def test_a_reward_past_its_deadline_is_given_up_counted_and_called_again(tmp_pat
         assert score["parts"]["slow"]["status"] == "ok"
 
 
+def test_a_reward_that_has_stopped_answering_makes_the_server_unready(tmp_path, plugin):
+    rewards = {"slow": {"deadline": 0.05}}
+    with Server(tmp_path, rewards, environment=plugin) as server:
+        for _ in range(8):
+            server.post("/v1/score", {"samples": [{"response": "sleep 20"}]})
+        answer = httpx.get(f"{server.url}/readyz")
+        assert answer.status_code == 503
+        assert "8 calls have not come back" in answer.json()["waiting_for"]["slow"]
+
+
+def test_long_texts_do_not_keep_a_server_from_answering_others(tmp_path):
+    with Server(tmp_path, {"findings_f1": {}, "format": {}}) as server:
+        long = {"response": f"<report> {'no effusion, ' * 7000} </report>", "reference": "Clear."}
+        waiting = in_background(lambda: server.post("/v1/score", {"samples": [long] * 4}))
+        end = time.monotonic() + 5
+        while not waiting.done() and time.monotonic() < end:
+            began = time.monotonic()
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
+            assert time.monotonic() - began < 2
+        query = {"query": ["q " + "<s>" * 100_000 + "x"], "prompts": ["q"], "labels": ["Clear."]}
+        began = time.monotonic()
+        assert server.post("/get_reward", query).status_code == 200
+        assert time.monotonic() - began < 20
+        assert waiting.result(60).status_code == 200
+
+
 def test_get_reward_answers_in_time_whatever_a_reward_does(tmp_path, plugin):
     rewards = {"slow": {"deadline": 1.0}, "moody": {}}
     with Server(tmp_path, rewards, environment=plugin) as server:

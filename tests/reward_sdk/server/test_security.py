@@ -17,6 +17,7 @@ from PIL import Image
 from serving import Server
 
 from reward_sdk.cli import main
+from reward_sdk.errors import ScoringError
 from reward_sdk.server.security import RefusedError, open_wire_image
 from reward_sdk.types import ImageRef
 from reward_sdk.wire import MAX_BODY, MAX_IMAGE, MAX_SAMPLES, MAX_TEXT, ImageBytes, ImageFile
@@ -312,6 +313,24 @@ def test_no_report_is_ever_logged(tmp_path, plugin):
         httpx.post(f"{server.url}/try", data={"report": "SECRET"})
         Server.until(lambda: "/v1/score 422" in server.log())
     assert "SECRET" not in server.log()
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_formats_that_start_other_programs_are_not_read(start):
+    from reward_sdk.images import open_image
+
+    with pytest.raises(ScoringError, match="cannot identify"):
+        open_image(ImageRef(data=start + b"showpage\n"))
+
+
+def test_a_deflated_dicom_file_is_not_unpacked():
+    from reward_sdk.images import is_lateral, open_image
+
+    meta = b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99\0"
+    ref = ImageRef(data=meta + zlib.compress(b"\0" * 1_000_000)[2:-4])
+    for read in (open_image, is_lateral):
+        with pytest.raises(ScoringError, match="deflated DICOM"):
+            read(ref)
 
 
 def test_an_image_in_memory_can_be_a_dicom_file():
