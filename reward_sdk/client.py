@@ -159,7 +159,7 @@ class AsyncRewardClient:
             ScoringError: a part failed whose policy is "raise".
         """
         end = time.monotonic() + self._timeout
-        info = await self.connect()
+        info = await self.connect(end - time.monotonic())
         chunks = await asyncio.to_thread(lambda: list(_chunks(samples, info)))
         replies = await asyncio.gather(*(self._score(chunk, step, end) for chunk in chunks))
         return [score for scores in replies for score in scores]

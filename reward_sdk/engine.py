@@ -125,8 +125,9 @@ class RewardSet:
 
     The total is the weighted sum of the parts that are "ok". When a part that should have counted
     is missing (skipped for want of a reference or an image, or failed), the others are scaled up so
-    that totals stay comparable; when none is left, the total is None. A reward that waits for its
-    step (`every`) is not missing: it counts neither in the total nor in the scaling.
+    that totals stay comparable, within the set's range; when none is left, the total is None. A
+    reward that waits for its step (`every`) is not missing: it counts neither in the total nor in
+    the scaling.
 
     Args:
         rewards: (reward, how the set uses it), in the order of the logs.

@@ -44,8 +44,10 @@ def open_image(ref: ImageRef) -> Image.Image:
 
 
 def check_pixels(ref: ImageRef) -> None:
-    """Raises ScoringError for an image file of more than `MAX_PIXELS`, by its header alone; says
-    nothing about DICOM, nor about what cannot be read."""
+    """Raises ScoringError for an image of more than `MAX_PIXELS`, of a file by its header alone;
+    says nothing about DICOM, nor about what cannot be read."""
+    if ref.pixels is not None:
+        return check_size(ref.pixels, "image in memory")
     try:
         with _file(ref) as (file, name), Image.open(file, formats=FORMATS) as image:
             size = image.size
