@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,11 @@ class ImageRef:
     data: bytes | None = field(default=None, repr=False)
     pixels: Image | None = field(default=None, compare=False)
     view: str | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Tells `data` apart from others; the samples of a group share it."""
+        return hashlib.sha256(self.data or b"").digest()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reward_sdk.adapters import nemo_gym, openrlhf
 from reward_sdk.batching import BatchedSet
@@ -43,7 +42,7 @@ from reward_sdk.errors import (
 )
 from reward_sdk.server.page import add_page
 from reward_sdk.server.security import RefusedError, TokenMiddleware, open_wire_image
-from reward_sdk.server.telemetry import Telemetry
+from reward_sdk.server.telemetry import MeasuringMiddleware, Telemetry
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
@@ -105,9 +104,7 @@ class RewardServer:
                 [score] = await self.batched.score([sample], counting=frozenset(self.cold))
                 parts = {name: score.parts[name] for name in self.cold}
                 self.cold = {n: part.reason for n, part in parts.items() if part.status == "failed"}
-            except (
-                RewardSDKError
-            ) as error:  # a set may want failures to raise, or the queue is full
+            except RewardSDKError as error:  # failures may have to raise, the queue may be full
                 self.cold = dict.fromkeys(self.cold, str(error))
             if self.cold:
                 logger.error("not ready: %s; tried again every %g s", ", ".join(self.cold), _RETRY)
@@ -239,7 +236,7 @@ def create_app(
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
-    app.add_middleware(_Measured, telemetry=server.telemetry)
+    app.add_middleware(MeasuringMiddleware, telemetry=server.telemetry)
     return app
 
 
@@ -377,31 +374,3 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: Exception) -> JSONResponse:
         return answer(422, str(error))
-
-
-class _Measured:
-    """Times every request; the outermost layer."""
-
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self._app, self._telemetry = app, telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        began, code = time.monotonic(), 500
-
-        async def noting(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            seconds = time.monotonic() - began
-            route = scope.get("route")
-            path = getattr(route, "path", "other")
-            samples = scope.get("state", {}).get("samples", 0)
-            self._telemetry.answered(path, code, seconds, samples)
-            logger.debug("%s %d, %d samples, %.1f ms", path, code, samples, seconds * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter as Counts
 from collections import OrderedDict, deque
@@ -18,9 +19,12 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reward_sdk.batching import BatchedSet, Call
 from reward_sdk.types import Status
+
+logger = logging.getLogger(__name__)
 
 _RECENT = 2048  # ours: values per reward that the page draws
 _ERRORS = 20  # ours: errors that the page lists
@@ -145,3 +149,31 @@ class Telemetry:
         window = min(_WINDOW, max(1.0, now - self.started))
         recent = [row for row in list(self._seconds) if row[0] > now - window]
         return sum(r[1] for r in recent) / window, sum(r[2] for r in recent) / window
+
+
+class MeasuringMiddleware:
+    """Times every request; the outermost layer."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app, self._telemetry = app, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, code = time.monotonic(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            seconds = time.monotonic() - began
+            route = scope.get("route")
+            path = getattr(route, "path", "other")
+            samples = scope.get("state", {}).get("samples", 0)
+            self._telemetry.answered(path, code, seconds, samples)
+            logger.debug("%s %d, %d samples, %.1f ms", path, code, samples, seconds * 1000)

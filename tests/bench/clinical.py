@@ -85,15 +85,21 @@ def label_groups(groups: list[list[str]], annotate: Callable[[list[str]], object
     return seconds(lambda: [annotate(group) for group in texts], 2)
 
 
-def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
+def write_chexbert_base(path: Path) -> tuple[BertModel, list[torch.nn.Linear]]:
+    """A checkpoint of published size with random parameters, and the network that it holds."""
     torch.manual_seed(0)
     model = BertModel(BertConfig()).eval()
     heads = [torch.nn.Linear(768, 2 if name == "No Finding" else 4) for name in OBSERVATIONS]
     state = {f"module.bert.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, head in enumerate(heads):
         state |= {f"module.linear_heads.{i}.{n}": t for n, t in head.state_dict().items()}
-    path = folder / "chexbert.pth"
     torch.save({"model_state_dict": state}, path)
+    return model, heads
+
+
+def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
+    path = folder / "chexbert.pth"
+    model, heads = write_chexbert_base(path)
     words = BertTokenizer.from_pretrained(bert)
 
     def one_by_one(texts: list[str]) -> list[list[int]]:

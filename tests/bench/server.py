@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import psutil
-from clinical import write_bert_base
+from clinical import write_bert_base, write_chexbert_base
 from iu_reports import iu_findings
 
 from reward_sdk.engine import RewardSet
@@ -225,20 +225,9 @@ def text(folder: Path) -> None:
 
 
 def model(folder: Path) -> None:
-    import torch
-    from transformers import BertConfig, BertModel
-
-    from reward_sdk.observations import OBSERVATIONS
-
     bert = write_bert_base(folder / "bert", list(iu_findings().values()))
-    torch.manual_seed(0)
-    network = BertModel(BertConfig())
-    heads = [torch.nn.Linear(768, 2 if name == "No Finding" else 4) for name in OBSERVATIONS]
-    state = {f"module.bert.{name}": tensor for name, tensor in network.state_dict().items()}
-    for i, head in enumerate(heads):
-        state |= {f"module.linear_heads.{i}.{n}": t for n, t in head.state_dict().items()}
     weights = folder / "chexbert.pth"
-    torch.save({"model_state_dict": state}, weights)
+    write_chexbert_base(weights)
     path = folder / "model.yaml"
     settings = {"weights": str(weights), "tokenizer": str(bert)}
     serve = str(Path(sys.executable).with_name("reward-sdk"))
