@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -255,12 +255,15 @@ class RewardClient:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+    def _start(self, call: Coroutine[Any, Any, T]) -> Future[T]:
         if self._closed:
             call.close()
             raise ServerError("reward servers: this client is closed")
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
         try:
-            return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+            return self._start(call).result()
         except CancelledError:
             raise ServerError("reward servers: the client was closed meanwhile") from None
 
@@ -271,6 +274,10 @@ class RewardClient:
     def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
         """See `AsyncRewardClient.score`."""
         return self._run(self._client.score(samples, step))
+
+    def submit(self, samples: Sequence[Sample], step: int | None = None) -> Future[list[Score]]:
+        """`score` for those who do not wait; in a loop, `await asyncio.wrap_future(...)`."""
+        return self._start(self._client.score(samples, step))
 
     def close(self) -> None:
         """Closes the connections; calls in other threads end with an error."""

@@ -17,6 +17,9 @@ from reward_sdk.errors import ConfigError, ScoringError, one_line, plain
 from reward_sdk.reward import Reward
 from reward_sdk.types import Part, Sample, Score
 
+UNSCORED = "unscored"
+"""The log key of stacks that have no other way to say that a sample has no total."""
+
 _MOST_LATE = 8  # ours: calls of one reward that are past their deadline and still running
 
 

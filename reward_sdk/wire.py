@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.types import Score
 
@@ -78,6 +82,15 @@ class ImageBytes(_Wire):
             return base64.b64decode(self.base64, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ScoringError(f"image: no base64: {error}") from None
+
+
+def data_url_image(url: str, view: str | None = None) -> ImageBytes:
+    """The image of a data URL, as prompts hold it; ScoringError for any other URL, because none is
+    fetched."""
+    header, comma, data = url.partition(";base64,")
+    if not comma or not header.startswith("data:image/"):
+        raise ScoringError("an image of the prompt: no data URL in base64, and none is fetched")
+    return ImageBytes(base64=data, view=view)
 
 
 class WireSample(_Wire):
@@ -182,3 +195,31 @@ class SetInfo(BaseModel):
     log_keys: list[str]
     image_folders: list[str]
     rewards: list[RewardInfo]
+
+
+def set_info(rewards: RewardSet, folders: Sequence[Path] = ()) -> SetInfo:
+    """What a set is.
+
+    Args:
+        rewards: the set.
+        folders: image folders of its server.
+    """
+    return SetInfo(
+        set=rewards.digest,
+        version=version("valor-rrg"),
+        bounds=rewards.bounds,
+        needs=sorted(rewards.needs),
+        needs_step=rewards.needs_step,
+        log_keys=list(rewards.log_keys),
+        image_folders=[str(folder) for folder in folders],
+        rewards=[
+            RewardInfo(
+                name=column.name,
+                bounds=column.reward.bounds,
+                needs=sorted(column.reward.needs),
+                settings=column.entry.settings,
+                **column.entry.model_dump(include=set(type(column.entry).model_fields)),
+            )
+            for column in rewards.columns
+        ],
+    )

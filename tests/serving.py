@@ -35,7 +35,8 @@ TEXT = {
 }
 
 
-COMMAND = str(Path(sys.executable).with_name("reward-sdk"))
+# Another environment's where this one has no web framework.
+COMMAND = os.environ.get("REWARD_SDK", str(Path(sys.executable).with_name("reward-sdk")))
 
 MISBEHAVING = '''
 import os, time

@@ -1,23 +1,39 @@
-"""NeMo Gym's `/verify`: one rollout in, a reward and its components out.
+"""NeMo Gym: a resources server, and the `/verify` of the standalone reward server.
 
-A row of the dataset carries, beside `responses_create_params`, what the rewards need: `reference`
-and `id`, `image` (a path) and `view`; an image in the prompt's own `input_image` counts where no
-`image` is named. The policy step is not sent, so every reward counts on every call.
+    # app.py; the configuration names the set: rewards: rewards.yaml
+    from reward_sdk.adapters.nemo_gym import resources_server
+    ReportServer = resources_server()
+    if __name__ == "__main__":
+        ReportServer.run_webserver()
 
-`reward` is the sum of `reward_components`, as NeMo RL demands. Where nothing could be scored it is
-0 and `_ng_failure_class` says so, which keeps the row out of NeMo Gym's aggregates.
+Receives: the row and the response. Beside `responses_create_params` a row has `reference` (or
+    `report`, `ground_truth`), `image` (a path), `view` and `id`; without `image` the first
+    `input_image` of the prompt counts, if it is a data URL.
+Returns: `reward`, the sum of `reward_components`, which are the weighted parts and `missing_parts`.
+Logs: every key of the set's logs, as fields of the answer, which Gym aggregates.
+On failure: the parts that are left, with `<name>/failed` 1. A sample without any score has reward 0
+    and `_ng_failure_class`, which keeps it out of Gym's results.
+Does not: see the policy step, so every reward counts on every call.
+Run for real: nemo-gym 0.4.0, its server class and its client; not `ng_run` and its environments.
+
+`recipes/nemo_gym` is a resources server with its YAML and example rows.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: FastAPI reads those of `resources_server`'s class.
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ScoringError
+from reward_sdk.adapters.columns import REFERENCE
+from reward_sdk.adapters.scorer import MISSING, Scorer, own_sample, values
+from reward_sdk.errors import RewardSDKError, ScoringError
 from reward_sdk.types import Score
-from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample, places
+from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample, data_url_image, places
+
+logger = logging.getLogger(__name__)
 
 
 class VerifyRequest(BaseModel):
@@ -72,7 +88,7 @@ def sample(request: VerifyRequest) -> WireSample:
     try:
         return WireSample(
             response=_text(request.response),
-            reference=request.reference,
+            reference=next(filter(None, (getattr(request, n, None) for n in REFERENCE)), None),
             image=ImageFile(path=request.image, view=request.view)
             if request.image
             else _prompt_image(request),
@@ -99,10 +115,7 @@ def _prompt_image(request: VerifyRequest) -> ImageBytes | None:
     for message in _items(request.responses_create_params.get("input")):
         for item in _items(message.get("content")):
             if item.get("type") == "input_image":
-                header, comma, data = str(item.get("image_url")).partition(";base64,")
-                if not comma or not header.startswith("data:image/"):
-                    raise ScoringError("input_image: no data URL in base64, and none is fetched")
-                return ImageBytes(base64=data, view=request.view)
+                return data_url_image(str(item.get("image_url")), request.view)
     return None
 
 
@@ -127,16 +140,54 @@ def reply(
         problem: why there is no score.
     """
     logs = dict.fromkeys(log_keys, 0.0) if score is None else score.logs
-    components = {name: weight * logs[name] for name, weight in weights.items()}
+    parts = dict.fromkeys((*weights, MISSING)) if score is None else values(score, weights)
+    components = {name: weights.get(name, 1.0) * (value or 0.0) for name, value in parts.items()}
     failure = {}
     if score is None or score.total is None:
         reasons = [] if score is None else [part.reason for part in score.parts.values()]
         reason = problem or "; ".join(filter(None, reasons))
         failure = {"_ng_failure_class": "reward_failed", "_ng_failure_reason": reason}
-        components = dict.fromkeys(weights, 0.0)
-    elif plain := sum(components.values()):  # a missing part scales up the others
-        scale = score.total / plain
-        components = {name: value * scale for name, value in components.items()}
     reward = sum(components.values())
     echo = request.model_dump()
     return {**echo, **logs, "reward": reward, "reward_components": components, **failure}
+
+
+def resources_server() -> type:
+    """The class of a NeMo Gym resources server. Its configuration has one key of its own,
+    `rewards`: the path of the set's YAML file, or the URLs of reward servers."""
+    from nemo_gym.base_resources_server import (  # type: ignore[import-not-found]
+        BaseResourcesServerConfig,
+        BaseVerifyRequest,
+        BaseVerifyResponse,
+        SimpleResourcesServer,
+    )
+
+    class ReportConfig(BaseResourcesServerConfig):
+        rewards: str
+
+    class ReportRequest(BaseVerifyRequest):
+        model_config = ConfigDict(extra="allow")
+
+    class ReportResponse(BaseVerifyResponse):
+        model_config = ConfigDict(extra="allow")
+
+    class ReportServer(SimpleResourcesServer):
+        config: ReportConfig
+
+        def model_post_init(self, context: Any) -> None:
+            super().model_post_init(context)
+            self._scorer = Scorer(self.config.rewards)
+
+        async def verify(self, body: ReportRequest) -> ReportResponse:
+            request = VerifyRequest.model_validate(body.model_dump(mode="json"))
+            score, problem = None, ""
+            try:
+                score = await self._scorer.score_one(own_sample(sample(request)))
+            except RewardSDKError as error:
+                problem = str(error)
+                logger.warning("sample %r: %s", request.id, problem)
+            info = self._scorer.info
+            answer = reply(request, score, self._scorer.weights, info.log_keys, problem)
+            return ReportResponse.model_validate(answer)
+
+    return ReportServer

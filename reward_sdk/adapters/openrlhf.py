@@ -1,29 +1,42 @@
-"""OpenRLHF's remote rewards, as stock OpenRLHF 0.11.2 calls them (`--reward.remote_url URL`).
+"""OpenRLHF without the plugin: its own remote reward, as a file or over HTTP.
 
-The stack sends the decoded query (prompt and response in one), the prompt, and the label column of
-the row; it sends neither the image nor the policy step. So the image can only be named by the
-label, and every reward of a set counts on every call, whatever its `every`. The plugin in this
-distribution has neither limit.
+    # rewards.py, for: --reward.remote_url rewards.py
+    from reward_sdk.adapters.openrlhf import make_reward_func
+    reward_func = make_reward_func("rewards.yaml")
 
-It drops a sample without a word when a call fails, and mixes up metrics whose keys differ: every
-reply is a 200 with the same keys and finite numbers. A sample that could not be scored carries the
-set's lowest total and `unscored: 1`.
+Receives: the decoded query, the prompt and the label column: JSON with `report` (or `reference`),
+    `id`, `image` (a path), `view`; any other text is the report itself.
+Returns: the total as `rewards`, and in [0, 1], for dynamic filtering, as `scores`.
+Logs: every key of the set's logs and `unscored`, the same for every sample, as `train/<key>`.
+On failure: the parts that are left, with `<name>/failed` 1; a sample without any score, also for
+    want of a server, gets the set's lowest total and `unscored` 1. It never raises: OpenRLHF would
+    drop the sample without a word.
+Does not: see the policy step, so every reward counts on every call; nor the image, which only the
+    label can name; nor rank. A file scores one sample at a time: serve sets that have models. The
+    plugin in this distribution has none of these limits.
+Run for real: openrlhf 0.11.2, its HTTP client, its file loader and its rollout code, CPU.
+
+Over HTTP, `--reward.remote_url http://node1:8000/get_reward` needs no code.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ScoringError
+from reward_sdk.adapters.scorer import Scorer, own_sample
+from reward_sdk.client import RewardClient
+from reward_sdk.engine import UNSCORED, RewardSet
+from reward_sdk.errors import RewardSDKError, ScoringError
 from reward_sdk.types import Score
 from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, Text, WireSample, places
 
-UNSCORED = "unscored"
+logger = logging.getLogger(__name__)
 
 _Prompted = Annotated[str, Field(max_length=4 * MAX_TEXT)]  # image tokens are expanded in it
 _SPECIAL = re.compile(r"</?s>|<(?:pad|unk|eos)>|<\|[^|<>]{1,40}\|>")
@@ -146,3 +159,32 @@ def reply(
         scores=[(total - low) / (high - low) if high > low else 0.0 for total in rewards],
         extra_logs={**logs, UNSCORED: [float(total is None) for total in totals]},
     )
+
+
+def make_reward_func(
+    rewards: RewardSet | RewardClient | str,
+) -> Callable[[list[str], list[str], list[Any]], dict[str, Any]]:
+    """The `reward_func` that OpenRLHF looks for in a file.
+
+    Args:
+        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+
+    Raises:
+        ConfigError: the set cannot be built.
+        ServerError: no server became ready in time.
+    """
+    scorer = Scorer(rewards)
+
+    def one(query: str, prompt: str, label: Any) -> Score | None:
+        try:
+            [score] = scorer.score([own_sample(sample(query, prompt, label))])
+            return score
+        except RewardSDKError as error:
+            logger.warning("unscored: %s", error)
+            return None
+
+    def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> dict[str, Any]:
+        scores = [one(*row) for row in zip(queries, prompts, labels, strict=True)]
+        return reply(scores, scorer.info.bounds, scorer.info.log_keys).model_dump()
+
+    return reward_func

@@ -49,11 +49,11 @@ from reward_sdk.wire import (
     MAX_BODY,
     ImageBytes,
     ImageFile,
-    RewardInfo,
     ScoreReply,
     ScoreRequest,
     SetInfo,
     WireSample,
+    set_info,
 )
 
 logger = logging.getLogger(__name__)
@@ -178,28 +178,6 @@ class RewardServer:
                     raise
                 await asyncio.sleep(random.uniform(0.05, 0.2))
 
-    def info(self) -> SetInfo:
-        """What the set is."""
-        return SetInfo(
-            set=self.digest,
-            version=version("valor-rrg"),
-            bounds=self.rewards.bounds,
-            needs=sorted(self.rewards.needs),
-            needs_step=self.rewards.needs_step,
-            log_keys=list(self.rewards.log_keys),
-            image_folders=[str(folder) for folder in self.folders],
-            rewards=[
-                RewardInfo(
-                    name=column.name,
-                    bounds=column.reward.bounds,
-                    needs=sorted(column.reward.needs),
-                    settings=column.entry.settings,
-                    **column.entry.model_dump(include=set(type(column.entry).model_fields)),
-                )
-                for column in self.rewards.columns
-            ],
-        )
-
 
 def create_app(
     rewards: RewardSet, token: str | None = None, folders: Sequence[Path] = (), **queue: Any
@@ -291,6 +269,11 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
         scores = await asyncio.gather(*(one(*row) for row in rows))
         return _json(openrlhf.reply(scores, rewards_bounds, log_keys))
 
+    @app.post("/seed_session", responses=_REFUSED)
+    async def seed_session(_: dict[str, Any]) -> dict[str, Any]:
+        """NeMo Gym's word before a rollout, of which nothing is kept."""
+        return {}
+
     @app.post("/verify", responses=_REFUSED, response_class=JSONResponse)
     async def verify(request: nemo_gym.VerifyRequest, raw: Request) -> Response:
         """NeMo Gym's verification of one rollout; see `reward_sdk.adapters.nemo_gym`."""
@@ -321,7 +304,7 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
     @app.get("/v1/rewards", responses=_problems(_401="no token, or a wrong one"))
     async def rewards() -> SetInfo:
         """The set: its rewards with ranges, needs, weights and settings."""
-        return server.info()
+        return set_info(server.rewards, server.folders)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from reward_sdk.errors import RewardSDKError
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample, Score
-from reward_sdk.wire import MAX_IMAGE, MAX_TEXT
+from reward_sdk.wire import MAX_IMAGE, MAX_TEXT, set_info
 
 if TYPE_CHECKING:
     from reward_sdk.server.app import RewardServer
@@ -60,7 +60,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
     requests, samples = telemetry.rates()
     latencies = list(telemetry.latencies)
     rewards = []
-    for info in server.info().rewards:
+    for info in set_info(server.rewards, server.folders).rewards:
         recent = telemetry.recent[info.name]
         values, seconds, sizes = (list(x) for x in (recent.values, recent.seconds, recent.sizes))
         longest = max(seconds, default=0.0)
@@ -79,7 +79,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
         )
     longest = max(latencies, default=0.0)
     html = _templates.get_template("status.html.jinja").render(
-        info=server.info(),
+        info=set_info(server.rewards, server.folders),
         ready=not server.cold,
         rewards=rewards,
         pending=server.batched.pending,

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-UNSCORED = "unscored"
+from reward_sdk.engine import UNSCORED
+
 TIED = "group_tied"
 
 

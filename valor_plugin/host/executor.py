@@ -18,10 +18,9 @@ from PIL import Image
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import AsyncRewardClient
-from reward_sdk.engine import RewardSet
+from reward_sdk.engine import UNSCORED, RewardSet
 from reward_sdk.errors import ScoringError, ServerError
 from reward_sdk.types import ImageRef, Sample, Score
-from valor_plugin.host.advantage import UNSCORED
 from valor_plugin.host.sampling import STEP
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.llava_med.processor import open_rgb

@@ -49,7 +49,7 @@ def test_a_sample_without_a_score_is_a_failure_of_its_own_kind_under_the_same_ke
     for given_score, problem in ((score, ""), (None, "no message")):
         answer = reply(request(), given_score, {"rouge_l": 1.0}, rewards.log_keys, problem)
         assert answer["reward"] == 0.0
-        assert answer["reward_components"] == {"rouge_l": 0.0}
+        assert answer["reward_components"] == {"rouge_l": 0.0, "missing_parts": 0.0}
         assert answer["_ng_failure_class"] == "reward_failed"
         assert answer["_ng_failure_reason"] == (problem or "no reference")
         assert set(rewards.log_keys) <= answer.keys()

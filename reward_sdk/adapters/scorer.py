@@ -1,0 +1,122 @@
+"""A reward set as adapters use it: in this process or behind servers, through one interface."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from reward_sdk.batching import BatchedSet
+from reward_sdk.client import RewardClient
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError
+from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.wire import ImageFile, SetInfo, WireSample, set_info
+
+logger = logging.getLogger(__name__)
+
+MISSING = "missing_parts"
+"""What the total has beyond the weighted sum of the parts, because some are missing; else 0."""
+
+
+class Scorer:
+    """Scores for a stack.
+
+    Args:
+        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers
+            ("http://node1:8000,http://node2:8000").
+        has_step: whether the stack says its policy step. Where it does not, every reward of a set
+            with a schedule counts on every call, with a warning.
+
+    Attributes:
+        info: what the set is.
+        weights: reward name -> weight.
+
+    Raises:
+        ConfigError: the set cannot be built; or it has a schedule and is served, for which each
+            request must say its step, while this stack does not.
+        ServerError: no server became ready in time.
+    """
+
+    def __init__(
+        self, rewards: RewardSet | RewardClient | str | Path, has_step: bool = False
+    ) -> None:
+        if isinstance(rewards, str) and "://" in rewards:
+            rewards = RewardClient(rewards)
+        elif isinstance(rewards, str | Path):
+            rewards = RewardSet.from_file(rewards)
+        self.info: SetInfo = (
+            rewards.connect() if isinstance(rewards, RewardClient) else set_info(rewards)
+        )
+        self.weights = {reward.name: reward.weight for reward in self.info.rewards}
+        if self.info.needs_step and not has_step:
+            late = ", ".join(reward.name for reward in self.info.rewards if reward.every > 1)
+            if isinstance(rewards, RewardClient):
+                raise ConfigError(
+                    f"this stack does not say its policy step, and the served set has rewards of a "
+                    f"schedule ({late}): serve a set without `every`"
+                )
+            logger.warning("no policy steps in this stack: %s count on every call", late)
+            rewards = rewards.without_schedule()
+        self._rewards = rewards
+        self._one_at_a_time = threading.Lock()
+
+    def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
+        """One score per sample, in order; see `RewardSet.score`. For one thread at a time in
+        process, because models are not made for more."""
+        if isinstance(self._rewards, RewardClient):
+            return self._told(samples, self._rewards.score(samples, step))
+        with self._one_at_a_time:
+            return self._told(samples, self._rewards.score(samples, step))
+
+    async def score_one(self, sample: Sample) -> Score:
+        """The score of one sample, made in one batch with those of concurrent callers."""
+        if isinstance(self._rewards, RewardClient):
+            scores = await asyncio.wrap_future(self._rewards.submit([sample]))
+        else:
+            scores = await self._batched.score([sample])
+        return self._told([sample], scores)[0]
+
+    @cached_property
+    def _batched(self) -> BatchedSet:
+        assert isinstance(self._rewards, RewardSet)
+        return BatchedSet(self._rewards)
+
+    @staticmethod
+    def _told(samples: Sequence[Sample], scores: list[Score]) -> list[Score]:
+        for sample, score in zip(samples, scores, strict=True):
+            for part in score.parts.values():
+                if part.status == "failed":
+                    logger.warning("sample %r: %s", sample.id, part.reason)
+        return scores
+
+
+def values(score: Score, weights: Mapping[str, float]) -> dict[str, float | None]:
+    """Per reward its value, None where it has none, and `MISSING`: a stack that sums them by their
+    weights, `MISSING` by 1, gets the set's total. All None if there is no total.
+
+    Args:
+        score: of a sample.
+        weights: of the set's rewards.
+    """
+    if score.total is None:
+        return dict.fromkeys((*weights, MISSING))
+    found = {name: score.parts[name].value for name in weights}
+    known = 0.0
+    for name, value in found.items():
+        known += 0.0 if value is None else weights[name] * value
+    return {**found, MISSING: score.total - known}
+
+
+def own_sample(wire: WireSample) -> Sample:
+    """The sample of a row that is the user's own, so that its image may lie anywhere; ScoringError
+    if the image is no base64."""
+    image = None
+    if isinstance(wire.image, ImageFile):
+        image = ImageRef(path=wire.image.path, view=wire.image.view)
+    elif wire.image is not None:
+        image = ImageRef(data=wire.image.data(), view=wire.image.view)
+    return Sample(wire.response, wire.reference, image, wire.id)

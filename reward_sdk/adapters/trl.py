@@ -1,0 +1,68 @@
+"""TRL: reward functions of `GRPOTrainer`, one per reward of the set.
+
+    from reward_sdk.adapters.trl import make_reward_funcs
+    args = GRPOConfig("run", per_device_train_batch_size=8, num_generations=8)
+    funcs = make_reward_funcs("rewards.yaml", args)
+    GRPOTrainer(model, funcs, args, dataset).train()
+
+Receives: completions as texts or messages; the columns `reference` (or `report`, `ground_truth`),
+    `image` (or `images`, or in the prompt's messages), `view`, `id`; the step from `trainer_state`.
+Returns: per sample each reward's value and `missing_parts`; TRL sums them by `reward_weights`,
+    which are set here, to the set's total.
+Logs: `rewards/<name>/mean` and `/std`, `rewards/<name>/failed`.
+On failure: None for the part, and `missing_parts` makes up for it; None for all of a sample without
+    any score, which TRL then leaves out. A server that stays away ends the run.
+Does not: anything after the sum, such as ranks. With `normalize_then_sum` TRL normalises
+    `missing_parts` like a reward: leave the last function and weight out there.
+Run for real: trl 1.16.0, GRPOTrainer on a LLaVA, with images, CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reward_sdk.adapters.columns import Rollouts
+from reward_sdk.client import RewardClient
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig  # type: ignore[import-not-found]
+
+
+class RewardFunc:
+    """One reward of a set, as TRL calls it; TRL logs it under `__name__`."""
+
+    def __init__(self, name: str, rollouts: Rollouts) -> None:
+        self.__name__, self._rollouts = name, rollouts
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        """Per completion the reward's value, None where it has none."""
+        values = self._rollouts.values(completions, columns)
+        failed = self._rollouts.failed.get(self.__name__)
+        if failed is not None and "log_metric" in columns:
+            columns["log_metric"](f"rewards/{self.__name__}/failed", failed)
+        return [value[self.__name__] for value in values]
+
+
+def make_reward_funcs(
+    rewards: RewardSet | RewardClient | str, args: GRPOConfig
+) -> list[RewardFunc]:
+    """The `reward_funcs` of a set, in the order of the set, and `missing_parts`.
+
+    Args:
+        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+        args: the trainer's; its `reward_weights` are set. To add a function of your own, append it
+            to the result and its weight to `args.reward_weights`.
+
+    Raises:
+        ConfigError: the set cannot be built, or the arguments say otherwise already.
+        ServerError: no server became ready in time.
+    """
+    if args.reward_weights is not None:
+        raise ConfigError("GRPOConfig.reward_weights: leave it out, the weights are the set's")
+    if args.remove_unused_columns:
+        raise ConfigError("GRPOConfig.remove_unused_columns: must be False, rewards read columns")
+    rollouts = Rollouts(rewards, args)
+    args.reward_weights = list(rollouts.weights)
+    return [RewardFunc(name, rollouts) for name in rollouts.names]

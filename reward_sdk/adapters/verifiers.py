@@ -1,0 +1,82 @@
+"""verifiers (v1) and prime-rl: a reward that a taskset's configuration plugs in.
+
+    # rewards.py, for the task's configuration: rewards.report.fn = "rewards.py:report"
+    from reward_sdk.adapters.verifiers import make_reward
+    report = make_reward("rewards.yaml")
+
+Receives: the trace's last reply; of the task's data `reference` (or `report`, `ground_truth`) and
+    `xray` (a path; the framework's own `image` names a container), `view`, `id`; without `xray` the
+    first image of the prompt, if it is a data URL.
+Returns: each reward's value with its weight, and `missing_parts`, whose sum is the set's total.
+Logs: the rewards on the trace; `<name>/applied` and `<name>/failed` as metrics.
+On failure: None for the part, and `missing_parts` makes up for it. A sample without any score
+    raises: verifiers records the error on the trace.
+Does not: see the policy step, so every reward counts on every call.
+Run for real: verifiers 0.4.0, a Task's own scoring, and its NeMo Gym client against `/verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from reward_sdk.adapters.columns import REFERENCE, image_ref
+from reward_sdk.adapters.scorer import Scorer, values
+from reward_sdk.client import RewardClient
+from reward_sdk.engine import RewardSet
+from reward_sdk.errors import ScoringError
+from reward_sdk.types import ImageRef, Sample
+from reward_sdk.wire import data_url_image
+
+if TYPE_CHECKING:
+    from verifiers.v1 import TaskData, Trace  # type: ignore[import-not-found]
+
+
+def make_reward(
+    rewards: RewardSet | RewardClient | str,
+) -> Callable[[Trace], Awaitable[dict[str, float]]]:
+    """A reward function for `TaskConfig.rewards`.
+
+    Args:
+        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+
+    Raises:
+        ConfigError: the set cannot be built.
+        ServerError: no server became ready in time; or, from the function, none answered.
+        ScoringError: from the function: nothing of the sample could be scored.
+    """
+    scorer = Scorer(rewards)
+
+    async def report(trace: Trace) -> dict[str, float]:
+        """Scores a trace; records the parts itself, since each has a weight of its own."""
+        score = await scorer.score_one(_sample(trace))
+        for name in scorer.weights:
+            for tail in ("applied", "failed"):
+                trace.record_metric(f"{name}/{tail}", score.logs[f"{name}/{tail}"])
+        if score.total is None:
+            reasons = {part.reason for part in score.parts.values() if part.reason}
+            raise ScoringError(f"nothing could be scored: {'; '.join(sorted(reasons))}")
+        for name, value in values(score, scorer.weights).items():
+            trace.rewards[name] = None
+            if value is not None:
+                trace.record_reward(name, value, scorer.weights.get(name, 1.0))
+        return {}
+
+    return report
+
+
+def _sample(trace: Trace) -> Sample:
+    data = trace.task.data
+    reference = next((getattr(data, n) for n in REFERENCE if getattr(data, n, None)), None)
+    view = getattr(data, "view", None)
+    image = image_ref(getattr(data, "xray", None), view) or _prompt_image(data, view)
+    return Sample(trace.last_reply, reference, image, str(data.id or data.name or ""))
+
+
+def _prompt_image(data: TaskData, view: str | None) -> ImageRef | None:
+    """The first image of the prompt; others than data URLs are never fetched."""
+    for message in data.prompt if isinstance(data.prompt, list) else []:
+        for part in message.content if isinstance(message.content, list) else []:
+            if part.type == "image_url":
+                return ImageRef(data=data_url_image(part.image_url.url).data(), view=view)
+    return None

@@ -1,0 +1,91 @@
+"""verl: a `compute_score` for `reward.custom_reward_function`; no code of your own.
+
+    reward.custom_reward_function.path=pkg://reward_sdk.adapters.verl
+    reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.rewards=rewards.yaml
+
+Receives: the response's text; `reward_model.ground_truth` as the reference; of `extra_info` the
+    keys `image` (a path or bytes), `view`, `id`.
+Returns: the total under `score`.
+Logs: every key of the set's logs and `unscored`, the same for every sample, in validation and in
+    dumped rollouts; verl does not log extra keys of training batches.
+On failure: the parts that are left, with `<name>/failed` 1; a sample without any score gets the
+    set's lowest total and `unscored` 1. A server that stays away ends the run.
+Does not: see the policy step, so every reward counts on every call; nor images that are only in the
+    prompt. In process each of verl's reward workers loads the set: serve those that have models.
+Run for real: verl 0.9.1, its loader, its reward loop and the `naive` and `remote` managers, CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from threading import Lock
+from typing import Any
+
+from reward_sdk.adapters.columns import image_ref
+from reward_sdk.adapters.scorer import Scorer
+from reward_sdk.engine import UNSCORED
+from reward_sdk.types import Sample, Score
+
+_built = cache(Scorer)
+_building = Lock()
+
+
+def _scorer(rewards: str) -> Scorer:
+    """The one scorer of a set: verl gives the settings anew with every sample, in any thread."""
+    with _building:
+        return _built(rewards)
+
+
+async def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | None,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    rewards: str,
+    **_: Any,
+) -> dict[str, float]:
+    """The score of one sample, made in one batch with those of concurrent calls.
+
+    Args:
+        data_source: not used.
+        solution_str: what the policy wrote.
+        ground_truth: the radiologist's report.
+        extra_info: `image`, `view` and `id`, where they are known.
+        rewards: the path of the set's YAML file, or the URLs of reward servers.
+
+    Raises:
+        ConfigError: the set cannot be built, or a value is of another type.
+        ServerError: no server answered in time.
+    """
+    scorer = _scorer(rewards)
+    return _result(scorer, await scorer.score_one(_sample(solution_str, ground_truth, extra_info)))
+
+
+def compute_score_sync(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | None,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    rewards: str,
+    **_: Any,
+) -> dict[str, float]:
+    """`compute_score` for managers that are not asynchronous, such as verl's `remote`: one sample
+    at a time."""
+    scorer = _scorer(rewards)
+    [score] = scorer.score([_sample(solution_str, ground_truth, extra_info)])
+    return _result(scorer, score)
+
+
+def _sample(response: str, reference: str | None, row: Mapping[str, Any] | None) -> Sample:
+    row = row or {}
+    image = image_ref(row.get("image"), row.get("view"))
+    return Sample(response, reference, image, str(row.get("id", "")))
+
+
+def _result(scorer: Scorer, score: Score) -> dict[str, float]:
+    total = scorer.info.bounds[0] if score.total is None else score.total
+    return {"score": total, **score.logs, UNSCORED: float(score.total is None)}
