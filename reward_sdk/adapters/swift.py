@@ -15,7 +15,7 @@ On failure: None for the part, and `missing_parts` makes up for it. A sample wit
     run.
 Does not: log shares of failures. Names of the set replace ms-swift's own (`format`, `repetition`).
     With `--scale_rewards gdpo` leave `missing_parts` out only if no part can be missing.
-Run for real: ms-swift 4.6.0, plugin loader and the GRPO trainer's scoring, CPU.
+Run for real: ms-swift 4.6.0, `swift rlhf` on a LLaVA, with images, CPU.
 """
 
 from __future__ import annotations
