@@ -58,7 +58,8 @@ def train(folder, rewards, given):
         "--per_device_train_batch_size", "4", "--max_completion_length", "16",
         "--tuner_type", "full", "--use_vllm", "false", "--torch_dtype", "float32",
         "--logging_steps", "1", "--save_strategy", "no", "--output_dir", "out",
-        "--report_to", "none", "--check_model", "false", "--split_dataset_ratio", "0", "--use_cpu", "true", *given,
+        "--report_to", "none", "--check_model", "false",
+        "--split_dataset_ratio", "0", "--use_cpu", "true", *given,
     ]  # fmt: skip
     path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

@@ -46,7 +46,7 @@ def study(tmp_path_factory):
 
 
 def config(folder, manager, name, rewards):
-    """verl's configuration with the three options of the example, read as its command reads them."""
+    """verl's configuration with the options of the example, as its command reads them."""
     from hydra import compose, initialize_config_dir
 
     example = describe("verl").example

@@ -9,6 +9,7 @@ import verifiers.v1 as vf
 from verifiers.v1.configs.agent import AgentConfig
 from verifiers.v1.errors import RolloutError
 from verifiers.v1.graph import MessageNode
+from verifiers.v1.state import state_cls
 from verifiers.v1.trace import AgentInfo, Trace, TraceTask
 from verifiers.v1.types import AssistantMessage
 
@@ -31,7 +32,8 @@ def trace_of(task: vf.Task, response: str) -> Trace:
     """What a finished rollout leaves."""
     node = MessageNode(message=AssistantMessage(content=response), sampled=True)
     info = TraceTask(type=type(task).__name__, data=task.data)
-    return Trace(task=info, agent=AgentInfo(config=AgentConfig()), nodes=[node])
+    state = state_cls(type(task))()
+    return Trace(task=info, agent=AgentInfo(config=AgentConfig()), nodes=[node], state=state)
 
 
 async def scored(plugin: Path, batch: Sequence[Sample]) -> list[Trace]:
