@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all test-contract bench bench-learning bench-overhead bench-text bench-clinical bench-server check setup clean
+.PHONY: demo test test-all test-contract bench bench-learning bench-overhead bench-text bench-clinical bench-server bench-adapters check setup clean
 
 setup: $(READY)
 
@@ -57,7 +57,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: bench-text bench-clinical bench-server bench-overhead
+bench: bench-text bench-clinical bench-server bench-adapters bench-overhead
 
 bench-overhead: $(READY)
 	$(BIN)/python tests/bench/overhead.py
@@ -73,6 +73,9 @@ bench-clinical: $(READY)
 
 bench-server: $(READY)
 	PYTHONPATH=tests:tests/bench $(BIN)/python tests/bench/server.py
+
+bench-adapters: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/bench/adapters.py
 
 clean:
 	rm -rf $(VENV) .contract runs build dist

@@ -222,6 +222,14 @@ def baseline(weights: str, images: str, out: str, device: str) -> None:
 
 
 @main.command()
+def stacks() -> None:
+    """Prints how other RL stacks use a reward set, as Markdown."""
+    from reward_sdk.adapters import page
+
+    click.echo(page(), nl=False)
+
+
+@main.command()
 @click.option("--set", "rewards", required=True, type=click.Path(), help="The set's YAML.")
 @click.option("--data", required=True, type=click.Path(), help="JSONL: id, reference, image, ...")
 @click.option("--out", required=True, type=click.Path(), help="Folder for what is written.")

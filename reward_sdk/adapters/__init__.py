@@ -1,4 +1,4 @@
-"""What other RL stacks send and expect, one file per stack; `describe` reads their docstrings."""
+"""What other RL stacks send and expect, one file per stack; docstrings are the documentation."""
 
 from __future__ import annotations
 
@@ -46,10 +46,33 @@ def describe(name: str) -> Stack:
 
 
 def table() -> str:
-    """Markdown: what each stack's adapter receives, returns, logs, and does on failure."""
-    head = "| | " + " | ".join(FIELDS) + " |"
-    rows = [head, "| --- " * (len(FIELDS) + 1) + "|"]
+    """Markdown: what each adapter receives, returns, logs, and does on failure."""
+    stacks = [describe(name) for name in STACKS]
+    rows = [["", *(f"**{stack.name}**" for stack in stacks)], ["---"] * (len(stacks) + 1)]
+    rows += [[field, *(stack.facts[field] for stack in stacks)] for field in FIELDS]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def page() -> str:
+    """Markdown: every adapter's example, and the table; what `docs/stacks.md` holds."""
+    parts = [_INTRODUCTION]
     for stack in map(describe, STACKS):
-        cells = [f"**{stack.title.split(':')[0]}**", *(stack.facts[field] for field in FIELDS)]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        language = "python" if "import" in stack.example else "text"
+        parts.append(f"## {stack.title}\n\n```{language}\n{stack.example}\n```")
+    return "\n\n".join([*parts, "## All of them", table()]) + "\n"
+
+
+_INTRODUCTION = """\
+# Rewards in other stacks
+
+One definition of a reward set, `rewards.yaml`, and the same totals in every stack. Where a path
+stands, the URLs of reward servers can stand, too (`"http://node1:8000,http://node2:8000"`).
+`pip install .` in the clone is all that a stack's environment needs for text rewards. Where the
+stack starts its workers elsewhere, as Ray does, give paths in full.
+
+**missing_parts**: a part that is missing (no reference, no image, a failure) is left out of the
+total, and the others are scaled up. Stacks that sum weighted rewards themselves get one function
+more, `missing_parts`, which is 0 as long as nothing is missing and otherwise makes their sum the
+set's total.
+
+This page is what `reward-sdk stacks` prints, from the docstrings of `reward_sdk.adapters`."""

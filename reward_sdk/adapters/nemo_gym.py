@@ -36,6 +36,15 @@ from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample, data_url_im
 logger = logging.getLogger(__name__)
 
 
+class SeedRequest(BaseModel):
+    """The body of `POST /seed_session`: a row. Nothing of it is kept."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"responses_create_params": {"input": "Describe."}}]},
+    )
+
+
 class VerifyRequest(BaseModel):
     """The body of `POST /verify`; whatever else it holds comes back.
 

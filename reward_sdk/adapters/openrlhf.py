@@ -142,8 +142,8 @@ def response_of(query: str, prompt: str) -> str:
 
 def reply(
     scores: Sequence[Score | None], bounds: tuple[float, float], log_keys: Sequence[str]
-) -> Reply:
-    """What OpenRLHF is told.
+) -> dict[str, Any]:
+    """What OpenRLHF is told: the content of a `Reply`.
 
     Args:
         scores: of the samples; None for those that could not be scored at all.
@@ -154,11 +154,11 @@ def reply(
     totals = [None if score is None else score.total for score in scores]
     rewards = [low if total is None else total for total in totals]
     logs = {key: [0.0 if s is None else s.logs[key] for s in scores] for key in log_keys}
-    return Reply(
-        rewards=rewards,
-        scores=[(total - low) / (high - low) if high > low else 0.0 for total in rewards],
-        extra_logs={**logs, UNSCORED: [float(total is None) for total in totals]},
-    )
+    return {
+        "rewards": rewards,
+        "scores": [(total - low) / (high - low) if high > low else 0.0 for total in rewards],
+        "extra_logs": {**logs, UNSCORED: [float(total is None) for total in totals]},
+    }
 
 
 def make_reward_func(
@@ -185,6 +185,6 @@ def make_reward_func(
 
     def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> dict[str, Any]:
         scores = [one(*row) for row in zip(queries, prompts, labels, strict=True)]
-        return reply(scores, scorer.info.bounds, scorer.info.log_keys).model_dump()
+        return reply(scores, scorer.info.bounds, scorer.info.log_keys)
 
     return reward_func

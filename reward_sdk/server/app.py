@@ -267,11 +267,12 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
 
         rows = zip(query.query, query.prompts, query.labels, strict=True)
         scores = await asyncio.gather(*(one(*row) for row in rows))
-        return _json(openrlhf.reply(scores, rewards_bounds, log_keys))
+        reply = openrlhf.reply(scores, rewards_bounds, log_keys)
+        return Response(json.dumps(reply, allow_nan=False), media_type="application/json")
 
     @app.post("/seed_session", responses=_REFUSED)
-    async def seed_session(_: dict[str, Any]) -> dict[str, Any]:
-        """NeMo Gym's word before a rollout, of which nothing is kept."""
+    async def seed_session(_: nemo_gym.SeedRequest) -> dict[str, str]:
+        """NeMo Gym's word before a rollout; see `reward_sdk.adapters.nemo_gym`."""
         return {}
 
     @app.post("/verify", responses=_REFUSED, response_class=JSONResponse)

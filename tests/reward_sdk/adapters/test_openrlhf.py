@@ -62,7 +62,7 @@ def test_samples_without_a_score_are_told_apart_and_finite():
     )
     scores = rewards.score([Sample("<report> Clear lungs. </report>", "Clear lungs.")])
     answer = reply([scores[0], None], rewards.bounds, rewards.log_keys)
-    assert answer.rewards == [2.0, -1.0]
-    assert answer.scores == [1.0, 0.0]
-    assert answer.extra_logs["unscored"] == [0.0, 1.0]
-    assert {len(column) for column in answer.extra_logs.values()} == {2}
+    assert answer["rewards"] == [2.0, -1.0]
+    assert answer["scores"] == [1.0, 0.0]
+    assert answer["extra_logs"]["unscored"] == [0.0, 1.0]
+    assert {len(column) for column in answer["extra_logs"].values()} == {2}
