@@ -12,11 +12,13 @@ from pathlib import Path
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, ServerError
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import ImageFile, SetInfo, WireSample, set_info
 
 logger = logging.getLogger(__name__)
+
+_SILENT = 5.0  # ours: seconds until one hears that a server is waited for
 
 MISSING = "missing_parts"
 """What the total has beyond the weighted sum of the parts, because some are missing; else 0."""
@@ -49,7 +51,7 @@ class Scorer:
         elif isinstance(rewards, str | Path):
             rewards = RewardSet.from_file(rewards)
         self.info: SetInfo = (
-            rewards.connect() if isinstance(rewards, RewardClient) else set_info(rewards)
+            _connected(rewards) if isinstance(rewards, RewardClient) else set_info(rewards)
         )
         self.weights = {reward.name: reward.weight for reward in self.info.rewards}
         if self.info.needs_step and not has_step:
@@ -92,6 +94,15 @@ class Scorer:
                 if part.status == "failed":
                     logger.warning("sample %r: %s", sample.id, part.reason)
         return scores
+
+
+def _connected(client: RewardClient) -> SetInfo:
+    """What the client's servers serve; says so if one waits for them."""
+    try:
+        return client.connect(_SILENT)
+    except ServerError as error:
+        logger.warning("%s; waiting on", error)
+        return client.connect()
 
 
 def values(score: Score, weights: Mapping[str, float]) -> dict[str, float | None]:

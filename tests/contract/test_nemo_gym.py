@@ -31,7 +31,7 @@ RESPONSES = [
 def gym(tmp_path_factory):
     """A client of the server that `app.py` starts, in the environment that NeMo Gym gives it."""
     from nemo_gym.config_types import BaseServerConfig
-    from nemo_gym.server_utils import ServerClient
+    from nemo_gym.server_utils import ServerClient, request
     from omegaconf import OmegaConf
 
     folder = tmp_path_factory.mktemp("gym") / "report_rewards"
@@ -48,8 +48,11 @@ def gym(tmp_path_factory):
         process = subprocess.Popen([sys.executable, "app.py"], cwd=folder, stdout=log, stderr=log)
     client = ServerClient(head_server_config=BaseServerConfig(**head), global_config_dict=config)
 
-    async def ask(path, row):
-        answer = await client.post("report_rewards", path, json=row)
+    async def ask(path, row, url):
+        if url is None:
+            answer = await client.post("report_rewards", path, json=row)
+        else:  # NeMo Gym's own request function, which its client calls
+            answer = await request("POST", f"{url}{path}", json=row)
         answer.raise_for_status()
         return await answer.json()
 
@@ -59,7 +62,7 @@ def gym(tmp_path_factory):
 
     with asyncio.Runner() as runner:
         Server.until(there)
-        yield lambda path, row: runner.run(ask(path, row))
+        yield lambda path, row, url=None: runner.run(ask(path, row, url))
     patch.undo()
     process.terminate()
     process.wait(timeout=60)
@@ -86,6 +89,19 @@ def test_an_example_row_gets_the_set_s_total_in_components(i, gym):
     assert answer["reward"] == sum(answer["reward_components"].values())
     assert score.logs.items() <= answer.items()
     assert answer["id"] == row["id"]
+
+
+def test_its_client_gets_the_same_from_the_standalone_server(gym, tmp_path):
+    from omegaconf import OmegaConf
+
+    rewards = OmegaConf.to_container(OmegaConf.load(RECIPE / "rewards.yaml"))["rewards"]
+    row = {**ROWS[0], "response": response(RESPONSES[0])}
+    with Server(tmp_path, rewards) as server:
+        served = gym("/verify", row, server.url)
+        assert gym("/seed_session", ROWS[0], server.url) == {}
+    own = gym("/verify", row)
+    for key in ("reward", "reward_components", "rouge_l", "format/applied"):
+        assert served[key] == pytest.approx(own[key])
 
 
 def test_a_row_that_cannot_be_scored_is_kept_out_by_gym_s_own_key(gym):

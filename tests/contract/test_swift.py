@@ -106,6 +106,32 @@ def test_a_function_of_the_set_that_is_left_out_stops_it(folder):
     assert "--reward_funcs rouge_l format missing_parts --reward_weights 0.9 0.1 1" in output
 
 
+def test_a_sample_without_any_score_gets_the_mean_of_its_group_and_not_zero():
+    from types import SimpleNamespace
+
+    from swift.rewards import orms
+
+    from reward_sdk.adapters.swift import register
+    from reward_sdk.engine import RewardSet
+
+    register(RewardSet.from_config({"rouge_l": {"weight": 2.0}}))
+    args = SimpleNamespace(
+        reward_weights=[2.0, 1.0], steps_per_generation=1, num_iterations=1,
+        gradient_accumulation_steps=1,
+    )  # fmt: skip
+    rouge_l, missing = (orms[name](args=args) for name in ("rouge_l", "missing_parts"))
+    columns = {
+        "reference": ["a b", "b", None, None], "prompt_id": ["p", "p", "p", "q"],
+        "trainer_state": SimpleNamespace(global_step=0),
+    }  # fmt: skip
+    completions = ["<report> a b </report>"] * 4
+    found = rouge_l(completions, **columns)
+    assert found[0] == 1.0
+    assert found[2:] == [None, None]
+    totals = [2.0 * value for value in found[:2]]
+    assert missing(completions, **columns) == [0.0, 0.0, pytest.approx(sum(totals) / 2), 0.0]
+
+
 def test_it_is_the_version_that_is_named():
     from importlib.metadata import version
 

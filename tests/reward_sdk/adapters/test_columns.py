@@ -1,16 +1,11 @@
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from reward_sdk.adapters.columns import Rollouts, image_ref, text_of, to_samples
-from reward_sdk.adapters.scorer import MISSING, Scorer, values
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
-from reward_sdk.text import wrap_report
-from reward_sdk.types import Sample
 
 TEXT, BOTH = ["reference"], ["image", "reference"]
 
@@ -145,50 +140,3 @@ def test_a_batch_is_scored_once_for_all_functions_and_anew_for_an_equal_one():
     assert reward.calls == 1
     rollouts.values(["a", "b"], state)
     assert reward.calls == 2
-
-
-texts = st.none() | st.text("the heart is clear", max_size=30)
-
-
-@given(st.text("the heart is clear", min_size=1, max_size=30), texts, st.booleans())
-def test_the_weighted_sum_of_the_values_is_the_total(text, reference, tagged):
-    rewards = RewardSet.from_config(
-        {"rouge_l": {"weight": 0.7}, "bleu": {"weight": -0.4}, "format": {"weight": 0.1},
-         "length": {"low": 3, "high": 5, "weight": 0.3}}
-    )  # fmt: skip
-    scorer = Scorer(rewards)
-    [score] = rewards.score([Sample(wrap_report(text) if tagged else text, reference)])
-    found = values(score, scorer.weights)
-    parts = [scorer.weights.get(name, 1.0) * value for name, value in found.items() if value]
-    assert sum(parts) == pytest.approx(score.total, abs=1e-12)
-    if reference is not None:
-        assert found[MISSING] == 0.0
-
-
-def test_without_a_total_no_value_is_left_that_could_pass_for_a_zero():
-    rewards = RewardSet.from_config({"rouge_l": {}, "format": {"weight": 0.0}})
-    [score] = rewards.score([Sample("<report> a </report>")])
-    assert score.parts["format"].value == 1.0
-    assert set(values(score, Scorer(rewards).weights).values()) == {None}
-
-
-def test_a_schedule_without_steps_counts_always_and_says_so(caplog):
-    rewards = RewardSet.from_config({"rouge_l": {}, "format": {"every": 3}})
-    scorer = Scorer(rewards)
-    assert "format count on every call" in caplog.text
-    [score] = scorer.score([Sample("<report> a </report>", "a")])
-    assert score.logs["format/applied"] == 1.0
-
-
-def test_failed_parts_are_logged_with_the_sample_s_name(caplog):
-    from reward_sdk.config import Entry
-
-    class Raising(Counting):
-        name = "raising"
-
-        def __call__(self, samples):
-            raise ValueError("no memory")
-
-    Scorer(RewardSet([(Raising(), Entry())])).score([Sample("x", id="s7")])
-    assert "'s7'" in caplog.text
-    assert "no memory" in caplog.text
