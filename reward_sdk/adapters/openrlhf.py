@@ -34,7 +34,7 @@ from reward_sdk.client import RewardClient
 from reward_sdk.engine import UNSCORED, RewardSet
 from reward_sdk.errors import RewardSDKError, ScoringError
 from reward_sdk.types import Score
-from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, Text, WireSample, places
+from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, WireSample, places
 
 logger = logging.getLogger(__name__)
 
@@ -77,39 +77,32 @@ class Reply(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
-class _Label(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    id: str = ""
-    report: Text | None = None
-    reference: Text | None = None
-    image: str | None = None
-    view: str | None = None
-
-
 def sample(query: str, prompt: str, label: Any) -> WireSample:
     """One sample of a call; ScoringError if the response cannot be found or the label be read."""
     try:
         row = _label(label)
-        image = ImageFile(path=row.image, view=row.view) if row.image else None
-        reference = row.report if row.reference is None else row.reference
-        response = response_of(query, prompt)
-        return WireSample(response=response, reference=reference, image=image, id=row.id)
+        reference = row.get("reference")
+        return WireSample(
+            response=response_of(query, prompt),
+            reference=row.get("report") if reference is None else reference,
+            image=ImageFile(path=row["image"], view=row.get("view")) if row.get("image") else None,
+            id=row.get("id", ""),
+        )
     except ValidationError as error:
         raise ScoringError(f"label or response: {places(error)}") from None
 
 
-def _label(label: Any) -> _Label:
+def _label(label: Any) -> dict[str, Any]:
     if isinstance(label, str):
         if not label.lstrip().startswith("{"):
-            return _Label(report=label or None)
+            return {"report": label or None}
         try:
             label = json.loads(label)
         except (ValueError, RecursionError) as error:
             raise ScoringError(f"label: no JSON: {error}") from None
     if not isinstance(label, dict | None):
         raise ScoringError(f"label: neither a text nor an object, but {type(label).__name__}")
-    return _Label.model_validate(label or {})
+    return label or {}
 
 
 def response_of(query: str, prompt: str) -> str:
