@@ -114,7 +114,8 @@ def response_of(query: str, prompt: str) -> str:
     >>> response_of("<image><image> Describe. [/INST] Clear.</s>", "<image> Describe. [/INST]")
     'Clear.'
     """
-    short, long = 0, len(prompt)  # the longest end of the prompt that the query holds
+    # The longest end of the prompt that the query holds; without images all of it.
+    short, long = len(prompt) if prompt in query else 0, len(prompt)
     while short < long:
         middle = (short + long + 1) // 2
         short, long = (middle, long) if prompt[-middle:] in query else (short, middle - 1)
@@ -146,7 +147,9 @@ def reply(
     low, high = bounds
     totals = [None if score is None else score.total for score in scores]
     rewards = [low if total is None else total for total in totals]
-    logs = {key: [0.0 if s is None else s.logs[key] for s in scores] for key in log_keys}
+    empty = dict.fromkeys(log_keys, 0.0)
+    rows = [empty if score is None else score.logs for score in scores]
+    logs = {key: [row[key] for row in rows] for key in log_keys}
     return {
         "rewards": rewards,
         "scores": [(total - low) / (high - low) if high > low else 0.0 for total in rewards],
