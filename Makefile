@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all test-contract bench bench-learning bench-overhead bench-text bench-clinical bench-server bench-adapters check setup clean
+.PHONY: demo test test-all test-contract bench bench-learning bench-overhead bench-text bench-clinical bench-server bench-adapters bench-actor check setup clean
 
 setup: $(READY)
 
@@ -59,7 +59,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: bench-text bench-clinical bench-server bench-adapters bench-overhead
+bench: bench-text bench-clinical bench-server bench-adapters bench-actor bench-overhead
 
 bench-overhead: $(READY)
 	$(BIN)/python tests/bench/overhead.py
@@ -78,6 +78,9 @@ bench-server: $(READY)
 
 bench-adapters: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/adapters.py
+
+bench-actor: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/bench/actor.py
 
 clean:
 	rm -rf $(VENV) .contract runs build dist

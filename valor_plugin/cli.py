@@ -116,3 +116,31 @@ def prepare(folder: str, out: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_studies(studies, path)
         click.echo(f"{len(studies)} studies: {path}")
+
+
+@main.command()
+@click.argument("source", type=click.Path(exists=True, file_okay=False))
+@click.argument("target", type=click.Path())
+@click.option(
+    "--tower",
+    help="'checkpoint', or a CLIP folder.  [default: the checkpoint's, else the one it names]",
+)
+def convert(source: str, target: str, tower: str | None) -> None:
+    """Makes a Hugging Face LLaVA folder of LLaVA-Med v1.5 in its original format.
+
+    Exit codes: 0 done, 2 something in the source or the target is wrong.
+    """
+    from tqdm import tqdm
+
+    from valor_plugin.llava_med.convert import convert
+
+    with (
+        _errors("stopped; the same command goes on where it was"),
+        tqdm(desc="converting", unit="B", unit_scale=True, disable=None) as bar,
+    ):
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        click.echo(convert(Path(source), Path(target), tower, progress))
