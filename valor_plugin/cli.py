@@ -1,4 +1,4 @@
-"""`openrlhf train | demo | prepare`; `valor` is the same command."""
+"""`openrlhf train | demo | prepare | convert | doctor`; `valor` is the same command."""
 
 from __future__ import annotations
 
@@ -144,3 +144,29 @@ def convert(source: str, target: str, tower: str | None) -> None:
             bar.update(done - bar.n)
 
         click.echo(convert(Path(source), Path(target), tower, progress))
+
+
+@main.command()
+@click.argument("model", required=False, type=click.Path())
+def doctor(model: str | None) -> None:
+    """Says what is installed, whether the host's seams are there, and whether MODEL will load.
+
+    Exit codes: 0 all is well, 1 something is not.
+    """
+    from valor_plugin.host import doctor
+
+    sections = {"installed": doctor.installed, "seams": doctor.seams}
+    if model is not None:
+        sections[model] = lambda: doctor.model(model)
+    wrong = 0
+    marks = {True: ("ok", "green"), False: ("WRONG", "red"), None: ("untested", "yellow")}
+    for title, look in sections.items():
+        click.echo(f"{title}:")
+        for finding in look():
+            mark, colour = marks[finding.ok]
+            wrong += finding.ok is False
+            click.secho(f"  {mark:<9}", fg=colour, nl=False)
+            click.echo(f"{finding.what}: {finding.detail}")
+    if wrong:
+        click.echo(f"{wrong} of these would stop a run")
+        sys.exit(1)

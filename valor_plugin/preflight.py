@@ -58,6 +58,11 @@ def check_model(path: str) -> None:
         content = None
     if not isinstance(content, dict):
         raise ConfigError(f"model.path: config.json of {path} is no JSON object")
+    if content.get("model_type") == "llava_mistral":
+        raise ConfigError(
+            f"model.path: {path} is LLaVA-Med in its original format, which transformers cannot "
+            f"load: make a model folder of it with `openrlhf convert {path} NEW_FOLDER`"
+        )
     if (kind := content.get("model_type")) != "llava":
         raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):

@@ -1,23 +1,27 @@
-"""What is replaced where, in one table; the set-up hook of every Ray worker.
-
-| seam of the host                                         | replaced by   | in            |
-| -------------------------------------------------------- | ------------- | ------------- |
-| models.Actor.__init__                                    | `actor`       | policy        |
-| trainer.ppo_trainer.BasePPOTrainer.__init__              | `sampling`    | trainer       |
-| trainer.ppo_trainer.prepare_datasets                     | `sampling`    | trainer       |
-| trainer.ppo_utils.samples_generator.SamplesGenerator     | `sampling`    | trainer       |
-| trainer.ppo_utils.experience_maker.RemoteExperienceMaker | `advantage`   | trainer       |
-| utils.deepspeed.DeepspeedStrategy.save_model             | `checkpoint`  | policy        |
-| --train.agent_func_path (an option of the host)          | `executor`    | rollout       |
-| vllm.general_plugins (an entry point)                    | `engine`      | vLLM          |
-| CUDA-only calls, in CPU mode only                        | `cpu`         | everywhere    |
-"""
+"""What is replaced where, in one table; the set-up hook of every Ray worker."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
 HOST_VERSION = "0.11.2"
+
+SEAMS = (  # what is replaced, by which file of this folder, in which processes
+    ("openrlhf.models.actor:Actor.__init__", "actor", "policy"),
+    ("openrlhf.trainer.ppo_trainer:BasePPOTrainer.__init__", "sampling", "trainer"),
+    ("openrlhf.trainer.ppo_trainer:prepare_datasets", "sampling", "trainer"),
+    ("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._dispatch_prompts_to_vllm",
+     "sampling", "trainer"),
+    ("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm", "sampling",
+     "trainer"),
+    ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker"
+     ".compute_advantages_and_returns", "advantage", "trainer"),
+    ("openrlhf.utils.deepspeed:DeepspeedStrategy.save_model", "checkpoint", "policy"),
+    ("openrlhf.utils.agent:SingleTurnAgentExecutor.execute", "executor", "rollout"),
+    ("vllm.model_executor.models.llava:LlavaForConditionalGeneration.hf_to_vllm_mapper", "engine",
+     "vLLM"),
+)  # fmt: skip
+"""Beside these: `cpu` stands in for calls that only CUDA has, in CPU mode, everywhere."""
 _installed = False
 
 

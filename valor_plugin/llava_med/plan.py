@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from reward_sdk.errors import ConfigError
+from valor_plugin.llava_med.checkpoint import file_name
 from valor_plugin.llava_med.original import (
     Shard,
     damaged,
@@ -131,7 +132,7 @@ def plan(source: Path, tower: str | None = None) -> Plan:
     tokenizer, image_token = _tokenizer(source, original["vocab_size"])
     config = _config(original, _vision_config(folder, named), image_token)
     processor = _processor(tokenizer, config, folder, original["image_aspect_ratio"] == "pad")
-    shapes = _shapes(config)
+    shapes = model_shapes(config)
     _check_names(shards, shapes)
     return Plan(shards, where, config, processor, shapes, image_token, unused)
 
@@ -251,23 +252,13 @@ def _processor(tokenizer: Any, config: Any, folder: Path | None, pad: bool) -> A
     )
 
 
-def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """What the model needs, by the names that files have."""
+def model_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """What a model of this configuration needs: the names that files have, and shapes."""
     from transformers import LlavaForConditionalGeneration
 
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    shapes = {}
-    for name, tensor in model.state_dict().items():
-        name = name.removeprefix("model.")
-        if name.startswith("language_model."):
-            name = name.replace("language_model.", "language_model.model.", 1)
-        elif name.startswith("lm_head."):
-            name = f"language_model.{name}"
-        elif name.startswith("vision_tower.") and ".vision_model." not in f".{name}":
-            name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-        shapes[name] = tuple(tensor.shape)
-    return shapes
+    return {file_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _check_names(shards: list[Shard], shapes: dict[str, tuple[int, ...]]) -> None:

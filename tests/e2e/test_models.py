@@ -1,0 +1,96 @@
+"""Models of other origins through the real host: what transformers saved, and LLaVA-Med's original
+format, converted. Too slow for `make test`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hostrun import openrlhf
+from PIL import Image
+from safetensors.torch import load_file
+
+from valor_plugin.data.studies import Study, write_studies
+
+pytestmark = [pytest.mark.slow, pytest.mark.host]
+pytest.importorskip("openrlhf")
+pytest.importorskip("vllm")
+sys.path.insert(0, str(Path(__file__).parents[1] / "valor_plugin"))
+
+RECIPE = """
+name: other
+stage: grpo
+model: {{path: {model}, train: projector}}
+data: {{train: {root}/studies.jsonl}}
+rewards:
+  rouge_l: {{weight: 0.5}}
+  format: {{weight: 0.5}}
+openrlhf:
+  algo.kl.init_coef: 0.01
+  actor.adam.lr: 1.0e-3
+  actor.num_gpus_per_node: 1
+  ref.num_gpus_per_node: 1
+  vllm.num_engines: 1
+  rollout.batch_size: 4
+  rollout.n_samples_per_prompt: 4
+  rollout.micro_batch_size: 16
+  rollout.max_new_tokens: 16
+  data.max_len: 160
+  train.batch_size: 16
+  train.micro_batch_size: 8
+"""
+
+
+def run(root: Path, model: Path) -> tuple[str, dict, dict]:
+    """Two steps of stage 2: what was printed, and the weights before and after."""
+    studies = []
+    for i in range(8):
+        path = root / f"film{i}.png"
+        Image.new("L", (40, 60), 10 + 30 * i).save(path)
+        studies.append(Study(f"s{i}", path, "No pleural effusion."))
+    write_studies(studies, root / "studies.jsonl")
+    recipe = root / "recipe.yaml"
+    recipe.write_text(RECIPE.format(root=root, model=model))
+    done = openrlhf("train", "--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (root / "out/host.log").read_text(errors="replace")
+
+    def weights(folder: Path) -> dict:
+        return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}
+
+    return done.stdout + log, weights(model), weights(root / "out/model")
+
+
+def test_a_model_that_transformers_itself_saved_is_trained(tmp_path, tiny_model):
+    from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
+
+    model = tmp_path / "model"
+    fresh = AutoModelForImageTextToText.from_config(LlavaConfig.from_pretrained(tiny_model))
+    fresh.bfloat16().save_pretrained(model)
+    AutoProcessor.from_pretrained(tiny_model).save_pretrained(model)
+    names = load_file(model / "model.safetensors").keys()
+    assert not any("vision_model" in name for name in names), "transformers has changed its ways"
+    printed, *_ = run(tmp_path, model)
+    assert "step    2/2" in printed
+
+
+def test_llava_med_in_its_original_format_is_trained_after_conversion(tmp_path):
+    import sentencepiece as spm
+    from test_convert import write
+
+    prefix = tmp_path / "tokenizer"
+    sentences = ["The heart is enlarged.", "No pleural effusion.", "Describe the lungs."] * 9
+    spm.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences), model_prefix=str(prefix), vocab_size=300,
+        model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    source = write(tmp_path, prefix.with_suffix(".model"))
+    done = openrlhf("convert", str(source), str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr
+    printed, before, after = run(tmp_path, tmp_path / "model")
+    assert "step    2/2" in printed
+    assert before.keys() == after.keys()
+    changed = {
+        name for name in before if not before[name].equal(after[name].to(before[name].dtype))
+    }
+    assert all("projector" in name for name in changed), json.dumps(sorted(changed))
