@@ -251,6 +251,7 @@ class RewardClient:
     ) -> None:
         self._client = AsyncRewardClient(urls, token, timeout, concurrency)
         self._closed = False
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -259,6 +260,9 @@ class RewardClient:
         if self._closed:
             call.close()
             raise ServerError("reward servers: this client is closed")
+        if self._process != os.getpid():
+            call.close()
+            raise ServerError("reward servers: this client does not work in a fork: make a new one")
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:

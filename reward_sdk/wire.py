@@ -84,15 +84,6 @@ class ImageBytes(_Wire):
             raise ScoringError(f"image: no base64: {error}") from None
 
 
-def data_url_image(url: str, view: str | None = None) -> ImageBytes:
-    """The image of a data URL, as prompts hold it; ScoringError for any other URL, because none is
-    fetched."""
-    header, comma, data = url.partition(";base64,")
-    if not comma or not header.startswith("data:image/"):
-        raise ScoringError("an image of the prompt: no data URL in base64, and none is fetched")
-    return ImageBytes(base64=data, view=view)
-
-
 class WireSample(_Wire):
     """A `Sample`.
 

@@ -38,10 +38,14 @@ from reward_sdk.images import open_image, to_gray
 from reward_sdk.types import Part
 
 class Brightness:
-    """Mean brightness of the X-ray."""
+    """Mean brightness of the X-ray; darker from the side."""
     name, bounds, needs = "brightness", (0.0, 1.0), frozenset({"image"})
     def __call__(self, samples):
-        return [Part(float(to_gray(open_image(sample.image)).mean()) / 255) for sample in samples]
+        return [self.part(sample.image) for sample in samples]
+
+    def part(self, image):
+        share = {"PA": 1.0, "LATERAL": 0.5}.get(image.view, 0.0)
+        return Part(share * float(to_gray(open_image(image)).mean()) / 255)
 '''
 
 
@@ -76,7 +80,8 @@ def samples(films: Path, number: int = 50) -> list[Sample]:
     for i in range(number):
         response = wrap_report(REPORTS[i % len(REPORTS)])
         reference: str | None = REPORTS[(i // 2) % len(REPORTS)]
-        image: ImageRef | None = ImageRef(str(films / f"film{i % 4}.png"), view="PA")
+        view = "LATERAL" if i % 10 == 9 else "PA"
+        image: ImageRef | None = ImageRef(str(films / f"film{i % 4}.png"), view=view)
         kind = "good"
         match i % 10:
             case 2:
@@ -166,7 +171,7 @@ def trainer(**more: Any) -> SimpleNamespace:
     """The arguments of a trainer as far as adapters read them."""
     return SimpleNamespace(
         reward_weights=None, remove_unused_columns=False, steps_per_generation=1,
-        num_iterations=1, gradient_accumulation_steps=1, **more,
+        num_iterations=1, gradient_accumulation_steps=1, scale_rewards="group", **more,
     )  # fmt: skip
 
 
@@ -207,20 +212,16 @@ def swift(rewards: str, batch: Sequence[Sample]) -> list[Outcome]:
     columns["images"] = [[{"path": path, "bytes": None}] if path else [] for path in
                          columns.pop("image")]  # fmt: skip
     completions = [sample.response for sample in batch]
-    # Every sample a group of its own, so that unscored ones get what an empty group gets.
     asked = {
-        name: orm(completions, trainer_state=STATE, prompt_id=completions_ids(batch), **columns)
+        name: orm(completions, trainer_state=STATE, prompt_id=["p"] * len(batch), **columns)
         for name, orm in zip(names, built, strict=True)
     }
+    # Every sample is a group of its own: those without a score get the mean of all.
     for i, sample in enumerate(batch):
         if sample.id.startswith("nothing"):
-            assert asked["missing_parts"][i] == 0.0
+            assert asked["missing_parts"][i] not in (0.0, None)
             asked["missing_parts"][i] = None
     return of_columns(asked, weights)
-
-
-def completions_ids(batch: Sequence[Sample]) -> list[str]:
-    return [str(i) for i in range(len(batch))]
 
 
 def verl(rewards: str, batch: Sequence[Sample]) -> list[Outcome]:

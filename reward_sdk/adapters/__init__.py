@@ -20,12 +20,14 @@ class Stack:
         title: the stack, and what the adapter is there.
         example: what a user writes.
         facts: of `FIELDS`.
+        notes: what else there is to say.
     """
 
     name: str
     title: str
     example: str
     facts: dict[str, str]
+    notes: str
 
 
 def describe(name: str) -> Stack:
@@ -35,13 +37,14 @@ def describe(name: str) -> Stack:
         name: of `STACKS`.
     """
     text = inspect.getdoc(import_module(f"reward_sdk.adapters.{name}")) or ""
-    title, example, facts, *_ = text.split("\n\n")
+    title, example, facts, *notes = text.split("\n\n")
     found = re.findall(r"^(\S[^:\n]*): (.*(?:\n {4}.*)*)", facts, re.MULTILINE)
     return Stack(
         name,
         title,
         inspect.cleandoc(example),
         {field: " ".join(words.split()) for field, words in found},
+        "\n\n".join(notes),
     )
 
 
@@ -59,6 +62,7 @@ def page() -> str:
     for stack in map(describe, STACKS):
         language = "python" if "import" in stack.example else "text"
         parts.append(f"## {stack.title}\n\n```{language}\n{stack.example}\n```")
+        parts += [stack.notes] if stack.notes else []
     return "\n\n".join([*parts, "## All of them", table()]) + "\n"
 
 
@@ -68,7 +72,11 @@ _INTRODUCTION = """\
 One definition of a reward set, `rewards.yaml`, and the same totals in every stack. Where a path
 stands, the URLs of reward servers can stand, too (`"http://node1:8000,http://node2:8000"`).
 `pip install .` in the clone is all that a stack's environment needs for text rewards. Where the
-stack starts its workers elsewhere, as Ray does, give paths in full.
+stack starts its workers elsewhere, as Ray does, give paths in full. Servers that want a token find
+it in `$REWARD_SDK_TOKEN`. The lines below are beside those that the stack itself wants of a task.
+
+A row has its report under `reference`, `report` or `ground_truth`, its X-ray under `image` or
+`images`, and may have `view` and `id`. None, NaN and blank texts stand for what it does not have.
 
 **missing_parts**: a part that is missing (no reference, no image, a failure) is left out of the
 total, and the others are scaled up. Stacks that sum weighted rewards themselves get one function

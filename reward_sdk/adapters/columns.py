@@ -1,27 +1,20 @@
-"""Rows of a training set to samples, for stacks that hand over the columns of a batch.
-
-reference, report or ground_truth    the radiologist's report; None where there is none
-image or images                      the X-ray: a path, a PIL image, a file's bytes, a mapping
-                                     with `path` or `bytes`, or a list of these, whose first
-                                     counts; None where there is none
-view, id                             see `ImageRef` and `Sample`
-"""
+"""Batches of columns to values, for TRL's trainers and ms-swift's: both call one function per
+reward, one after another, with the same batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from PIL.Image import Image
-
+from reward_sdk.adapters.rows import IMAGE, REFERENCE, row_sample
 from reward_sdk.adapters.scorer import MISSING, Scorer, values
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
-from reward_sdk.types import ImageRef, Sample
+from reward_sdk.types import Sample
 
-REFERENCE = ("reference", "report", "ground_truth")
-IMAGE = ("image", "images")
+logger = logging.getLogger(__name__)
 
 
 class Rollouts:
@@ -29,31 +22,32 @@ class Rollouts:
 
     Args:
         rewards: see `Scorer`.
-        args: the trainer's `GRPOConfig`, which says how many optimizer steps a rollout serves.
 
     Attributes:
         names: of the functions: the rewards', and `MISSING`.
         weights: of the functions.
-        failed: reward name -> share of the batch on which it failed.
+        failed: reward name -> share of the last batch on which it failed.
+        samples: the last batch.
     """
 
-    def __init__(self, rewards: RewardSet | RewardClient | str, args: Any = None) -> None:
+    def __init__(self, rewards: RewardSet | RewardClient | str) -> None:
         self._scorer = Scorer(rewards, has_step=True)
         self.names = (*self._scorer.weights, MISSING)
         self.weights = [*self._scorer.weights.values(), 1.0]
-        self.args = args
+        self.failed: dict[str, float] = {}
+        self.samples: list[Sample] = []
         self._completions: Any = None
         self._values: list[dict[str, float | None]] = []
-        self.failed: dict[str, float] = {}
 
     def values(
-        self, completions: Sequence[Any], columns: Mapping[str, Any]
+        self, completions: Sequence[Any], columns: Mapping[str, Any], args: Any
     ) -> list[dict[str, float | None]]:
         """Per sample the values under `names`.
 
         Args:
             completions: what the policy wrote: texts, or lists of messages.
             columns: the other arguments of a reward function: columns, and `trainer_state`.
+            args: the trainer's, see `policy_step`.
 
         Raises:
             ConfigError: a column that the set needs is not there, or holds something else.
@@ -61,75 +55,63 @@ class Rollouts:
         # The trainer gives every function the same list. It is held, so that no other can be taken
         # for it.
         if completions is not self._completions:
-            samples = to_samples(completions, columns, self._scorer.info.needs)
-            scores = self._scorer.score(samples, self.step(columns["trainer_state"].global_step))
+            self.samples = to_samples(completions, columns, self._scorer.info.needs)
+            state = columns.get("trainer_state")
+            step = None if state is None else policy_step(state.global_step, args)
+            scores = self._scorer.score(self.samples, step)
             self._values = [values(score, self._scorer.weights) for score in scores]
             self.failed = {
-                name: sum(score.logs[f"{name}/failed"] for score in scores) / len(scores)
+                name: sum(s.logs[f"{name}/failed"] for s in scores) / max(len(scores), 1)
                 for name in self._scorer.weights
             }
             self._completions = completions
         return self._values
 
-    def step(self, optimizer_steps: int) -> int:
-        """The policy step, counted from 1: a new one with every rollout, or with every optimizer
-        step where one takes several rollouts.
 
-        Args:
-            optimizer_steps: that were taken, `trainer_state.global_step`.
-        """
-        args = self.args
-        micro_steps = args.steps_per_generation * args.num_iterations
-        return optimizer_steps // max(1, micro_steps // args.gradient_accumulation_steps) + 1
+def policy_step(optimizer_steps: int, args: Any) -> int:
+    """The policy step, counted from 1: a new one with every rollout, or with every optimizer step
+    where one takes several rollouts.
+
+    Args:
+        optimizer_steps: that were taken, `trainer_state.global_step`.
+        args: the trainer's, which say on how many micro steps a rollout is used, and how many an
+            optimizer step takes.
+    """
+    micro, taken = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    # Rounded up, because a rollout may begin between two optimizer steps.
+    return (optimizer_steps if micro < taken else -(-optimizer_steps * taken // micro)) + 1
 
 
 def to_samples(
-    completions: Sequence[Any], columns: Mapping[str, Any], needs: Sequence[str]
+    completions: Sequence[Any], columns: Mapping[str, Any], needs: Collection[str]
 ) -> list[Sample]:
     """The samples of a batch.
 
     Args:
         completions: what the policy wrote: texts, or lists of messages.
-        columns: of the batch, each a list.
+        columns: of the batch, each a list; see `reward_sdk.adapters.rows`.
         needs: of the set, see `RewardSet.needs`.
 
     Raises:
         ConfigError: a column that the set needs is not there, or holds something else.
     """
-    absent: list[Any] = [None] * len(completions)
-    references = images = absent
-    if "reference" in needs:
-        references = _column(columns, REFERENCE)
-    if "image" in needs:
-        images = _prompt_images(columns) or _column(columns, IMAGE)
-    views, ids = columns.get("view", absent), columns.get("id", absent)
+    used = {n: columns[n] for n in (*REFERENCE, *IMAGE, "view", "id") if n in columns}
+    if "reference" in needs and not used.keys() & set(REFERENCE):
+        raise _missing(columns, REFERENCE)
+    if "image" in needs and not used.keys() & set(IMAGE):
+        used["images"] = _prompt_images(columns)
+    rows = [dict(zip(used, cells, strict=True)) for cells in zip(*used.values(), strict=True)]
     return [
-        Sample(
-            response=text_of(completion),
-            reference=_text(reference),
-            image=image_ref(image, view),
-            id="" if id_ is None else str(id_),
-        )
-        for completion, reference, image, view, id_ in zip(
-            completions, references, images, views, ids, strict=True
-        )
+        row_sample(text_of(completion), row, needs)
+        for completion, row in zip(completions, rows or [{}] * len(completions), strict=True)
     ]
 
 
-def _column(columns: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:
-    for name in names:
-        if name in columns:
-            return columns[name]
+def _missing(columns: Mapping[str, Any], names: Sequence[str]) -> ConfigError:
     found = ", ".join(sorted(key for key, value in columns.items() if isinstance(value, list)))
-    raise ConfigError(
+    return ConfigError(
         f"the set needs a column {' or '.join(map(repr, names))}; the training set has: {found}"
     )
-
-
-def _text(reference: Any) -> str | None:
-    if reference is None or isinstance(reference, str):
-        return reference
-    raise ConfigError(f"a reference is a text or None, not {type(reference).__name__}")
 
 
 def text_of(completion: Any) -> str:
@@ -140,43 +122,24 @@ def text_of(completion: Any) -> str:
     """
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
+    content = completion[-1].get("content") if completion else ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content or [] if part.get("type") == "text")
 
 
-def _prompt_images(columns: Mapping[str, Any]) -> list[Any] | None:
-    """Images that stand in the prompts' messages, if there is no column of them."""
-    prompts = columns.get("prompts")
-    if any(name in columns for name in IMAGE) or not prompts or isinstance(prompts[0], str):
-        return None
+def _prompt_images(columns: Mapping[str, Any]) -> list[list[Any]]:
+    """Images that stand in the prompts' messages, where there is no column of them."""
+    prompts = columns.get("prompts") or columns.get("messages") or []
+    if not prompts or isinstance(prompts[0], str):
+        raise _missing(columns, IMAGE)
     found = [[*_shown(prompt)] for prompt in prompts]
-    return found if any(found) else None
+    if not any(found):
+        logger.warning("no image in this batch: neither in a column nor in a message")
+    return found
 
 
 def _shown(prompt: Sequence[Mapping[str, Any]]) -> list[Any]:
-    parts = [part for m in prompt if isinstance(m["content"], list) for part in m["content"]]
+    contents = [message.get("content") for message in prompt]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
     return [part["image"] for part in parts if part.get("image") is not None]
-
-
-def image_ref(image: Any, view: str | None = None) -> ImageRef | None:
-    """The X-ray of a row, see the module.
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    if isinstance(image, list | tuple):
-        image = image[0] if image else None
-    if image is None:
-        return None
-    if isinstance(image, Mapping):
-        # An empty file rather than none: a row that has an image must not be taken for one without.
-        image = image.get("bytes") or image.get("path") or b""
-    if isinstance(image, str):
-        return ImageRef(path=image, view=view)
-    if isinstance(image, bytes):
-        return ImageRef(data=image, view=view)
-    if isinstance(image, Image):
-        return ImageRef(pixels=image, view=view)
-    raise ConfigError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")

@@ -8,30 +8,33 @@
 
 Receives: the row and the response. Beside `responses_create_params` a row has `reference` (or
     `report`, `ground_truth`), `image` (a path), `view` and `id`; without `image` the first
-    `input_image` of the prompt counts, if it is a data URL.
+    `input_image` of the prompt counts, which must be a data URL, since none is fetched.
 Returns: `reward`, the sum of `reward_components`, which are the weighted parts and `missing_parts`.
-Logs: every key of the set's logs, as fields of the answer, which Gym aggregates.
-On failure: the parts that are left, with `<name>/failed` 1. A sample without any score has reward 0
-    and `_ng_failure_class`, which keeps it out of Gym's results.
+Logs: every key of the set's logs and `unscored`, as fields of the answer, which Gym aggregates.
+On failure: the parts that are left, with `<name>/failed` 1. A sample without any score, also for
+    want of a server or by `on_failure: raise`, has `unscored` 1, `_ng_failure_class`, which sends
+    it to Gym's file of failures, and reward 0, because the shape has nothing else: verifiers' NeMo
+    Gym client takes it for one, and records `unscored` as a metric.
 Does not: see the policy step, so every reward counts on every call.
 Run for real: nemo-gym 0.4.0, its server class and its client; not `ng_run` and its environments.
 
-`recipes/nemo_gym` is a resources server with its YAML and example rows.
+`recipes/nemo_gym` is a resources server with its YAML and example rows. The standalone server
+(`reward-sdk serve`) answers `/verify` and `/seed_session`, for clients that take a URL.
 """
 
 # Without `from __future__ import annotations`: FastAPI reads those of `resources_server`'s class.
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from reward_sdk.adapters.columns import REFERENCE
-from reward_sdk.adapters.scorer import MISSING, Scorer, own_sample, values
+from reward_sdk.adapters.rows import row_sample, url_image
+from reward_sdk.adapters.scorer import MISSING, Scorer, values
+from reward_sdk.engine import UNSCORED
 from reward_sdk.errors import RewardSDKError, ScoringError
-from reward_sdk.types import Score
-from reward_sdk.wire import ImageBytes, ImageFile, Text, WireSample, data_url_image, places
+from reward_sdk.types import Sample, Score
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +49,12 @@ class SeedRequest(BaseModel):
 
 
 class VerifyRequest(BaseModel):
-    """The body of `POST /verify`; whatever else it holds comes back.
+    """The body of `POST /verify`: a row, see `reward_sdk.adapters.rows`, and the response to it.
+    All of it comes back.
 
     Attributes:
         responses_create_params: the prompt, in the form of OpenAI's Responses API.
         response: what the policy answered, in the same form.
-        reference: the radiologist's report.
-        image: the X-ray's path.
-        view: see `ImageRef`.
-        id: the study's name.
     """
 
     model_config = ConfigDict(
@@ -86,25 +86,17 @@ class VerifyRequest(BaseModel):
 
     responses_create_params: dict[str, Any] = Field(default_factory=dict)
     response: dict[str, Any]
-    reference: Text | None = None
-    image: str | None = None
-    view: str | None = None
-    id: str = ""
 
 
-def sample(request: VerifyRequest) -> WireSample:
-    """The sample of a request; ScoringError if it holds none."""
-    try:
-        return WireSample(
-            response=_text(request.response),
-            reference=next(filter(None, (getattr(request, n, None) for n in REFERENCE)), None),
-            image=ImageFile(path=request.image, view=request.view)
-            if request.image
-            else _prompt_image(request),
-            id=request.id,
-        )
-    except ValidationError as error:
-        raise ScoringError(f"verify: {places(error)}") from None
+def sample(request: VerifyRequest, needs: Collection[str]) -> Sample:
+    """The sample of a request.
+
+    Raises:
+        ScoringError: it holds no response.
+        ConfigError: a value of the row is of another type.
+    """
+    row = {"images": _prompt_image(request), **(request.model_extra or {})}
+    return row_sample(_text(request.response), row, needs)
 
 
 def _text(response: Mapping[str, Any]) -> str:
@@ -119,12 +111,12 @@ def _text(response: Mapping[str, Any]) -> str:
     return "".join(str(item.get("text", "")) for item in texts)
 
 
-def _prompt_image(request: VerifyRequest) -> ImageBytes | None:
-    """The first image of the prompt, which must be a data URL: others are never fetched."""
+def _prompt_image(request: VerifyRequest) -> bytes | str | None:
+    """The first image of the prompt."""
     for message in _items(request.responses_create_params.get("input")):
         for item in _items(message.get("content")):
             if item.get("type") == "input_image":
-                return data_url_image(str(item.get("image_url")), request.view)
+                return url_image(str(item.get("image_url")))
     return None
 
 
@@ -151,11 +143,13 @@ def reply(
     logs = dict.fromkeys(log_keys, 0.0) if score is None else score.logs
     parts = dict.fromkeys((*weights, MISSING)) if score is None else values(score, weights)
     components = {name: weights.get(name, 1.0) * (value or 0.0) for name, value in parts.items()}
-    failure = {}
+    failure: dict[str, Any] = {UNSCORED: 0.0}
     if score is None or score.total is None:
         reasons = [] if score is None else [part.reason for part in score.parts.values()]
         reason = problem or "; ".join(filter(None, reasons))
-        failure = {"_ng_failure_class": "reward_failed", "_ng_failure_reason": reason}
+        failure = {
+            UNSCORED: 1.0, "_ng_failure_class": "reward_failed", "_ng_failure_reason": reason,
+        }  # fmt: skip
     reward = sum(components.values())
     echo = request.model_dump()
     return {**echo, **logs, "reward": reward, "reward_components": components, **failure}
@@ -189,13 +183,12 @@ def resources_server() -> type:
 
         async def verify(self, body: ReportRequest) -> ReportResponse:
             request = VerifyRequest.model_validate(body.model_dump(mode="json"))
-            score, problem = None, ""
+            score, problem, info = None, "", self._scorer.info
             try:
-                score = await self._scorer.score_one(own_sample(sample(request)))
+                score = await self._scorer.score_one(sample(request, info.needs))
             except RewardSDKError as error:
                 problem = str(error)
-                logger.warning("sample %r: %s", request.id, problem)
-            info = self._scorer.info
+                logger.warning("unscored: %s", problem)
             answer = reply(request, score, self._scorer.weights, info.log_keys, problem)
             return ReportResponse.model_validate(answer)
 

@@ -4,19 +4,20 @@
     from reward_sdk.adapters.openrlhf import make_reward_func
     reward_func = make_reward_func("rewards.yaml")
 
-Receives: the decoded query, the prompt and the label column: JSON with `report` (or `reference`),
-    `id`, `image` (a path), `view`; any other text is the report itself.
+Receives: the decoded query, the prompt and the label column: JSON with `report` (or `reference`,
+    `ground_truth`), `id`, `image` (a path), `view`; any other text is the report itself.
 Returns: the total as `rewards`, and in [0, 1], for dynamic filtering, as `scores`.
 Logs: every key of the set's logs and `unscored`, the same for every sample, as `train/<key>`.
 On failure: the parts that are left, with `<name>/failed` 1; a sample without any score, also for
-    want of a server, gets the set's lowest total and `unscored` 1. It never raises: OpenRLHF would
-    drop the sample without a word.
+    want of a server or by `on_failure: raise`, gets the set's lowest total and `unscored` 1. It
+    never raises: OpenRLHF would drop the sample without a word.
 Does not: see the policy step, so every reward counts on every call; nor the image, which only the
     label can name; nor rank. A file scores one sample at a time: serve sets that have models. The
     plugin in this distribution has none of these limits.
 Run for real: openrlhf 0.11.2, its HTTP client, its file loader and its rollout code, CPU.
 
-Over HTTP, `--reward.remote_url http://node1:8000/get_reward` needs no code.
+Over HTTP, `--reward.remote_url http://node1:8000/get_reward` needs no code; images that labels name
+must lie in the server's `--images` folders. OpenRLHF sends no token.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from reward_sdk.adapters.scorer import Scorer, own_sample
+from reward_sdk.adapters.rows import row_sample
+from reward_sdk.adapters.scorer import Scorer
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import UNSCORED, RewardSet
-from reward_sdk.errors import RewardSDKError, ScoringError
-from reward_sdk.types import Score
-from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT, ImageFile, WireSample, places
+from reward_sdk.errors import ScoringError, one_line
+from reward_sdk.types import Sample, Score
+from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ class Query(BaseModel):
     Attributes:
         query: prompt and response, decoded with special tokens.
         prompts: the prompt alone, before images were expanded.
-        labels: of each row a JSON text (or object) with `report` (or `reference`), and `id`,
-            `image`, `view` where they are known; any other text is the reference report itself.
+        labels: of each row a JSON text (or object), see `reward_sdk.adapters.rows`; any other text
+            is the reference report itself.
     """
 
     model_config = ConfigDict(
@@ -77,25 +79,20 @@ class Reply(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
-def sample(query: str, prompt: str, label: Any) -> WireSample:
-    """One sample of a call; ScoringError if the response cannot be found or the label be read."""
-    try:
-        row = _label(label)
-        reference = row.get("reference")
-        return WireSample(
-            response=response_of(query, prompt),
-            reference=row.get("report") if reference is None else reference,
-            image=ImageFile(path=row["image"], view=row.get("view")) if row.get("image") else None,
-            id=row.get("id", ""),
-        )
-    except ValidationError as error:
-        raise ScoringError(f"label or response: {places(error)}") from None
+def sample(query: str, prompt: str, label: Any, needs: Collection[str]) -> Sample:
+    """One sample of a call.
+
+    Raises:
+        ScoringError: the response cannot be found, or the label not be read.
+        ConfigError: a value of the label is of another type.
+    """
+    return row_sample(response_of(query, prompt), _row(label), needs)
 
 
-def _label(label: Any) -> dict[str, Any]:
+def _row(label: Any) -> dict[str, Any]:
     if isinstance(label, str):
         if not label.lstrip().startswith("{"):
-            return {"report": label or None}
+            return {"report": label}
         try:
             label = json.loads(label)
         except (ValueError, RecursionError) as error:
@@ -173,10 +170,10 @@ def make_reward_func(
 
     def one(query: str, prompt: str, label: Any) -> Score | None:
         try:
-            [score] = scorer.score([own_sample(sample(query, prompt, label))])
+            [score] = scorer.score([sample(query, prompt, label, scorer.info.needs)])
             return score
-        except RewardSDKError as error:
-            logger.warning("unscored: %s", error)
+        except Exception as error:  # OpenRLHF would drop the sample without a word
+            logger.warning("unscored: %s", one_line(error))
             return None
 
     def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> dict[str, Any]:

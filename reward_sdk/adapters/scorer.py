@@ -6,15 +6,15 @@ import asyncio
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import nullcontext
 from pathlib import Path
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ServerError
-from reward_sdk.types import ImageRef, Sample, Score
-from reward_sdk.wire import ImageFile, SetInfo, WireSample, set_info
+from reward_sdk.types import Sample, Score
+from reward_sdk.wire import SetInfo, set_info
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ class Scorer:
             logger.warning("no policy steps in this stack: %s count on every call", late)
             rewards = rewards.without_schedule()
         self._rewards = rewards
-        self._one_at_a_time = threading.Lock()
+        self._turn = nullcontext() if isinstance(rewards, RewardClient) else threading.Lock()
+        if isinstance(rewards, RewardSet):
+            self._batched = BatchedSet(rewards)
 
     def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
         """One score per sample, in order; see `RewardSet.score`. For one thread at a time in
         process, because models are not made for more."""
-        if isinstance(self._rewards, RewardClient):
-            return self._told(samples, self._rewards.score(samples, step))
-        with self._one_at_a_time:
+        with self._turn:
             return self._told(samples, self._rewards.score(samples, step))
 
     async def score_one(self, sample: Sample) -> Score:
@@ -81,11 +81,6 @@ class Scorer:
         else:
             scores = await self._batched.score([sample])
         return self._told([sample], scores)[0]
-
-    @cached_property
-    def _batched(self) -> BatchedSet:
-        assert isinstance(self._rewards, RewardSet)
-        return BatchedSet(self._rewards)
 
     @staticmethod
     def _told(samples: Sequence[Sample], scores: list[Score]) -> list[Score]:
@@ -120,14 +115,3 @@ def values(score: Score, weights: Mapping[str, float]) -> dict[str, float | None
     for name, value in found.items():
         known += 0.0 if value is None else weights[name] * value
     return {**found, MISSING: score.total - known}
-
-
-def own_sample(wire: WireSample) -> Sample:
-    """The sample of a row that is the user's own, so that its image may lie anywhere; ScoringError
-    if the image is no base64."""
-    image = None
-    if isinstance(wire.image, ImageFile):
-        image = ImageRef(path=wire.image.path, view=wire.image.view)
-    elif wire.image is not None:
-        image = ImageRef(data=wire.image.data(), view=wire.image.view)
-    return Sample(wire.response, wire.reference, image, wire.id)

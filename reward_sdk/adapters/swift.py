@@ -11,16 +11,19 @@ Returns: per sample each reward's value and `missing_parts`; ms-swift sums them 
     `--reward_weights`, which must be the set's, to the set's total.
 Logs: `rewards/<name>/mean` and `/std`; failures as warnings.
 On failure: None for the part, and `missing_parts` makes up for it. A sample without any score gets
-    the mean of its group, since ms-swift would count it as 0. A server that stays away ends the
-    run.
-Does not: log shares of failures. Names of the set replace ms-swift's own (`format`, `repetition`).
-    With `--scale_rewards gdpo` leave `missing_parts` out only if no part can be missing.
+    the mean of its group in this process, since ms-swift would count it as 0. A server that stays
+    away, and `on_failure: raise`, end the run.
+Does not: log shares of failures. Functions of your own come after the set's. Names of the set
+    replace ms-swift's own (`format`, `repetition`). With `--scale_rewards gdpo`, which normalises
+    each function, `missing_parts` is left out.
 Run for real: ms-swift 4.6.0, `swift rlhf` on a LLaVA, with images, CPU.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Hashable
 from typing import Any
 
 from reward_sdk.adapters.columns import Rollouts
@@ -28,6 +31,7 @@ from reward_sdk.adapters.scorer import MISSING
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.types import Sample
 
 
 def register(rewards: RewardSet | RewardClient | str) -> None:
@@ -37,8 +41,8 @@ def register(rewards: RewardSet | RewardClient | str) -> None:
         rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
 
     Raises:
-        ConfigError: the set cannot be built; and, when training begins, if `--reward_funcs` and
-            `--reward_weights` are not the set's.
+        ConfigError: the set cannot be built; and, when training begins, if `--reward_funcs` does
+            not begin with the set's functions, or `--reward_weights` with its weights.
         ServerError: no server became ready in time.
     """
     from swift.rewards import ORM, orms  # type: ignore[import-not-found]
@@ -49,46 +53,69 @@ def register(rewards: RewardSet | RewardClient | str) -> None:
     class Column(ORM):
         def __init__(self, args: Any = None, **_: Any) -> None:
             super().__init__(args)
+            if type(self).__name__ in built:  # of an earlier trainer in this process
+                built.clear()
             built.append(type(self).__name__)
-            rollouts.args = args
             if args.reward_weights is None:
-                raise ConfigError(f"without --reward_weights all would weigh 1: {flags(rollouts)}")
+                raise ConfigError(f"without --reward_weights all weigh 1: {flags(rollouts, args)}")
 
         def __call__(self, completions: list[str], **columns: Any) -> list[float | None]:
-            check(rollouts, built, self.args.reward_weights)
             name = type(self).__name__
-            values = [value[name] for value in rollouts.values(completions, columns)]
-            return values if name != MISSING else self._neutral(values, completions, columns)
-
-        def _neutral(
-            self, values: list[float | None], completions: list[str], columns: dict[str, Any]
-        ) -> list[float | None]:
-            """What samples without a score get, too: here, where their other parts count as 0."""
-            prompts = columns["prompt_id"]
-            totals: dict[str, list[float]] = {}
-            for prompt, value in zip(prompts, rollouts.values(completions, columns), strict=True):
-                if value[MISSING] is not None:
-                    parts = zip(rollouts.weights, value.values(), strict=True)
-                    totals.setdefault(prompt, []).append(sum(w * v for w, v in parts if v))
-            return [
-                statistics.fmean(totals.get(prompt, [0.0])) if value is None else value
-                for prompt, value in zip(prompts, values, strict=True)
-            ]
+            if name == built[0]:
+                check(rollouts, built, self.args)
+            found = rollouts.values(completions, columns, self.args)
+            if name == MISSING:
+                return neutral(found, rollouts, columns["prompt_id"])
+            return [value[name] for value in found]
 
     for name in rollouts.names:
         orms[name] = type(name, (Column,), {})
 
 
-def flags(rollouts: Rollouts) -> str:
-    """The options that a set needs."""
-    weights = " ".join(f"{weight:g}" for weight in rollouts.weights)
-    return f"--reward_funcs {' '.join(rollouts.names)} --reward_weights {weights}"
-
-
-def check(rollouts: Rollouts, built: list[str], weights: list[float]) -> None:
-    """ConfigError if a function of the set was left out, or has another weight; functions of the
-    user's own may stand between them."""
+def _wanted(rollouts: Rollouts, args: Any) -> dict[str, float]:
     wanted = dict(zip(rollouts.names, rollouts.weights, strict=True))
-    rest = iter(weights)
-    if set(built) != set(wanted) or not all(wanted[name] in rest for name in built):
-        raise ConfigError(f"the set's functions and weights are: {flags(rollouts)}")
+    if args.scale_rewards == "gdpo":
+        wanted.pop(MISSING)
+    return wanted
+
+
+def flags(rollouts: Rollouts, args: Any) -> str:
+    """The options that a set needs."""
+    wanted = _wanted(rollouts, args)
+    weights = " ".join(f"{weight!r}" for weight in wanted.values())
+    return f"--reward_funcs {' '.join(wanted)} --reward_weights {weights}"
+
+
+def check(rollouts: Rollouts, built: list[str], args: Any) -> None:
+    """ConfigError if a function of the set was left out, or has another weight."""
+    wanted = _wanted(rollouts, args)
+    given = args.reward_weights[: len(built)]
+    if set(built) != wanted.keys() or not all(
+        math.isclose(wanted[name], weight) for name, weight in zip(built, given, strict=True)
+    ):
+        raise ConfigError(f"the set's functions and weights are: {flags(rollouts, args)}")
+
+
+def neutral(
+    found: list[dict[str, float | None]], rollouts: Rollouts, prompts: list[str]
+) -> list[float | None]:
+    """The values of `missing_parts`. A sample without a score gets the mean total of its group: its
+    other parts count as 0. Groups are told apart by study, because prompts of studies are alike;
+    without a scored mate in this process it gets the mean of the batch."""
+    groups: dict[Hashable, list[float]] = {}
+    keys = [_group(*pair) for pair in zip(prompts, rollouts.samples, strict=True)]
+    for key, value in zip(keys, found, strict=True):
+        if value[MISSING] is not None:
+            parts = zip(rollouts.weights, value.values(), strict=True)
+            groups.setdefault(key, []).append(sum(w * v for w, v in parts if v))
+    every = [total for totals in groups.values() for total in totals] or [0.0]
+    return [
+        statistics.fmean(groups.get(key, every)) if value[MISSING] is None else value[MISSING]
+        for key, value in zip(keys, found, strict=True)
+    ]
+
+
+def _group(prompt: str, sample: Sample) -> Hashable:
+    image = sample.image
+    shown = image and (image.path, image.digest, id(image.pixels))
+    return prompt, sample.id, sample.reference, shown

@@ -1,5 +1,6 @@
 """TRL: reward functions of `GRPOTrainer`, one per reward of the set.
 
+    from trl import GRPOConfig, GRPOTrainer
     from reward_sdk.adapters.trl import make_reward_funcs
     args = GRPOConfig("run", per_device_train_batch_size=8, num_generations=8)
     funcs = make_reward_funcs("rewards.yaml", args)
@@ -11,9 +12,11 @@ Returns: per sample each reward's value and `missing_parts`; TRL sums them by `r
     which are set here, to the set's total.
 Logs: `rewards/<name>/mean` and `/std`, `rewards/<name>/failed`.
 On failure: None for the part, and `missing_parts` makes up for it; None for all of a sample without
-    any score, which TRL then leaves out. A server that stays away ends the run.
+    any score, which TRL leaves out if it has no value of your own functions either. A server that
+    stays away, and `on_failure: raise`, end the run.
 Does not: anything after the sum, such as ranks. With `normalize_then_sum` TRL normalises
-    `missing_parts` like a reward: leave the last function and weight out there.
+    `missing_parts` like a reward: leave the last function and weight out there. An evaluation has
+    the step of the training around it, so rewards of a schedule count in some evaluations only.
 Run for real: trl 1.16.0, GRPOTrainer on a LLaVA, with images, CPU.
 """
 
@@ -33,12 +36,12 @@ if TYPE_CHECKING:
 class RewardFunc:
     """One reward of a set, as TRL calls it; TRL logs it under `__name__`."""
 
-    def __init__(self, name: str, rollouts: Rollouts) -> None:
-        self.__name__, self._rollouts = name, rollouts
+    def __init__(self, name: str, rollouts: Rollouts, args: GRPOConfig) -> None:
+        self.__name__, self._rollouts, self._args = name, rollouts, args
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         """Per completion the reward's value, None where it has none."""
-        values = self._rollouts.values(completions, columns)
+        values = self._rollouts.values(completions, columns, self._args)
         failed = self._rollouts.failed.get(self.__name__)
         if failed is not None and "log_metric" in columns:
             columns["log_metric"](f"rewards/{self.__name__}/failed", failed)
@@ -63,6 +66,6 @@ def make_reward_funcs(
         raise ConfigError("GRPOConfig.reward_weights: leave it out, the weights are the set's")
     if args.remove_unused_columns:
         raise ConfigError("GRPOConfig.remove_unused_columns: must be False, rewards read columns")
-    rollouts = Rollouts(rewards, args)
+    rollouts = Rollouts(rewards)
     args.reward_weights = list(rollouts.weights)
-    return [RewardFunc(name, rollouts) for name in rollouts.names]
+    return [RewardFunc(name, rollouts, args) for name in rollouts.names]

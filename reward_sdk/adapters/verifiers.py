@@ -10,23 +10,22 @@ Receives: the trace's last reply; of the task's data `reference` (or `report`, `
 Returns: each reward's value with its weight, and `missing_parts`, whose sum is the set's total.
 Logs: the rewards on the trace; `<name>/applied` and `<name>/failed` as metrics.
 On failure: None for the part, and `missing_parts` makes up for it. A sample without any score
-    raises: verifiers records the error on the trace.
+    raises, as does `on_failure: raise`: verifiers records the error on the trace.
 Does not: see the policy step, so every reward counts on every call.
 Run for real: verifiers 0.4.0, a Task's own scoring, and its NeMo Gym client against `/verify`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
-from reward_sdk.adapters.columns import REFERENCE, image_ref
+from reward_sdk.adapters.rows import REFERENCE, row_sample, url_image
 from reward_sdk.adapters.scorer import Scorer, values
 from reward_sdk.client import RewardClient
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
-from reward_sdk.types import ImageRef, Sample
-from reward_sdk.wire import data_url_image
+from reward_sdk.types import Sample
 
 if TYPE_CHECKING:
     from verifiers.v1 import TaskData, Trace  # type: ignore[import-not-found]
@@ -49,7 +48,7 @@ def make_reward(
 
     async def report(trace: Trace) -> dict[str, float]:
         """Scores a trace; records the parts itself, since each has a weight of its own."""
-        score = await scorer.score_one(_sample(trace))
+        score = await scorer.score_one(_sample(trace, scorer.info.needs))
         for name in scorer.weights:
             for tail in ("applied", "failed"):
                 trace.record_metric(f"{name}/{tail}", score.logs[f"{name}/{tail}"])
@@ -65,18 +64,18 @@ def make_reward(
     return report
 
 
-def _sample(trace: Trace) -> Sample:
+def _sample(trace: Trace, needs: Collection[str]) -> Sample:
     data = trace.task.data
-    reference = next((getattr(data, n) for n in REFERENCE if getattr(data, n, None)), None)
-    view = getattr(data, "view", None)
-    image = image_ref(getattr(data, "xray", None), view) or _prompt_image(data, view)
-    return Sample(trace.last_reply, reference, image, str(data.id or data.name or ""))
+    row = {name: getattr(data, name, None) for name in (*REFERENCE, "view")}
+    image = getattr(data, "xray", None) or _prompt_image(data)
+    return row_sample(trace.last_reply, {**row, "image": image, "id": data.id or data.name}, needs)
 
 
-def _prompt_image(data: TaskData, view: str | None) -> ImageRef | None:
-    """The first image of the prompt; others than data URLs are never fetched."""
+def _prompt_image(data: TaskData) -> bytes | str | None:
+    """The first image of the prompt; an URL that is no data URL is never fetched, and the rewards
+    that look at it fail."""
     for message in data.prompt if isinstance(data.prompt, list) else []:
         for part in message.content if isinstance(message.content, list) else []:
             if part.type == "image_url":
-                return ImageRef(data=data_url_image(part.image_url.url).data(), view=view)
+                return url_image(part.image_url.url)
     return None

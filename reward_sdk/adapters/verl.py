@@ -10,32 +10,39 @@ Returns: the total under `score`.
 Logs: every key of the set's logs and `unscored`, the same for every sample, in validation and in
     dumped rollouts; verl does not log extra keys of training batches.
 On failure: the parts that are left, with `<name>/failed` 1; a sample without any score gets the
-    set's lowest total and `unscored` 1. A server that stays away ends the run.
+    set's lowest total and `unscored` 1. A server that stays away, a value of another type, and
+    `on_failure: raise` end the run.
 Does not: see the policy step, so every reward counts on every call; nor images that are only in the
-    prompt. In process each of verl's reward workers loads the set: serve those that have models.
+    prompt. In process each of verl's reward workers loads the set: serve those that have models,
+    with quotes that the shell leaves: `'...rewards="http://node1:8000"'`.
 Run for real: verl 0.9.1, its loader, its reward loop and the `naive` and `remote` managers, CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
+from os import getpid
 from threading import Lock
 from typing import Any
 
-from reward_sdk.adapters.columns import image_ref
+from reward_sdk.adapters.rows import row_sample
 from reward_sdk.adapters.scorer import Scorer
 from reward_sdk.engine import UNSCORED
 from reward_sdk.types import Sample, Score
 
-_built = cache(Scorer)
 _building = Lock()
 
 
 def _scorer(rewards: str) -> Scorer:
     """The one scorer of a set: verl gives the settings anew with every sample, in any thread."""
     with _building:
-        return _built(rewards)
+        return _built(rewards, getpid())
+
+
+@cache
+def _built(rewards: str, process: int) -> Scorer:
+    return Scorer(rewards)  # its threads do not live on in a fork
 
 
 async def compute_score(
@@ -61,7 +68,8 @@ async def compute_score(
         ServerError: no server answered in time.
     """
     scorer = _scorer(rewards)
-    return _result(scorer, await scorer.score_one(_sample(solution_str, ground_truth, extra_info)))
+    sample = _sample(solution_str, ground_truth, extra_info, scorer.info.needs)
+    return _result(scorer, await scorer.score_one(sample))
 
 
 def compute_score_sync(
@@ -76,14 +84,14 @@ def compute_score_sync(
     """`compute_score` for managers that are not asynchronous, such as verl's `remote`: one sample
     at a time."""
     scorer = _scorer(rewards)
-    [score] = scorer.score([_sample(solution_str, ground_truth, extra_info)])
+    [score] = scorer.score([_sample(solution_str, ground_truth, extra_info, scorer.info.needs)])
     return _result(scorer, score)
 
 
-def _sample(response: str, reference: str | None, row: Mapping[str, Any] | None) -> Sample:
-    row = row or {}
-    image = image_ref(row.get("image"), row.get("view"))
-    return Sample(response, reference, image, str(row.get("id", "")))
+def _sample(
+    response: str, reference: str | None, row: Mapping[str, Any] | None, needs: Collection[str]
+) -> Sample:
+    return row_sample(response, {**(row or {}), "reference": reference}, needs)
 
 
 def _result(scorer: Scorer, score: Score) -> dict[str, float]:

@@ -8,6 +8,7 @@ is an outcome in its answer; only what is wrong with a request is an error code.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
@@ -53,6 +55,7 @@ from reward_sdk.wire import (
     ScoreRequest,
     SetInfo,
     WireSample,
+    places,
     set_info,
 )
 
@@ -86,6 +89,7 @@ class RewardServer:
         self.rewards = rewards
         self.digest = rewards.digest
         self.folders = tuple(folders)
+        self.needs = rewards.needs
         self.telemetry = Telemetry(rewards.names)
         self.batched = BatchedSet(
             rewards.with_deadline(DEADLINE), max_batch, max_wait, max_queue, self.telemetry.called
@@ -112,9 +116,10 @@ class RewardServer:
         logger.info("ready: %s", ", ".join(self.rewards.names))
 
     async def sample(self, wire: WireSample) -> Sample:
-        """The sample, its image's file read; RefusedError for an image that may not be."""
+        """The sample, its image's file read if a reward looks at it; RefusedError for an image that
+        may not be."""
         image = None
-        if wire.image is not None:
+        if wire.image is not None and "image" in self.needs:
             # The samples of a group share an image; its bytes are held once while any is in work.
             image = self._images.get(wire.image)
             if image is None:
@@ -158,15 +163,19 @@ class RewardServer:
                 raise RefusedError(f"samples.{i}: {error}") from None
         return await self.batched.score(samples, request.step, limit=LIMIT)
 
-    async def score_one(self, wire: WireSample) -> Score:
-        """The score of a sample that comes without its step: every reward counts. Waits for room.
+    async def score_row(self, row: Sample) -> Score:
+        """The score of another stack's row, which comes without its step: every reward counts.
+        Waits for room. An image that may not be read fails the rewards that look at it.
 
         Raises:
-            RefusedError: an image that may not be read.
-            ScoringError: a part failed whose policy is "raise".
+            ScoringError: a text is too long; or a part failed whose policy is "raise".
             OverloadedError: there was no room for too long.
         """
-        sample = await self.sample(wire)
+        try:
+            WireSample(response=row.response, reference=row.reference, id=row.id)  # its limits
+        except ValidationError as error:
+            raise ScoringError(places(error)) from None
+        sample = replace(row, image=await self._row_image(row.image))
         counting, end = frozenset(self.rewards.names), time.monotonic() + LIMIT
         while True:
             left = end - time.monotonic()
@@ -177,6 +186,21 @@ class RewardServer:
                 if left < 1:
                     raise
                 await asyncio.sleep(random.uniform(0.05, 0.2))
+
+    async def _row_image(self, image: ImageRef | None) -> ImageRef | None:
+        if image is None:
+            return None
+        try:
+            wire = (
+                ImageBytes(base64=base64.b64encode(image.data).decode(), view=image.view)
+                if image.data is not None
+                else ImageFile(path=image.path or "", view=image.view)
+            )
+            return await asyncio.to_thread(open_wire_image, wire, self.folders)
+        except (RefusedError, ValidationError) as error:
+            message = places(error) if isinstance(error, ValidationError) else str(error)
+            self.telemetry.trouble("image", message)
+            return ImageRef(data=b"", view=image.view)
 
 
 def create_app(
@@ -258,7 +282,9 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
         async def one(text: str, prompt: str, label: Any) -> Score | None:
             try:
                 async with asyncio.timeout(LIMIT + 10):  # the image is read before the clock starts
-                    return await server.score_one(openrlhf.sample(text, prompt, label))
+                    return await server.score_row(
+                        openrlhf.sample(text, prompt, label, server.needs)
+                    )
             except Exception as error:  # the client would drop the sample without a word
                 if not isinstance(error, RewardSDKError):
                     logger.error("/get_reward: %s", type(error).__name__)
@@ -281,7 +307,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
         raw.state.samples = 1
         score, problem = None, ""
         try:
-            score = await server.score_one(nemo_gym.sample(request))
+            score = await server.score_row(nemo_gym.sample(request, server.needs))
         except RewardSDKError as error:
             problem = str(error)
             server.telemetry.trouble("/verify", problem)

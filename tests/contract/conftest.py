@@ -11,7 +11,7 @@ PACKAGES = {
 def pytest_terminal_summary(terminalreporter):
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
     for module, package in PACKAGES.items():
-        number = sum(f"/{module}.py::" in nodeid for nodeid in passed)
+        number = sum(f"contract/{module}.py::" in nodeid for nodeid in passed)
         try:
             found = version(package)
         except PackageNotFoundError:

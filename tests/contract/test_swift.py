@@ -106,7 +106,8 @@ def test_a_function_of_the_set_that_is_left_out_stops_it(folder):
     assert "--reward_funcs rouge_l format missing_parts --reward_weights 0.9 0.1 1" in output
 
 
-def test_a_sample_without_any_score_gets_the_mean_of_its_group_and_not_zero():
+def registered(weights=(2.0, 1.0), rewards=None, **more):
+    """The functions of a set, built as the trainer builds them."""
     from types import SimpleNamespace
 
     from swift.rewards import orms
@@ -114,22 +115,93 @@ def test_a_sample_without_any_score_gets_the_mean_of_its_group_and_not_zero():
     from reward_sdk.adapters.swift import register
     from reward_sdk.engine import RewardSet
 
-    register(RewardSet.from_config({"rouge_l": {"weight": 2.0}}))
-    args = SimpleNamespace(
-        reward_weights=[2.0, 1.0], steps_per_generation=1, num_iterations=1,
-        gradient_accumulation_steps=1,
-    )  # fmt: skip
-    rouge_l, missing = (orms[name](args=args) for name in ("rouge_l", "missing_parts"))
-    columns = {
-        "reference": ["a b", "b", None, None], "prompt_id": ["p", "p", "p", "q"],
-        "trainer_state": SimpleNamespace(global_step=0),
-    }  # fmt: skip
-    completions = ["<report> a b </report>"] * 4
-    found = rouge_l(completions, **columns)
-    assert found[0] == 1.0
-    assert found[2:] == [None, None]
-    totals = [2.0 * value for value in found[:2]]
-    assert missing(completions, **columns) == [0.0, 0.0, pytest.approx(sum(totals) / 2), 0.0]
+    rewards = rewards or {"rouge_l": {"weight": 2.0}}
+    register(RewardSet.from_config(rewards))
+    args = SimpleNamespace(**{
+        "reward_weights": list(weights), "steps_per_generation": 1, "num_iterations": 1,
+        "gradient_accumulation_steps": 1, "scale_rewards": "group", **more,
+    })  # fmt: skip
+    names = [*rewards, "missing_parts"][: len(weights)]
+    return [orms[name](args=args) for name in names]
+
+
+COMPLETIONS = ["<report> a b </report>"] * 6
+COLUMNS = {
+    "reference": ["a b", "b", None, "b", "b", None], "prompt_id": ["the same prompt"] * 6,
+    "id": ["s1", "s1", "s1", "s2", "s2", "s3"], "images": [[]] * 6,
+}  # fmt: skip
+
+
+def test_a_sample_without_any_score_gets_the_mean_of_its_study_and_not_zero():
+    # ms-swift names prompts by their text, which studies share: a group is told by its study.
+    rouge_l, missing = registered()
+    columns = {**COLUMNS, "reference": ["a b", "a b", "a b", "b", "b", "b"]}
+    poisoned = [*COMPLETIONS[:2], "<report> a b </report>", *COMPLETIONS[3:]]
+    found = rouge_l(poisoned, **columns)
+    assert missing(poisoned, **columns) == [0.0] * 6
+    columns["reference"] = COLUMNS["reference"]
+    found = rouge_l(list(COMPLETIONS), **columns)
+    assert [value is None for value in found] == [False, False, True, False, False, True]
+    completions = list(COMPLETIONS)
+    rouge_l(completions, **columns)
+    totals = [2.0 * value for value in found if value is not None]
+    neutral = missing(completions, **columns)
+    # s3 has no scored mate here, nor has the row without a reference: the mean of the batch.
+    assert neutral[2] == neutral[5] == pytest.approx(sum(totals) / 4)
+
+
+def test_a_failing_reward_s_sample_gets_the_mean_of_its_own_study():
+    class Moody:
+        name, bounds, needs = "moody", (0.0, 1.0), frozenset()
+
+        def __call__(self, samples):
+            from reward_sdk.types import Part
+
+            return [
+                Part(None, "failed") if "bad" in s.response else Part(float(s.response))
+                for s in samples
+            ]
+
+    from types import SimpleNamespace
+
+    from swift.rewards import orms
+
+    from reward_sdk.adapters.swift import register
+    from reward_sdk.config import Entry
+    from reward_sdk.engine import RewardSet
+
+    register(RewardSet([(Moody(), Entry())]))
+    args = SimpleNamespace(reward_weights=[1.0, 1.0], steps_per_generation=1, num_iterations=1,
+                           gradient_accumulation_steps=1, scale_rewards="group")  # fmt: skip
+    moody, missing = (orms[name](args=args) for name in ("moody", "missing_parts"))
+    completions = ["0.9", "0.8", ".1", ".1", ".2", "bad"]
+    columns = {"prompt_id": ["p"] * 6, "id": ["a", "a", "b", "b", "b", "b"]}
+    moody(completions, **columns)
+    assert missing(completions, **columns)[5] == pytest.approx(0.4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "weights", "more", "fits"),
+    [
+        ({"rouge_l": {"weight": 1 / 3}, "format": {"weight": 2 / 3}}, (1 / 3, 2 / 3, 1), {}, True),
+        ({"rouge_l": {"weight": 1 / 3}, "format": {"weight": 2 / 3}}, (2 / 3, 1 / 3, 1), {}, False),
+        ({"rouge_l": {}}, (1.0,), {}, False),
+        ({"rouge_l": {}}, (1.0,), {"scale_rewards": "gdpo"}, True),
+        ({"rouge_l": {}}, (1.0, 1.0), {"scale_rewards": "gdpo"}, False),
+    ],
+)
+def test_functions_and_weights_must_be_the_set_s(rewards, weights, more, fits):
+    from reward_sdk.errors import ConfigError
+
+    first, *_ = registered(weights, rewards, **more)
+    first, *_ = registered(weights, rewards, **more)  # a second trainer in the same process
+    completions = ["<report> a </report>"]
+    columns = {"reference": ["a"], "prompt_id": ["p"]}
+    if fits:
+        assert first(completions, **columns) == [1.0]
+    else:
+        with pytest.raises(ConfigError, match="--reward_weights"):
+            first(completions, **columns)
 
 
 def test_it_is_the_version_that_is_named():

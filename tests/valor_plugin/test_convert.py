@@ -96,8 +96,8 @@ def test_logits_and_greedy_reports_are_the_original_s(name, exact):
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
           "num_attention_heads": 2, "image_size": 16, "patch_size": 8, "projection_dim": 8,
           "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
-LANGUAGE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
+LANGUAGE = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300,
             "rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_position_embeddings": 512,
             "hidden_act": "silu", "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2,
             "tie_word_embeddings": False}  # fmt: skip
@@ -110,7 +110,7 @@ def tensors() -> dict[str, torch.Tensor]:
     def tensor(*shape):
         return torch.randn(*shape, generator=random) * 0.1
 
-    hidden, inner, keys = 32, 48, 16
+    hidden, inner, keys = 64, 48, 32
     made = {"model.embed_tokens.weight": tensor(300, hidden), "lm_head.weight": tensor(300, hidden),
             "model.norm.weight": tensor(hidden)}  # fmt: skip
     for i in range(2):
@@ -379,7 +379,7 @@ def broken(source: Path, how: str) -> None:
         ("wrong architecture", "this one is 'llava'"),
         ("wrong projector", "mm_projector_type 'linear'"),
         ("more layers than tensors", "9 tensors are missing"),
-        ("other shapes", r"has the shape \(48, 32\), the configuration wants \(64, 32\)"),
+        ("other shapes", r"has the shape \(48, 64\), the configuration wants \(64, 64\)"),
         ("no tokenizer", "no tokenizer.model"),
         ("broken tokenizer", "tokenizer.model is damaged"),
         ("no config", "cannot read"),
@@ -418,7 +418,7 @@ def test_the_command_says_what_it_did_and_ends_with_2_on_bad_input(tmp_path, sen
     source = write(tmp_path, sentencepiece_model)
     done = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "projector    4 tensors          1,600 parameters" in done.output
+    assert "projector    4 tensors          5,248 parameters" in done.output
     again = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "out")])
     assert again.exit_code == 2
     assert "there already" in again.output

@@ -3,9 +3,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from reward_sdk.adapters.columns import Rollouts, image_ref, text_of, to_samples
+from reward_sdk.adapters.columns import Rollouts, policy_step, text_of, to_samples
+from reward_sdk.config import Entry
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.types import Part
 
 TEXT, BOTH = ["reference"], ["image", "reference"]
 
@@ -39,37 +41,6 @@ def test_a_reference_of_another_type_is_an_error(value):
 PICTURE = Image.new("L", (2, 2))
 
 
-@pytest.mark.parametrize(
-    ("given", "path", "data", "pixels"),
-    [
-        ("a.png", "a.png", None, None),
-        (b"PNG", None, b"PNG", None),
-        (PICTURE, None, None, PICTURE),
-        ({"path": "a.png", "bytes": None}, "a.png", None, None),
-        ({"path": "a.png", "bytes": b"PNG"}, None, b"PNG", None),
-        (["a.png", "b.png"], "a.png", None, None),
-        ([{"path": "a.png"}], "a.png", None, None),
-    ],
-)
-def test_images_come_in_every_form_of_a_training_set(given, path, data, pixels):
-    ref = image_ref(given, "AP")
-    assert (ref.path, ref.data, ref.pixels, ref.view) == (path, data, pixels, "AP")
-
-
-@pytest.mark.parametrize("given", [None, [], ()])
-def test_no_image_is_none(given):
-    assert image_ref(given) is None
-
-
-def test_an_image_without_content_is_one_that_fails_and_not_none():
-    assert image_ref({"path": None, "bytes": None}).data == b""
-
-
-def test_an_image_of_another_type_is_an_error():
-    with pytest.raises(ConfigError, match="an image is a path, bytes or a PIL image, not int"):
-        image_ref(7)
-
-
 def test_images_in_the_prompt_s_messages_are_seen_if_there_is_no_column():
     prompts = [[{"role": "user", "content": [{"type": "image", "image": PICTURE}]}]]
     columns = {"prompts": prompts, "reference": ["Clear."]}
@@ -92,6 +63,22 @@ def test_a_completion_is_a_text_or_messages(completion, text):
     assert text_of(completion) == text
 
 
+def test_a_batch_without_images_in_its_messages_is_said_and_goes_on(caplog):
+    prompts = [[{"role": "user", "content": "Read."}, {"role": "tool"}]]
+    [sample] = to_samples(["x"], {"prompts": prompts, "reference": ["a"]}, BOTH)
+    assert sample.image is None
+    assert "no image in this batch" in caplog.text
+
+
+def test_without_a_column_of_images_and_without_messages_it_is_an_error():
+    with pytest.raises(ConfigError, match="'image' or 'images'"):
+        to_samples(["x"], {"prompts": ["Read."], "reference": ["a"]}, BOTH)
+
+
+def test_no_completions_are_no_samples():
+    assert to_samples([], {"reference": []}, TEXT) == []
+
+
 def arguments(steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1):
     return SimpleNamespace(
         steps_per_generation=steps_per_generation, num_iterations=num_iterations,
@@ -100,19 +87,19 @@ def arguments(steps_per_generation=1, num_iterations=1, gradient_accumulation_st
 
 
 @pytest.mark.parametrize(
-    ("args", "optimizer_steps", "step"),
+    ("args", "optimizer_steps", "steps"),
     [
-        (arguments(), 0, 1),
-        (arguments(), 7, 8),
-        (arguments(4, 1, 4), 7, 8),  # as many micro steps as are accumulated: TRL's default
-        (arguments(8, 1, 4), 6, 4),  # two optimizer steps for each rollout
-        (arguments(4, 2, 4), 6, 4),  # two passes over it
-        (arguments(1, 1, 4), 7, 8),  # four rollouts for one optimizer step
+        (arguments(), [0, 1, 7], [1, 2, 8]),
+        (arguments(4, 1, 4), [0, 1, 7], [1, 2, 8]),  # TRL's default
+        (arguments(8, 1, 4), [0, 2, 4], [1, 2, 3]),  # two optimizer steps for each rollout
+        (arguments(4, 2, 4), [0, 2, 4], [1, 2, 3]),  # two passes over it
+        (arguments(1, 1, 4), [0, 1, 7], [1, 2, 8]),  # four rollouts for one optimizer step
+        # Six micro steps for a rollout, four for an optimizer step: what TRL was seen to say.
+        (arguments(6, 1, 4), [0, 1, 3, 4, 6, 7], [1, 2, 3, 4, 5, 6]),
     ],
 )
-def test_policy_steps_count_rollouts(args, optimizer_steps, step):
-    rollouts = Rollouts(RewardSet.from_config({"format": {}}), args)
-    assert rollouts.step(optimizer_steps) == step
+def test_policy_steps_count_rollouts_without_a_gap(args, optimizer_steps, steps):
+    assert [policy_step(taken, args) for taken in optimizer_steps] == steps
 
 
 class Counting:
@@ -122,21 +109,35 @@ class Counting:
         self.calls = 0
 
     def __call__(self, samples):
-        from reward_sdk.types import Part
-
         self.calls += 1
-        return [Part(1.0) for _ in samples]
+        return [Part(1.0) if "bad" not in s.response else Part(None, "failed") for s in samples]
+
+
+STATE = {"trainer_state": SimpleNamespace(global_step=0)}
 
 
 def test_a_batch_is_scored_once_for_all_functions_and_anew_for_an_equal_one():
-    from reward_sdk.config import Entry
-
     reward = Counting()
-    rollouts = Rollouts(RewardSet([(reward, Entry())]), arguments())
-    state = {"trainer_state": SimpleNamespace(global_step=0)}
+    rollouts = Rollouts(RewardSet([(reward, Entry())]))
     completions = ["a", "b"]
     for _ in rollouts.names:
-        rollouts.values(completions, state)
+        rollouts.values(completions, STATE, arguments())
     assert reward.calls == 1
-    rollouts.values(["a", "b"], state)
+    rollouts.values(["a", "b"], STATE, arguments())
     assert reward.calls == 2
+
+
+def test_the_share_of_a_batch_that_failed_is_told():
+    rollouts = Rollouts(RewardSet([(Counting(), Entry())]))
+    rollouts.values(["bad", "good", "good", "good"], STATE, arguments())
+    assert rollouts.failed == {"counting": 0.25}
+    assert rollouts.values([], STATE, arguments()) == []
+
+
+def test_a_trainer_that_says_no_step_scores_sets_without_a_schedule_only():
+    completions = ["<report> a </report>"]
+    plain = Rollouts(RewardSet.from_config({"format": {}}))
+    assert plain.values(completions, {}, arguments())[0]["format"] == 1.0
+    late = Rollouts(RewardSet.from_config({"format": {"every": 2}}))
+    with pytest.raises(ConfigError, match="must say its policy step"):
+        late.values(completions, {}, arguments())

@@ -17,7 +17,7 @@ def test_an_adapter_s_docstring_says_everything(name):
 
 def test_every_adapter_is_described():
     folder = ROOT / "reward_sdk/adapters"
-    shared = {"__init__", "scorer", "columns"}
+    shared = {"__init__", "scorer", "columns", "rows"}
     assert {path.stem for path in folder.glob("*.py")} - shared == set(STACKS)
 
 

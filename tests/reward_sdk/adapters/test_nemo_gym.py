@@ -6,7 +6,7 @@ from reward_sdk.adapters.nemo_gym import VerifyRequest, reply, sample
 from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
 from reward_sdk.text import wrap_report
-from reward_sdk.types import Sample
+from reward_sdk.types import ImageRef, Sample
 
 
 def request(*output, **row):
@@ -20,14 +20,14 @@ def message(*texts):
 
 def test_the_last_message_is_the_response_and_reasoning_is_none():
     reasoning = {"type": "reasoning", "summary": []}
-    wire = sample(request(reasoning, message("first"), message("<report> a", " </report>")))
-    assert wire.response == "<report> a </report>"
+    asked = request(reasoning, message("first"), message("<report> a", " </report>"))
+    assert sample(asked, ()).response == "<report> a </report>"
 
 
 @pytest.mark.parametrize("output", [[], [{"type": "function_call"}], ["text"], [3]])
 def test_a_response_without_a_message_is_no_sample(output):
     with pytest.raises(ScoringError, match="no message"):
-        sample(request(*output))
+        sample(request(*output), ())
 
 
 @given(st.lists(st.text("the heart is clear", max_size=40), min_size=2, max_size=2), st.booleans())
@@ -53,3 +53,18 @@ def test_a_sample_without_a_score_is_a_failure_of_its_own_kind_under_the_same_ke
         assert answer["_ng_failure_class"] == "reward_failed"
         assert answer["_ng_failure_reason"] == (problem or "no reference")
         assert set(rewards.log_keys) <= answer.keys()
+
+
+def test_a_row_s_own_image_wins_over_the_prompt_s_and_either_needs_a_reward():
+    part = {"type": "input_image", "image_url": "data:image/png;base64,UE5H"}
+    params = {"input": [{"role": "user", "content": [part]}]}
+    asked = request(message("x"), responses_create_params=params, view="AP", id=7)
+    assert sample(asked, {"image"}).image == ImageRef(data=b"PNG", view="AP")
+    assert sample(asked, ()).image is None
+    own = request(message("x"), responses_create_params=params, image="a.png")
+    assert sample(own, {"image"}).image.path == "a.png"
+
+
+@pytest.mark.parametrize("name", ["reference", "report", "ground_truth"])
+def test_a_row_s_report_may_have_the_names_that_rows_have(name):
+    assert sample(request(message("x"), **{name: "Clear."}), ()).reference == "Clear."

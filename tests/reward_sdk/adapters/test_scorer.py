@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,9 +54,12 @@ def test_failed_parts_are_logged_with_the_sample_s_name(caplog):
         def __call__(self, samples):
             raise ValueError("no memory")
 
-    Scorer(RewardSet([(Raising(), Entry())])).score([Sample("x", id="s7")])
+    scorer = Scorer(RewardSet([(Raising(), Entry())]))
+    scorer.score([Sample("x", id="s7")])
+    asyncio.run(scorer.score_one(Sample("x", id="s8")))
+    assert caplog.text.count("no memory") == 2
     assert "'s7'" in caplog.text
-    assert "no memory" in caplog.text
+    assert "'s8'" in caplog.text
 
 
 def test_a_server_that_is_waited_for_is_named_and_then_an_error(caplog, monkeypatch):

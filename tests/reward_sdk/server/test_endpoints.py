@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from dataclasses import replace
 
 import httpx
@@ -179,14 +180,15 @@ def test_verify_takes_the_image_of_the_prompt(served):
 
 
 @pytest.mark.parametrize("url", ["https://example.org/x.png", "file:///etc/passwd", None, "data:,"])
-def test_verify_fetches_no_image(served, url):
+def test_verify_fetches_no_image_and_fails_only_what_looks_at_it(served, url):
     body = verify(text=wrap_report(REPORTS[0]))
     content = [{"type": "input_image", "image_url": url}]
     body["responses_create_params"] = {"input": [{"role": "user", "content": content}]}
     answer = served.server.post("/verify", body).json()
-    assert answer["reward"] == 0.0
-    assert answer["_ng_failure_class"] == "reward_failed"
-    assert "none is fetched" in answer["_ng_failure_reason"]
+    failed = {name for name in served.rewards if answer[f"{name}/failed"]}
+    assert failed == {"image_text"}
+    assert answer["unscored"] == 0.0
+    assert "_ng_failure_class" not in answer
 
 
 def test_metrics_count_every_part(served):
@@ -215,7 +217,7 @@ def test_the_page_shows_the_rewards_and_loads_nothing_from_elsewhere(served):
     assert page.status_code == 200
     for name in served.rewards:
         assert name in page.text
-    assert "http" not in page.text.replace("http-equiv", "")
+    assert not re.search(r"""(src|href|action)=["']?(http|//)""", page.text)
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
