@@ -113,6 +113,20 @@ def test_a_row_that_cannot_be_scored_is_kept_out_by_gym_s_own_key(gym):
     assert "no message" in answer["_ng_failure_reason"]
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"id": 5, "view": 3, "image": 5}, None),  # no reward looks at the image
+        ({"reference": 3}, "a reference is a text or None, not int"),
+        ({"reference": ["a"]}, "not list"),
+    ],
+)
+def test_an_odd_row_is_scored_or_its_failure_says_why(row, says, gym):
+    answer = gym("/verify", {**ROWS[0], **row, "response": response(RESPONSES[0])})
+    assert answer["unscored"] == float(says is not None)
+    assert (says or "") in answer.get("_ng_failure_reason", "")
+
+
 def test_gym_aggregates_every_component(gym):
     answers = [
         {**gym("/verify", {**ROWS[i], "response": response(RESPONSES[i])}),

@@ -38,6 +38,7 @@ def folder(tmp_path_factory, tiny_model):
             "messages": [{"role": "user", "content": "<image>Read."}],
             "images": [str(films / f"film{i % 4}.png")],
             "reference": references[i % 4],
+            "view": "PA",
             "id": f"s{i}",
         }
         for i in range(16)

@@ -37,6 +37,7 @@ def run(tmp_path_factory, tiny_model):
         "prompt": [question] * 16,
         "image": [Image.open(films / f"film{i % 4}.png").convert("RGB") for i in range(16)],
         "reference": [references[i % 4] for i in range(16)],
+        "view": ["PA"] * 16,
         "id": [f"s{i}" for i in range(16)],
     }
     torch.manual_seed(0)
@@ -44,22 +45,21 @@ def run(tmp_path_factory, tiny_model):
     processor = AutoProcessor.from_pretrained(tiny_model)
     seen = []
 
+    config, grpo = trl.GRPOConfig, trl.GRPOTrainer
     short = partial(
-        trl.GRPOConfig, max_steps=STEPS, max_completion_length=16, logging_steps=1, report_to=[],
+        config, max_steps=STEPS, max_completion_length=16, logging_steps=1, report_to=[],
         use_cpu=True, bf16=False, save_strategy="no", learning_rate=1e-3,
     )  # fmt: skip
 
     def trainer(model, funcs, args, dataset):
         """TRL's, with the processor that it would find on the hub; remembered."""
-        seen.append(
-            trl.GRPOTrainer(model, funcs, args, train_dataset=dataset, processing_class=processor)
-        )
+        seen.append(grpo(model, funcs, args, train_dataset=dataset, processing_class=processor))
         return seen[0]
 
     example = describe("trl").example
-    names = {"GRPOConfig": short, "GRPOTrainer": trainer, "model": model,
-             "dataset": Dataset.from_dict(rows)}  # fmt: skip
-    exec(example, names)
+    patch.setattr(trl, "GRPOConfig", short)
+    patch.setattr(trl, "GRPOTrainer", trainer)
+    exec(example, {"model": model, "dataset": Dataset.from_dict(rows)})
     patch.undo()
     assert len(example.splitlines()) <= 5
     return seen[0]

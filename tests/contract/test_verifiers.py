@@ -73,12 +73,25 @@ def test_an_image_of_the_prompt_is_seen(study):
     folder, films, _ = study
     url = "data:image/png;base64," + base64.b64encode((films / "film0.png").read_bytes()).decode()
     part = ImageUrlContentPart(image_url=ImageUrlSource(url=url))
-    data = ReportData(prompt=[UserMessage(content=[part])], reference="Clear.")
+    data = ReportData(prompt=[UserMessage(content=[part])], reference="Clear.", view="PA")
     reward = vf.RewardFunctionConfig(fn=f"{folder / 'rewards.py'}:report")
     task = ReportTask(data, vf.TaskConfig(rewards={"report": reward}))
     trace = trace_of(task, "<report> Clear. </report>")
     asyncio.run(task.score(trace))
     assert 0.3 < trace.rewards["brightness"].score < 0.7
+
+
+@pytest.mark.parametrize("name", ["reference", "report", "ground_truth"])
+def test_the_reference_is_found_under_each_of_its_names(name, study):
+    import verifiers.v1 as vf
+    from contract.verifiers_task import ReportData, ReportTask, trace_of
+
+    reward = vf.RewardFunctionConfig(fn=f"{study[0] / 'rewards.py'}:report")
+    data = ReportData(prompt="Read.", **{name: "Clear lungs."})
+    task = ReportTask(data, vf.TaskConfig(rewards={"report": reward}))
+    trace = trace_of(task, "<report> Clear lungs. </report>")
+    asyncio.run(task.score(trace))
+    assert trace.rewards["rouge_l"].score == 1.0
 
 
 def test_its_nemo_gym_client_scores_through_the_server(study, tmp_path):
@@ -93,7 +106,7 @@ def test_its_nemo_gym_client_scores_through_the_server(study, tmp_path):
     _, films, environment = study
     rows = [
         {"responses_create_params": {"input": [{"role": "user", "content": "Describe."}]},
-         "reference": "Clear lungs.", "image": str(films / "film0.png")},
+         "reference": "Clear lungs.", "image": str(films / "film0.png"), "view": "PA"},
     ]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     images = ("--images", str(films))

@@ -20,6 +20,8 @@ class ReportData(vf.TaskData):
     """A study."""
 
     reference: str | None = None
+    report: str | None = None
+    ground_truth: str | None = None
     xray: str | None = None
     view: str | None = None
 

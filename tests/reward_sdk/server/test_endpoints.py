@@ -66,7 +66,8 @@ def test_single_samples_asked_for_at_once_score_as_a_batch_does(served, in_proce
     found = [score for [score] in asyncio.run(ask())]
     expected = in_process.score(some, 4)
     for one, other in zip(found, expected, strict=True):
-        assert one.logs == pytest.approx(other.logs, abs=1e-6)
+        # The composition of a batch, which the machine's load decides, moves the last digits.
+        assert one.logs == pytest.approx(other.logs, abs=5e-5)
         assert [p.status for p in one.parts.values()] == [p.status for p in other.parts.values()]
 
 
