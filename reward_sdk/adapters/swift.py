@@ -117,5 +117,5 @@ def neutral(
 
 def _group(prompt: str, sample: Sample) -> Hashable:
     image = sample.image
-    shown = image and (image.path, image.digest, id(image.pixels))
+    shown = image and (image.path, image.digest)
     return prompt, sample.id, sample.reference, shown
