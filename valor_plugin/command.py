@@ -171,11 +171,6 @@ def check(recipe: Recipe, where: str) -> None:
     for name, why in _REFUSED.items():
         if recipe.openrlhf.get(name):
             raise ConfigError(f"{where}: openrlhf.{name} does not work with this plugin: {why}")
-    if "tower" in recipe.model.train:
-        raise ConfigError(
-            f"{where}: model.train: the tower cannot train in stage grpo, because the host would "
-            "send its weights to vLLM under names that vLLM does not know; train it in stage sft"
-        )
 
 
 def text(arguments: list[str]) -> str:

@@ -1,16 +1,17 @@
 """Models of other origins through the real host: what transformers saved, and LLaVA-Med's original
 format, converted. Too slow for `make test`."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
-from hostrun import openrlhf
+from hostrun import Chain, openrlhf, scalars
 from PIL import Image
 from safetensors.torch import load_file
+from serving import misbehaving
 
 from valor_plugin.data.studies import Study, write_studies
+from valor_plugin.llava_med.parts import part_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
 pytest.importorskip("openrlhf")
@@ -20,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "valor_plugin"))
 RECIPE = """
 name: other
 stage: grpo
-model: {{path: {model}, train: projector}}
+model: {{path: {model}, train: {train}}}
 data: {{train: {root}/studies.jsonl}}
 rewards:
-  rouge_l: {{weight: 0.5}}
-  format: {{weight: 0.5}}
+  slow: {{weight: 1.0}}  # the length of the response, whatever it says
 openrlhf:
   algo.kl.init_coef: 0.01
+  algo.advantage.is_correction_level: token
   actor.adam.lr: 1.0e-3
   actor.num_gpus_per_node: 1
   ref.num_gpus_per_node: 1
@@ -41,8 +42,8 @@ openrlhf:
 """
 
 
-def run(root: Path, model: Path) -> tuple[str, dict, dict]:
-    """Two steps of stage 2: what was printed, and the weights before and after."""
+def run(root: Path, model: Path, train: str = "projector") -> tuple[str, dict, dict]:
+    """Two policy steps: what was printed, and the weights before and after."""
     studies = []
     for i in range(8):
         path = root / f"film{i}.png"
@@ -50,8 +51,9 @@ def run(root: Path, model: Path) -> tuple[str, dict, dict]:
         studies.append(Study(f"s{i}", path, "No pleural effusion."))
     write_studies(studies, root / "studies.jsonl")
     recipe = root / "recipe.yaml"
-    recipe.write_text(RECIPE.format(root=root, model=model))
-    done = openrlhf("train", "--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu")
+    recipe.write_text(RECIPE.format(root=root, model=model, train=train))
+    out = ("--out", str(root / "out"), "--device", "cpu")
+    done = openrlhf("train", "--recipe", str(recipe), *out, **misbehaving(root / "site"))
     assert done.returncode == 0, done.stdout + done.stderr
     log = (root / "out/host.log").read_text(errors="replace")
 
@@ -91,4 +93,19 @@ def test_llava_med_in_its_original_format_is_trained_after_conversion(tmp_path):
     assert "step    2/2" in printed
     assert before.keys() == after.keys()
     changed = {name for name in before if not before[name].to(after[name].dtype).equal(after[name])}
-    assert all("projector" in name for name in changed), json.dumps(sorted(changed))
+    assert {part_of(name) for name in changed} == {"projector"}
+    assert "weights to vLLM: 4 tensors" in printed
+
+
+def test_every_part_trains_and_the_engine_follows_it(tmp_path, tiny_model):
+    printed, before, after = run(tmp_path, tiny_model, "all")
+    changed = {
+        part_of(name)
+        for name in before
+        if not before[name].to(after[name].dtype).equal(after[name])
+    }
+    assert changed == {"tower", "projector", "language"}
+    log = scalars(Chain(tmp_path, {}), "out")
+    before_any_sync, after_one = log["train/vllm_kl"]
+    assert after_one == pytest.approx(before_any_sync, rel=0.5)
+    assert f"weights to vLLM: {len(before)} tensors" in printed

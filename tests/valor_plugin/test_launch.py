@@ -187,12 +187,6 @@ def test_what_the_plugin_cannot_do_with_the_host_is_refused(option, value):
         command.check(recipe(openrlhf={option: value}), "r.yaml")
 
 
-def test_a_training_tower_is_refused_because_vllm_would_not_take_its_weights():
-    tower = Recipe.model_validate(recipe().model_dump() | {"model": {"path": "m", "train": "all"}})
-    with pytest.raises(ConfigError, match="the tower cannot train in stage grpo"):
-        command.check(tower, "r.yaml")
-
-
 def test_an_optimizer_batch_that_no_rollout_fills_is_refused():
     huge = recipe(openrlhf=recipe().openrlhf | {"train.batch_size": 1000})
     with pytest.raises(ConfigError, match="does not divide a rollout of"):

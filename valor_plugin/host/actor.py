@@ -3,14 +3,18 @@
 OpenRLHF's own `--actor.freeze_visual_encoder` trains the language model and freezes the
 projector, the reverse of VALOR's stage 2. Here the wanted parts train and everything else is frozen
 before DeepSpeed builds the optimizer. The host sends only trainable parameters to vLLM, so a
-projector-only run syncs four tensors.
+projector-only run syncs four tensors: 42 MB instead of 15 GB for LLaVA-Med 7B. Each sync is logged.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 from valor_plugin.llava_med.parts import train_only
+
+logger = logging.getLogger(__name__)
 
 
 def install(parts: tuple[str, ...]) -> None:
@@ -25,3 +29,19 @@ def install(parts: tuple[str, ...]) -> None:
             train_only(self.model, parts)
 
     Actor.__init__ = init
+
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    send = ActorPPOTrainer.broadcast_to_vllm
+
+    def send_and_log(self: Any) -> None:
+        began = time.perf_counter()
+        send(self)
+        sent = [p for p in self.actor.model.module.parameters() if p.requires_grad]
+        size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in sent)
+        seconds = time.perf_counter() - began
+        if self.strategy.is_rank_0():
+            line = "weights to vLLM: %d tensors, %.3f MB in %.2f s"
+            logger.warning(line, len(sent), size / 1e6, seconds)
+
+    ActorPPOTrainer.broadcast_to_vllm = send_and_log
