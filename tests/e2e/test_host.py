@@ -206,23 +206,22 @@ def test_a_film_that_cannot_be_decoded_leaves_its_samples_unscored_and_is_named(
     assert "study damaged: image" in chain.log("interrupted")
 
 
+LONGER = [
+    "--set", "openrlhf.train.num_episodes=3", "--device", "cpu",
+    "--set", "openrlhf.train.full_determinism_enable=true",
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def served(chain: Chain) -> tuple[Chain, str]:
     """A run of stage 1 whose rewards come from a server that is killed in its midst and started
-    again, and what that run printed; beside it one with the same rewards in process."""
+    again, and what that run printed."""
     rewards = read_set(chain.root / "stage1.yaml")
-    longer = [
-        "--set", "openrlhf.train.num_episodes=3", "--device", "cpu",
-        "--set", "openrlhf.train.full_determinism_enable=true",
-    ]  # fmt: skip
     recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
-    done = openrlhf(*recipe, "--out", str(chain.root / "inline"), *longer)
-    assert done.returncode == 0, done.stdout + done.stderr
-
     port = free_port()
     first = Server(chain.root / "server1", rewards, port=port)
     process = subprocess.Popen(
-        [COMMAND, *recipe, "--out", str(chain.root / "served"), *longer,
+        [COMMAND, *recipe, "--out", str(chain.root / "served"), *LONGER,
          "--set", f"rewards={{server: ['{first.url}']}}"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -252,8 +251,12 @@ def test_a_run_survives_a_reward_server_that_is_killed_and_started_again(served)
         assert (chain.root / server / "server.log").read_text().count("ready:") == 1
 
 
+@pytest.mark.slow
 def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(served):
     chain, _ = served
+    recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
+    done = openrlhf(*recipe, "--out", str(chain.root / "inline"), *LONGER)
+    assert done.returncode == 0, done.stdout + done.stderr
     inline, remote = scalars(chain, "inline"), scalars(chain, "served")
     for key in ("reward", "rouge_l", "findings_f1", "format"):
         assert remote[f"train/{key}"] == pytest.approx(inline[f"train/{key}"], abs=1e-6), key
