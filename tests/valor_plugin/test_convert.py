@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reward_sdk.errors import ConfigError
@@ -265,6 +266,52 @@ def test_the_tower_of_the_folder_is_taken_when_asked_for_or_when_there_is_no_oth
     assert torch.equal(weights(tmp_path / "only")[key], other[key.removeprefix("vision_tower.")])
 
 
+def test_a_tower_that_transformers_saved_is_read_and_old_bin_files_are(
+    tmp_path, sentencepiece_model
+):
+    source = write(tmp_path, sentencepiece_model, "bin", drop="model.vision_tower")
+    old = torch.load(source / "pytorch_model.bin")
+    torch.save(old, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    tower = {n.removeprefix("vision_model."): t for n, t in tower_tensors(2).items()}
+    save_file(tower, tmp_path / "clip/model.safetensors")
+    convert(source, tmp_path / "out")
+    key = "vision_tower.vision_model.embeddings.class_embedding"
+    found = weights(tmp_path / "out")
+    assert torch.equal(found[key], tower["embeddings.class_embedding"])
+    assert torch.equal(found["language_model.model.norm.weight"], old["model.norm.weight"])
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path, sentencepiece_model):
+    class Bad:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    source = write(tmp_path, sentencepiece_model, "bin")
+    torch.save({"lm_head.weight": Bad()}, source / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="nothing of it was executed"):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("ratio", "pads"), [("pad", True), ("square", False), (None, False)])
+def test_images_are_padded_where_the_original_pads(ratio, pads, tmp_path, sentencepiece_model):
+    source = write(tmp_path, sentencepiece_model)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("image_aspect_ratio")
+    if ratio:
+        config["image_aspect_ratio"] = ratio
+    (source / "config.json").write_text(json.dumps(config))
+    assert plan(source).processor.image_processor.do_pad is pads
+
+
+def test_what_generates_is_told_to_leave_the_image_token_out(tmp_path, sentencepiece_model):
+    convert(write(tmp_path, sentencepiece_model, mm_vision_select_layer=-1), tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    generation = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert generation["suppress_tokens"] == [config["image_token_index"]]
+    assert (config["vision_feature_layer"], config["dtype"]) == (-1, "float32")
+
+
 def test_the_image_token_s_logit_is_the_mean_of_all_and_never_the_largest(
     tmp_path, sentencepiece_model
 ):
@@ -288,12 +335,12 @@ def test_it_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     def no_room_for_the_second(content, path, metadata):
         if written:
             Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device", str(path))
+            raise SafetensorError("IoError: No space left on device (os error 28)")
         written.append(path)
         save(content, path, metadata=metadata)
 
     monkeypatch.setattr(module, "save_file", no_room_for_the_second)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match=r"No space left.*goes on from here"):
         convert(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
@@ -315,9 +362,45 @@ def test_too_little_room_is_said_before_a_shard_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("what", ["weights", "configuration"])
+def test_a_source_that_changed_in_between_is_not_mixed_with_what_is_there(
+    what, tmp_path, sentencepiece_model, monkeypatch
+):
+    source = write(tmp_path, sentencepiece_model, "sharded safetensors")
+    monkeypatch.setattr(module, "_finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        convert(source, tmp_path / "out")
+    monkeypatch.undo()
+    if what == "weights":
+        shard = sorted(source.glob("model-*"))[0]
+        save_file({n: t + 1 for n, t in load_file(shard).items()}, shard)
+    else:
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    with pytest.raises(ConfigError, match="another conversion: remove it"):
+        convert(source, tmp_path / "out")
+
+
+def test_two_at_once_do_not_write_into_one_another(tmp_path, sentencepiece_model, monkeypatch):
+    source = write(tmp_path, sentencepiece_model)
+    said = []
+
+    def second(*_):
+        with pytest.raises(ConfigError, match="another conversion is writing"):
+            convert(source, tmp_path / "out")
+        said.append(1)
+
+    finish = module._finish
+    monkeypatch.setattr(module, "_finish", lambda *a: (second(), finish(*a)))
+    convert(source, tmp_path / "out")
+    assert said
+    assert not (tmp_path / "out/conversion.json").exists()
+
+
 def test_another_conversion_s_rest_is_not_taken_for_this_one_s(tmp_path, sentencepiece_model):
     source = write(tmp_path, sentencepiece_model)
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/model-00001-of-00001.safetensors").write_text("")
     with pytest.raises(ConfigError, match="another conversion: remove it"):
         convert(source, tmp_path / "out")
 
@@ -358,6 +441,22 @@ def broken(source: Path, how: str) -> None:
             return
         case "unknown tower":
             config["mm_vision_tower"] = "someone/some-tower"
+        case "fewer rows than words":
+            content = load_file(shard)
+            name = next(n for n in ("lm_head.weight", "model.embed_tokens.weight") if n in content)
+            save_file({**content, name: content[name][:-9].clone()}, shard)
+        case "integers":
+            content = load_file(shard)
+            name = next(n for n in content if n.endswith("_proj.weight"))
+            save_file({**content, name: content[name].to(torch.int8)}, shard)
+        case "a file elsewhere":
+            listed["weight_map"]["lm_head.weight"] = "../elsewhere.safetensors"
+        case "no map of weights":
+            listed["weight_map"] = ["lm_head.weight"]
+        case "a word for a number":
+            config["num_hidden_layers"] = "two"
+        case "no tower's name":
+            config["mm_vision_tower"] = None
         case "unknown tensor":
             content = load_file(shard)
             save_file({**content, "model.resampler.weight": torch.zeros(2)}, shard)
@@ -379,11 +478,17 @@ def broken(source: Path, how: str) -> None:
         ("wrong architecture", "this one is 'llava'"),
         ("wrong projector", "mm_projector_type 'linear'"),
         ("more layers than tensors", "9 tensors are missing"),
-        ("other shapes", r"has the shape \(48, 64\), the configuration wants \(64, 64\)"),
+        ("other shapes", r"of the shape \(48, 64\), .* wants floating point of \(64, 64\)"),
         ("no tokenizer", "no tokenizer.model"),
         ("broken tokenizer", "tokenizer.model is damaged"),
         ("no config", "cannot read"),
         ("unknown tower", "pass --tower FOLDER"),
+        ("fewer rows than words", "the configuration wants floating point of"),
+        ("integers", "torch.int8"),
+        ("a file elsewhere", "the name of a file here"),
+        ("no map of weights", "the name of a file here"),
+        ("a word for a number", "a value that does not work"),
+        ("no tower's name", "no mm_vision_tower"),
         ("unknown tensor", "'model.resampler.weight' is none of LLaVA-Med"),
     ],
 )

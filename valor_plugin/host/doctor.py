@@ -115,31 +115,44 @@ def _names(folder: Path) -> Finding:
     try:
         config: Any = LlavaConfig.from_pretrained(folder)
         wanted = model_shapes(config)
-        found = {file_name(name) for shard in find_shards(folder) for name in shard.names}
+        found = {
+            file_name(name): shape
+            for shard in find_shards(folder)
+            for name, shape in shard.shapes().items()
+        }
     except Exception as error:  # transformers raises anything for a configuration
         return Finding("tensors", False, one_line(error))
-    if config.text_config.tie_word_embeddings:
-        wanted.pop("language_model.lm_head.weight")
-    missing, more = sorted(wanted.keys() - found), sorted(found - wanted.keys())
+    head = "language_model.lm_head.weight"
+    if config.tie_word_embeddings or config.text_config.tie_word_embeddings:
+        found.setdefault(head, wanted[head])
+    missing, more = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    other = [name for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name]]
     if missing:
         detail = f"{len(missing)} are missing, e.g. {missing[0]}: chance would fill them"
     elif more:
         detail = f"{len(more)} have no place in this configuration, e.g. {more[0]}"
+    elif other:
+        name = other[0]
+        detail = f"{name} has the shape {found[name]}, the configuration wants {wanted[name]}"
     else:
-        detail = f"{len(found)}, under names that transformers and vLLM read"
-    return Finding("tensors", not missing and not more, detail)
+        detail = f"{len(found)}, under names that transformers and, in our runs, vLLM read"
+    return Finding("tensors", not (missing or more or other), detail)
 
 
 def _processor(folder: str) -> Iterator[Finding]:
     """Whether text and pixels will fit the model."""
-    from transformers import AutoProcessor, LlavaConfig
-
     try:
-        processor = AutoProcessor.from_pretrained(folder)
-        config: Any = LlavaConfig.from_pretrained(folder)
+        yield from _fits(folder)
     except Exception as error:  # a processor's files can be wrong in any way
         yield Finding("processor", False, one_line(error))
-        return
+
+
+def _fits(folder: str) -> Iterator[Finding]:
+    from PIL import Image
+    from transformers import AutoProcessor, LlavaConfig
+
+    processor = AutoProcessor.from_pretrained(folder)
+    config: Any = LlavaConfig.from_pretrained(folder)
     tokenizer, vocabulary = processor.tokenizer, config.text_config.vocab_size
     token = tokenizer.convert_tokens_to_ids(processor.image_token)
     wanted = config.image_token_index
@@ -148,13 +161,19 @@ def _processor(folder: str) -> Iterator[Finding]:
         "image token", fits,
         f"{processor.image_token!r} is {token}, the model's {wanted}, of {vocabulary} tokens",
     )  # fmt: skip
-    tower = config.vision_config
-    patches = (tower.image_size // tower.patch_size) ** 2
-    size = processor.image_processor.crop_size["height"]
-    yield Finding(
-        "image size", size == tower.image_size and processor.patch_size == tower.patch_size,
-        f"{size} pixels, the tower's {tower.image_size}: {patches} tokens an image",
-    )  # fmt: skip
+    tower, layer = config.vision_config, config.vision_feature_layer
+    features = (tower.image_size // tower.patch_size) ** 2
+    features += config.vision_feature_select_strategy == "full"  # keeps the class token
+    blank = processor(
+        text=processor.image_token, images=Image.new("RGB", (40, 60)), return_tensors="pt"
+    )
+    size, marks = blank["pixel_values"].shape[-1], (blank["input_ids"] == token).sum().item()
+    detail = (
+        f"{size} pixels and {marks} tokens, of layer {layer}; the model's tower has "
+        f"{tower.image_size} pixels, {features} features and {tower.num_hidden_layers} layers"
+    )
+    fits = (size, marks) == (tower.image_size, features)
+    yield Finding("image", fits and -tower.num_hidden_layers <= layer + 1 <= 0, detail)
     template = bool(processor.chat_template)
     detail = "there" if template else "none: prompts cannot be written; see llava_med/template.py"
     yield Finding("chat template", template, detail)

@@ -12,16 +12,18 @@ whole or not there; a conversion that was cut short goes on where it stopped.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, one_line
 from valor_plugin.llava_med.original import Shard, names_in, read_json
 from valor_plugin.llava_med.parts import PARTS, part_of
 from valor_plugin.llava_med.plan import IMAGE_TOKEN, Plan, plan, target_name
@@ -50,14 +52,28 @@ def convert(
 
     Raises:
         ConfigError: the source is wrong, or the target is not empty.
-        OSError: the target cannot be written, e.g. for want of room; what is there is kept and
-            used again.
+        OSError: the target cannot be written; what is there is kept and used again.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} is there already: name a new folder, or empty this one")
+    target = target.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir()) or target.is_mount()):
+        raise ConfigError(f"{target} is there already: name a new folder, or remove this one")
     made = plan(source, tower)
     partial = target.with_name(f"{target.name}.partial")
-    _resume(partial, made)
+    _resume(partial, source, made)
+    with (partial / _STATE).open() as state:
+        try:
+            fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{partial}: another conversion is writing there") from None
+        _convert(made, partial, progress)
+    if target.exists():
+        target.rmdir()
+    partial.rename(target)
+    (target / _STATE).unlink()
+    return _report(made, target)
+
+
+def _convert(made: Plan, partial: Path, progress: Callable[[int, int], object]) -> None:
     sizes = [shard.path.stat().st_size for shard in made.shards]
     weights: dict[str, str] = {}
     for number, (shard, size) in enumerate(zip(made.shards, sizes, strict=True), 1):
@@ -68,22 +84,22 @@ def convert(
         weights |= {target_name(original): name for original in shard.names}
         progress(sum(sizes[:number]), sum(sizes))
     _finish(made, partial, weights)
-    if target.exists():
-        target.rmdir()
-    partial.rename(target)
-    return _report(made, target)
 
 
-def _resume(partial: Path, made: Plan) -> None:
+def _resume(partial: Path, source: Path, made: Plan) -> None:
     """Makes the folder, or checks that what is in it was begun from the same files."""
-    files = {str(s.path.resolve()): [s.path.stat().st_size, len(s.names)] for s in made.shards}
-    state = {"files": files, "tower": made.tower}
-    if partial.exists():
+    paths = [*(shard.path for shard in made.shards), source / "tokenizer.model"]
+    files = {str(p.resolve()): [p.stat().st_size, p.stat().st_mtime_ns] for p in paths}
+    config = hashlib.sha256(made.config.to_json_string().encode()).hexdigest()
+    state = {"files": files, "tower": made.tower, "config": config}
+    if partial.exists() and any(partial.iterdir()):
         if not (partial / _STATE).exists() or read_json(partial / _STATE) != state:
             raise ConfigError(f"{partial} is there from another conversion: remove it")
         return
-    partial.mkdir(parents=True)
-    (partial / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    partial.mkdir(parents=True, exist_ok=True)
+    unfinished = partial.with_name(f"{partial.name}.state")
+    unfinished.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    unfinished.rename(partial / _STATE)
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -99,17 +115,24 @@ def _write(made: Plan, shard: Shard, path: Path) -> None:
     tensors = {}
     for name, tensor in shard.tensors():
         target = target_name(name)
-        wanted = made.shapes[target]
-        if target in _GROWN:
-            tensor = _grown(tensor, made.image_token, wanted[0])
-        if tuple(tensor.shape) != wanted:
+        rows, *columns = made.shapes[target]
+        wanted = (made.rows, *columns) if target in _GROWN else (rows, *columns)
+        if tuple(tensor.shape) != wanted or not tensor.is_floating_point():
             raise ConfigError(
-                f"{shard.path}: {name!r} has the shape {tuple(tensor.shape)}, the configuration "
-                f"wants {wanted}"
+                f"{shard.path}: {name!r} is {tensor.dtype} of the shape {tuple(tensor.shape)}, the "
+                f"configuration wants floating point of {wanted}"
             )
+        if target in _GROWN:
+            tensor = _grown(tensor, made.image_token, rows)
         tensors[target] = tensor.contiguous()
     unfinished = path.with_suffix(".tmp")
-    save_file(tensors, unfinished, metadata={"format": "pt"})
+    try:
+        save_file(tensors, unfinished, metadata={"format": "pt"})
+    except SafetensorError as error:  # also for a full disk
+        raise ConfigError(
+            f"{unfinished} cannot be written: {one_line(error)}; when it can, give the same "
+            "command again, it goes on from here"
+        ) from None
     unfinished.rename(path)
 
 
@@ -122,7 +145,7 @@ def _grown(tensor: torch.Tensor, image_token: int, rows: int) -> torch.Tensor:
 
 
 def _finish(made: Plan, folder: Path, weights: dict[str, str]) -> None:
-    """Everything beside the weights; the state goes last."""
+    """Everything beside the weights."""
     from transformers import GenerationConfig
 
     written = [name for path in sorted(folder.glob("*.safetensors")) for name in names_in(path)]
@@ -143,7 +166,6 @@ def _finish(made: Plan, folder: Path, weights: dict[str, str]) -> None:
     }
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    (folder / _STATE).unlink()
 
 
 def _dtype(path: Path) -> torch.dtype:

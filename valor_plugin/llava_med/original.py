@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +38,16 @@ class Shard:
             else:
                 tensors = _load_bin(self.path)
                 for name in self.names:
-                    yield name, tensors[name]
+                    yield name, tensors[name].clone()  # some share their storage
         except SafetensorError as error:
             raise damaged(self.path, error) from None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its tensors, which are not read where the format allows it."""
+        if self.path.suffix != ".safetensors":
+            return {name: tuple(tensor.shape) for name, tensor in self.tensors()}
+        with safe_open(self.path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in self.names}
 
 
 def damaged(path: Path, error: Exception) -> ConfigError:
@@ -47,10 +56,19 @@ def damaged(path: Path, error: Exception) -> ConfigError:
 
 
 def _load_bin(path: Path) -> dict[str, torch.Tensor]:
+    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 was none
     try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # the zip reader and the unpickler raise anything
+        tensors = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path}: holds more than tensors, or is damaged; nothing of it was executed: "
+            f"{one_line(error)}"
+        ) from None
+    except Exception as error:  # the zip reader raises anything
         raise damaged(path, error) from None
+    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        raise ConfigError(f"{path}: no tensors under names")
+    return tensors
 
 
 def find_shards(folder: Path) -> list[Shard]:
@@ -71,7 +89,10 @@ def find_shards(folder: Path) -> list[Shard]:
 
 def _indexed(folder: Path, index: Path) -> list[Shard]:
     listed: dict[str, list[str]] = {}
-    for name, file in read_json(index).get("weight_map", {}).items():
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(map(_is_plain, weight_map.values())):
+        raise ConfigError(f"{index}: its weight_map must give each tensor the name of a file here")
+    for name, file in weight_map.items():
         listed.setdefault(file, []).append(name)
     shards = []
     for file, names in sorted(listed.items()):
@@ -84,6 +105,10 @@ def _indexed(folder: Path, index: Path) -> list[Shard]:
             raise ConfigError(f"{path}: {where} {wrong[0]!r} ({len(wrong)} such tensors)")
         shards.append(Shard(path, tuple(names)))
     return shards
+
+
+def _is_plain(file: Any) -> bool:
+    return isinstance(file, str) and Path(file).name == file
 
 
 def names_in(path: Path) -> list[str]:
@@ -126,14 +151,18 @@ def original_config(source: Path) -> dict[str, Any]:
     wanted = {
         "mm_projector_type": ("mlp2x_gelu",), "mm_vision_select_feature": ("patch",),
         "mm_use_im_start_end": (False,), "mm_use_im_patch_token": (False,),
-        "image_aspect_ratio": ("pad", "square"), "mm_patch_merge_type": ("flat",),
+        # Without it the original does not pad.
+        "image_aspect_ratio": ("square", "pad"), "mm_patch_merge_type": ("flat",),
     }  # fmt: skip
     for key, allowed in wanted.items():
         value = config.setdefault(key, allowed[0])
         if value not in allowed:
             known = " or ".join(map(repr, allowed))
             raise ConfigError(f"{source / 'config.json'}: {key} {value!r}: only {known} is known")
+    if not isinstance(config.get("mm_vision_tower") or None, str | None):
+        raise ConfigError(f"{source / 'config.json'}: mm_vision_tower must be a text")
+    config = {key: value for key, value in config.items() if value != ""}
     if missing := [key for key in ("mm_vision_tower", "vocab_size", "hidden_size") if
-                   key not in config]:  # fmt: skip
+                   config.get(key) is None]:  # fmt: skip
         raise ConfigError(f"{source / 'config.json'}: no {', '.join(missing)}")
     return config

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, one_line
 from valor_plugin.llava_med.checkpoint import file_name
 from valor_plugin.llava_med.original import (
     Shard,
@@ -51,7 +51,10 @@ _NAMES = (
     (re.compile(r"^model\.mm_projector\.2\."), "multi_modal_projector.linear_2."),
     (re.compile(r"^model\.vision_tower\.(?:vision_tower\.)?vision_model\."),
      "vision_tower.vision_model."),
-    (re.compile(r"^vision_model\."), "vision_tower.vision_model."),  # of a tower's own folder
+    # Of a tower's own folder, as older and newer transformers write it.
+    (re.compile(r"^vision_model\."), "vision_tower.vision_model."),
+    (re.compile(r"^(?=embeddings\.|pre_layrnorm\.|encoder\.|post_layernorm\.)"),
+     "vision_tower.vision_model."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
     (re.compile(r"^model\.(?=embed_tokens\.|layers\.|norm\.)"), "language_model.model."),
 )  # fmt: skip
@@ -82,6 +85,7 @@ class Plan:
         config: of the converted model, a `LlavaConfig`.
         processor: of the converted model.
         shapes: target name -> shape, of every tensor that the model needs.
+        rows: of the original's embeddings, before `<image>` got its own.
         image_token: the id of `<image>`.
         unused: names of source tensors that are not needed.
     """
@@ -91,6 +95,7 @@ class Plan:
     config: Any
     processor: Any
     shapes: dict[str, tuple[int, ...]]
+    rows: int
     image_token: int
     unused: tuple[str, ...]
 
@@ -124,17 +129,31 @@ def plan(source: Path, tower: str | None = None) -> Plan:
         where = str(folder)
         unused = tuple(name for shard in shards for name in shard.names if _is_tower(name))
         shards = [_without(shard, _is_tower) for shard in shards]
-        shards += [_without(s, lambda n: not n.startswith("vision_model.")) for s in
-                   find_shards(folder)]  # fmt: skip
+        own = find_shards(folder)
+        # A whole CLIPModel's tower has a prefix, a tower that transformers 5.15 saved has none.
+        prefix = "vision_model." if any("vision_model." in n for s in own for n in s.names) else ""
+        shards += [_without(shard, lambda n: not n.startswith(prefix)) for shard in own]
     unused += tuple(name for shard in shards for name in shard.names if _DERIVED.search(name))
     shards = [_without(shard, _DERIVED.search) for shard in shards]
     shards = [shard for shard in shards if shard.names]
     tokenizer, image_token = _tokenizer(source, original["vocab_size"])
-    config = _config(original, _vision_config(folder, named), image_token)
-    processor = _processor(tokenizer, config, folder, original["image_aspect_ratio"] == "pad")
-    shapes = model_shapes(config)
+    pad = original["image_aspect_ratio"] == "pad"
+    try:
+        config = _config(original, _vision_config(folder, named), image_token)
+        processor = _processor(tokenizer, config, folder, pad)
+        shapes = model_shapes(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers raises anything for a value of the wrong kind
+        raise ConfigError(
+            f"{source / 'config.json'} or {folder or 'its tower'} has a value that does not work: "
+            f"{one_line(error)}"
+        ) from error
+    if config.tie_word_embeddings and not any("lm_head.weight" in s.names for s in shards):
+        shapes.pop("language_model.lm_head.weight")
     _check_names(shards, shapes)
-    return Plan(shards, where, config, processor, shapes, image_token, unused)
+    rows = original["vocab_size"]
+    return Plan(shards, where, config, processor, shapes, rows, image_token, unused)
 
 
 def _is_tower(name: str) -> bool:
@@ -151,7 +170,7 @@ def _tower_folder(source: Path, tower: str | None, named: str) -> Path | None:
         if not (Path(tower) / "config.json").exists():
             raise ConfigError(f"{tower}: no CLIP folder: it has no config.json")
         return Path(tower)
-    for folder in (Path(named), source / named, source.parent / named):
+    for folder in (source / named, source.parent / named, Path(named)):
         if (folder / "config.json").exists():
             return folder
     return None
