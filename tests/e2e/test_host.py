@@ -139,18 +139,15 @@ def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Ch
 @pytest.fixture(scope="module")
 def interrupted(chain: Chain) -> tuple[Chain, str, float]:
     """A run of stage 1 with 24 steps that got a Ctrl-C after its first, and what that took: the
-    output, and the seconds until the command had ended. Ray brings log lines seconds late."""
+    output, and the seconds until the command had ended. The first step is seen by its checkpoint:
+    Ray brings log lines so late that a fast machine would be done by then."""
     process = subprocess.Popen(
         [COMMAND, *resumable(chain)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
     )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step"):
-            break
     latest = chain.root / "interrupted/checkpoints/_actor/latest"
-    deadline = time.monotonic() + 60
-    while not latest.exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(processes_of("VALOR_HOST_SETTINGS=")) > 3
     process.send_signal(signal.SIGINT)

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
+from reward_sdk.engine import RewardSet
 from valor_plugin.cli import main
 from valor_plugin.host import options
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if p.parent.name != "rewards"]
+SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if "\nstage:" in p.read_text()]
 
 
 @pytest.fixture
@@ -265,6 +266,16 @@ def test_set_overrides_the_recipe(there):
 def test_a_dry_run_of_supervised_fine_tuning_prints_its_settings(there):
     printed = yaml.safe_load(dry_run("--recipe", "sft.yaml", "--set", "sft.steps=9"))
     assert printed["sft"]["steps"] == 9
+
+
+def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
+    rewards = RewardSet.from_file(ROOT / "recipes/nemo_gym/rewards.yaml")
+    assert rewards.names == ("rouge_l", "findings_f1", "format")
+    assert not rewards.needs_step
+
+
+def test_every_recipe_is_among_the_shipped_ones():
+    assert len(SHIPPED) == 8
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
