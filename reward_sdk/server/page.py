@@ -60,7 +60,8 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
     requests, samples = telemetry.rates()
     latencies = list(telemetry.latencies)
     rewards = []
-    for info in set_info(server.rewards, server.folders).rewards:
+    set_ = set_info(server.rewards, server.folders)
+    for info in set_.rewards:
         recent = telemetry.recent[info.name]
         values, seconds, sizes = (list(x) for x in (recent.values, recent.seconds, recent.sizes))
         longest = max(seconds, default=0.0)
@@ -79,7 +80,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
         )
     longest = max(latencies, default=0.0)
     html = _templates.get_template("status.html.jinja").render(
-        info=set_info(server.rewards, server.folders),
+        info=set_,
         ready=not server.cold,
         rewards=rewards,
         pending=server.batched.pending,

@@ -159,10 +159,11 @@ def original_config(source: Path) -> dict[str, Any]:
         if value not in allowed:
             known = " or ".join(map(repr, allowed))
             raise ConfigError(f"{source / 'config.json'}: {key} {value!r}: only {known} is known")
-    if not isinstance(config.get("mm_vision_tower") or None, str | None):
-        raise ConfigError(f"{source / 'config.json'}: mm_vision_tower must be a text")
-    config = {key: value for key, value in config.items() if value != ""}
-    if missing := [key for key in ("mm_vision_tower", "vocab_size", "hidden_size") if
-                   config.get(key) is None]:  # fmt: skip
-        raise ConfigError(f"{source / 'config.json'}: no {', '.join(missing)}")
+    for key, kind, what in (
+        ("mm_vision_tower", str, "a text"),
+        ("vocab_size", int, "a number"),
+        ("hidden_size", int, "a number"),
+    ):
+        if not isinstance(config.get(key), kind) or not config[key]:
+            raise ConfigError(f"{source / 'config.json'}: no {key}, which is {what}")
     return config
