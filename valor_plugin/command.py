@@ -9,7 +9,7 @@ from typing import Any
 
 from reward_sdk.errors import ConfigError
 from valor_plugin import runfolder
-from valor_plugin.host import options
+from valor_plugin.host import options, reference
 from valor_plugin.host.install import check_host
 from valor_plugin.recipe import Recipe
 
@@ -50,6 +50,10 @@ def host_options(recipe: Recipe, out: Path, device: str, resumes: bool = False) 
         "logger.tensorboard_dir": str(out / "tensorboard"),
         "logger.wandb.run_name": recipe.name,
     }
+    if reference.is_shared(recipe.model.train):
+        result["train.colocate_actor_ref"] = True
+        for size in ("num_nodes", "num_gpus_per_node"):  # which the host then compares
+            result[f"ref.{size}"] = result.get(f"actor.{size}")
     if device == "cpu":
         from valor_plugin.host import cpu
 

@@ -125,11 +125,12 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     record = runfolder.resolved(recipe)
     resumes = runfolder.resumes(out, record)
     arguments = command.host_arguments(recipe, where, out, device, resumes)
+    chosen = vars(options.parser().parse_args(arguments))
     if device == "cuda" and "RAY_ADDRESS" not in os.environ:
         import torch
 
         there = torch.cuda.device_count()
-        wanted = command.gpus(vars(options.parser().parse_args(arguments)))
+        wanted = command.gpus(chosen)
         if wanted > there:
             raise ConfigError(
                 f"{where}: the run asks for {wanted} GPUs and there are {there}. Lower "
@@ -150,6 +151,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         served=reward_set.set if isinstance(reward_set, SetInfo) else None,
         bounds=reward_set.bounds,
         log_keys=tuple(reward_set.log_keys),
+        rollout_images=chosen["rollout.batch_size"],
         banned_tokens=_image_tokens(recipe.model.path),
         seed=recipe.seed,
         deterministic=bool(recipe.openrlhf.get("train.full_determinism_enable")),

@@ -21,7 +21,6 @@ REPORTS = (
 )
 HOST = """
 openrlhf:
-  algo.kl.init_coef: 0
   algo.advantage.is_correction_level: token
   actor.adam.lr: 1.0e-3
   actor.num_gpus_per_node: 1
@@ -54,6 +53,10 @@ rewards:
   brightness: {{weight: 1.0}}
   rouge_l: {{weight: 0.5}}
   format: {{weight: 0.1}}
+"""
+NO_KL = "  algo.kl.init_coef: 0\n"
+KL = """  algo.kl.use_loss: true
+  algo.kl.init_coef: 0.01
 """
 SFT = """
 name: sft
@@ -107,7 +110,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     )
     (root / "plugin" / "brightness.py").write_text(BRIGHTNESS)
     printed = {}
-    for stage, recipe in (("sft", SFT), ("stage1", STAGE1 + HOST), ("stage2", STAGE2 + HOST)):
+    recipes = {"sft": SFT, "stage1": STAGE1 + HOST + NO_KL, "stage2": STAGE2 + HOST + KL}
+    for stage, recipe in recipes.items():
         path = root / f"{stage}.yaml"
         path.write_text(recipe.format(root=root))
         done = openrlhf(

@@ -297,7 +297,7 @@ def test_parts_that_the_host_cannot_place_together_are_refused(change, why):
         ({"actor.num_gpus_per_node": 0}, "num_gpus_per_node must be at least 1, not 0"),
         (
             {"actor.num_gpus_per_node": 8, "train.micro_batch_size": 1},
-            "without a GPU, .* the recipe asks for 10",
+            "without a GPU, .* the recipe asks for 9",
         ),
     ],
 )

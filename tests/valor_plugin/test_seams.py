@@ -147,7 +147,7 @@ def test_in_a_run_on_cuda_vllm_learns_both_spellings_of_a_tower_and_nothing_else
     settings = HostSettings(
         run="r", device="cuda", train=("projector",), advantage=Advantage(),
         rewards={"format": {}}, served=None, bounds=(0, 1), log_keys=("format",),
-        banned_tokens=(3,), seed=1, deterministic=False,
+        rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
     )  # fmt: skip
     in_a_fresh_process(CUDA_RUN, **settings.environment())
 

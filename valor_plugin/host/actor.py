@@ -12,13 +12,15 @@ import logging
 import time
 from typing import Any
 
+from valor_plugin.host.images import Encoder
 from valor_plugin.llava_med.parts import train_only
 
 logger = logging.getLogger(__name__)
 
 
-def install(parts: tuple[str, ...]) -> None:
-    """Makes every model that the host loads by path train exactly the given parts."""
+def install(parts: tuple[str, ...], most_images: int) -> None:
+    """Makes every model that the host loads by path train exactly the given parts, and read images
+    as `valor_plugin.host.images` sends them."""
     from openrlhf.models.actor import Actor
 
     original = Actor.__init__
@@ -27,6 +29,8 @@ def install(parts: tuple[str, ...]) -> None:
         original(self, pretrain_or_model, *args, **kwargs)
         if isinstance(pretrain_or_model, str):
             train_only(self.model, parts)
+            llava = self.model.model
+            llava.get_image_features = Encoder(llava, most_images)
 
     Actor.__init__ = init
 

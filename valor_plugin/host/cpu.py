@@ -26,7 +26,6 @@ HOST_OPTIONS = {
     "vllm.enable_sleep": False,
     "ds.enable_sleep": False,
     "train.colocate_all": False,
-    "train.colocate_actor_ref": False,
 }
 """What the host must be told on a machine without CUDA, whatever the recipe says."""
 

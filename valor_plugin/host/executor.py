@@ -12,18 +12,18 @@ import json
 import logging
 from copy import copy
 from typing import Any
+from weakref import WeakValueDictionary
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
-from PIL import Image
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import AsyncRewardClient
 from reward_sdk.engine import UNSCORED, RewardSet
-from reward_sdk.errors import ScoringError, ServerError
+from reward_sdk.errors import ServerError
 from reward_sdk.types import ImageRef, Sample, Score
+from valor_plugin.host.images import Film
 from valor_plugin.host.sampling import STEP
 from valor_plugin.host.settings import HostSettings
-from valor_plugin.llava_med.processor import open_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             if "server" in settings.rewards
             else BatchedSet(RewardSet.from_config(settings.rewards))
         )
+        self._films: WeakValueDictionary[str, Film] = WeakValueDictionary()  # in use just now
         self._step = 1
         self._new_step = asyncio.Lock()
 
@@ -95,17 +96,12 @@ class AgentExecutor(SingleTurnAgentExecutor):
             sampling_params = _seeded(sampling_params, self._settings.seed, study["id"])
         await self._forget_images(step, llm_engine)
         [path] = images
-        try:
-            shown = open_rgb(path)
-        except ScoringError as error:
-            # The host would leave the image out and train on. A blank one keeps the batch whole,
-            # and the sample, unscored, teaches nothing.
-            logger.warning("study %s: %s", study["id"], error)
-            shown = None
+        film = self._films.get(path)
+        if film is None:
+            film = self._films[path] = Film(path, study["id"])
         output = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine,
-            [shown or Image.new("RGB", (64, 64))],
-        )  # fmt: skip
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, [film]
+        )
         output["images"] = images
         [(start, end)] = output["action_ranges"]
         sample = Sample(
@@ -122,7 +118,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 logger.warning("study %s: %s", sample.id, part.reason)
         # A sample that cannot be judged like its siblings must not be compared with them.
         unscored = (
-            shown is None
+            not film.readable
             or score.total is None
             or any(part.status == "failed" and part.value is None for part in score.parts.values())
         )
@@ -133,7 +129,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             scores=(reward - low) / (high - low) if high > low else 0.0,
             extra_logs={
                 **score.logs,
-                "image/failed": float(shown is None),
+                "image/failed": float(not film.readable),
                 UNSCORED: float(unscored),
             },
         )

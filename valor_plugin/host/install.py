@@ -17,6 +17,14 @@ SEAMS = (  # what is replaced, by which file of this folder, in which processes
      "trainer"),
     ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker"
      ".compute_advantages_and_returns", "advantage", "trainer"),
+    ("openrlhf.utils.vlm_utils:process_prompt_with_images", "images", "rollout"),
+    ("openrlhf.utils.vlm_utils:merge_mm_train_inputs", "images", "policy"),
+    ("openrlhf.trainer.ray.ppo_actor:merge_mm_train_inputs", "images", "policy"),
+    ("openrlhf.trainer.ray.launcher:RayActorGroup._initiate_actors", "reference", "driver"),
+    ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker._dispatch_forward",
+     "reference", "trainer"),
+    ("openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model", "reference", "policy"),
+    ("openrlhf.trainer.ray.launcher:BaseModelActor", "reference", "policy"),
     ("openrlhf.utils.deepspeed:DeepspeedStrategy.save_model", "checkpoint", "policy"),
     ("openrlhf.utils.agent:SingleTurnAgentExecutor.execute", "executor", "rollout"),
     ("vllm.model_executor.models.llava:LlavaForConditionalGeneration.hf_to_vllm_mapper", "engine",
@@ -60,9 +68,12 @@ def install() -> None:
         cpu.install()
         cpu.adapt_host()
 
-    from valor_plugin.host import actor, advantage, checkpoint, sampling
+    from valor_plugin.host import actor, advantage, checkpoint, images, reference, sampling
 
-    actor.install(settings.train)
+    actor.install(settings.train, settings.rollout_images)
+    images.install()
+    if reference.is_shared(settings.train):
+        reference.install()
     sampling.install(settings.banned_tokens, settings.seed, settings.deterministic)
     advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
     checkpoint.install()

@@ -25,6 +25,7 @@ class HostSettings(BaseModel):
     served: the digest of the servers' set.
     bounds: range of the set's totals.
     log_keys: keys of the logs of every score.
+    rollout_images: how many images a rollout has.
     banned_tokens: ids that the policy must never sample.
     seed: of the order of the studies.
     deterministic: every sample has a seed of its own, so that the run can be repeated.
@@ -40,6 +41,7 @@ class HostSettings(BaseModel):
     served: str | None
     bounds: tuple[float, float]
     log_keys: tuple[str, ...]
+    rollout_images: int
     banned_tokens: tuple[int, ...]
     seed: int
     deterministic: bool

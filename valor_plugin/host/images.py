@@ -1,0 +1,158 @@
+"""One image of a group is opened, preprocessed, sent and encoded once.
+
+The host does each of these for every sample, and encodes again for the policy, the reference and
+every epoch: for a group of 8, one epoch, 24 times. Here the samples of a group share one `Film`,
+its pixels lie once in Ray's object store, and samples carry their name. A policy worker sends a
+name's pixels through the tower when it meets it first and keeps what came out, which stays true
+while the tower is frozen: at most as many as a rollout has images (1.2 MB each for LLaVA-Med 7B in
+bfloat16). The projector, which may train, runs once for every image of a micro-batch. A tower that
+trains encodes every image of a micro-batch once; nothing is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from reward_sdk.errors import ScoringError
+from valor_plugin.llava_med.processor import open_rgb
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What travels with a sample instead of its pixels."""
+
+    name: str  # the digest of the pixels
+    pixels: Any  # Ray's reference to an array of (1, channels, height, width)
+
+
+class Film:
+    """An image that the samples of a group share, and what the processor makes of it.
+
+    Attributes:
+        image: RGB; blank where the file cannot be read, see `readable`. The host would leave the
+            image out and train on; a blank one keeps the batch whole, and the samples, unscored,
+            teach nothing.
+    """
+
+    def __init__(self, path: str, study: str) -> None:
+        self.readable = True
+        try:
+            self.image = open_rgb(path)
+        except ScoringError as error:
+            logger.warning("study %s: %s", study, error)
+            self.readable = False
+            self.image = Image.new("RGB", (64, 64))
+        self._prepared: tuple[list[int], dict, list] | None = None
+
+    def prepared(self, process: Callable, processor: Any, prompt: str) -> tuple:
+        """The host's `process` for this image and its prompt, called once: token ids, inputs for
+        training, images."""
+        if self._prepared is None:
+            import ray
+
+            ids, inputs, images = process(processor, prompt, [self.image])
+            pixels = inputs["pixel_values"].numpy()
+            digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+            # vLLM would hash the whole picture for every sample; it takes this instead.
+            self.image.getexif()[Image.ExifTags.Base.ImageID] = uuid.UUID(bytes=digest.digest())
+            sent = Sent(digest.hexdigest(), ray.put(pixels))
+            self._prepared = ids, {"pixel_values": sent}, images
+        return self._prepared
+
+
+class Encoder:
+    """Stands for `LlavaModel.get_image_features`, given `Sent` images instead of pixels."""
+
+    def __init__(self, llava: Any, most: int) -> None:
+        """`most` images are remembered, the ones used last."""
+        self._llava = llava
+        self._most = most
+        self._known: OrderedDict[str, Any] = OrderedDict()
+
+    def __call__(self, pixel_values: Sequence[Sent], **_: Any) -> Any:
+        """`pooler_output` has the projected features of every sample's image, (tokens, width)."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        distinct = {sent.name: sent for sent in pixel_values}
+        row = {name: i for i, name in enumerate(distinct)}
+        projected = self._llava.multi_modal_projector(self._encoded(distinct))
+        every = projected[[row[sent.name] for sent in pixel_values]]
+        return BaseModelOutputWithPooling(pooler_output=list(every))
+
+    def _encoded(self, images: dict[str, Sent]) -> Any:
+        """What the tower makes of each, (images, tokens, width); remembered if it is frozen."""
+        import torch
+
+        if any(p.requires_grad for p in self._llava.vision_tower.parameters()):
+            return self._tower(list(images.values()))
+        new = [name for name in images if name not in self._known]
+        with torch.no_grad():
+            if self._needed(bool(new)):
+                found = self._tower([images[name] for name in new or list(images)[:1]])
+                for name, features in zip(new, found, strict=False):
+                    self._known[name] = features.clone()  # a view would keep its whole batch
+        for name in images:
+            self._known.move_to_end(name)
+        every = torch.stack([self._known[name] for name in images])
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+        return every
+
+    def _tower(self, images: list[Sent]) -> Any:
+        import ray
+        import torch
+
+        config = self._llava.config
+        pixels = [torch.tensor(array) for array in ray.get([sent.pixels for sent in images])]
+        weight = next(self._llava.vision_tower.parameters())
+        outputs = self._llava.vision_tower(
+            torch.cat(pixels).to(weight.device), output_hidden_states=True, return_dict=True
+        )
+        layers = config.vision_feature_layer
+        states = [outputs.hidden_states[i] for i in ([layers] if type(layers) is int else layers)]
+        if config.vision_feature_select_strategy == "default":
+            states = [state[:, 1:] for state in states]  # without the class token
+        return torch.cat(states, dim=-1)
+
+    def _needed(self, here: bool) -> bool:
+        """Whether this process must enter the tower. Under ZeRO-3 each holds a piece of its
+        weights, so that all enter it if one has to."""
+        import torch
+
+        weight = next(self._llava.vision_tower.parameters())
+        if not hasattr(weight, "ds_id"):
+            return here
+        flag = torch.tensor(int(here), device=weight.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+
+def install() -> None:
+    """Adapts the rollout, which prepares a `Film`, and what the policy makes of its samples."""
+    from openrlhf.trainer.ray import ppo_actor
+    from openrlhf.utils import vlm_utils
+
+    merging: tuple[Any, ...] = (vlm_utils, ppo_actor)
+    process = vlm_utils.process_prompt_with_images
+
+    def process_once(processor: Any, prompt: str, films: list[Film]) -> tuple:
+        [film] = films
+        return film.prepared(process, processor, prompt)
+
+    def merge(samples: Iterable[Any], _device: Any) -> dict[str, list[Sent]]:
+        each = (one for item in samples for one in (item if isinstance(item, list) else [item]))
+        return {"pixel_values": [inputs["pixel_values"] for inputs in each]}
+
+    vlm_utils.process_prompt_with_images = process_once
+    for module in merging:
+        module.merge_mm_train_inputs = merge
