@@ -81,6 +81,7 @@ bench-adapters: $(READY)
 
 bench-actor: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/actor.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/training.py
 
 clean:
 	rm -rf $(VENV) .contract runs build dist

@@ -20,6 +20,27 @@ class Chain:
         return (self.root / stage / "host.log").read_text(errors="replace")
 
 
+# What an adaptation is compared with: a `sitecustomize.py` on the path, which Python runs in every
+# process, takes it back.
+WITHOUT = {
+    "reference": """
+from valor_plugin.host import reference
+reference.is_shared = lambda parts: False
+""",
+    "images": """
+from valor_plugin.host import images
+def install():
+    from openrlhf.utils import vlm_utils
+    process = vlm_utils.process_prompt_with_images
+    vlm_utils.process_prompt_with_images = lambda processor, prompt, films: process(
+        processor, prompt, [film.image for film in films]
+    )
+images.install = install
+images.Encoder = lambda llava, most: llava.get_image_features
+""",
+}
+
+
 COMMAND = str(Path(sys.executable).with_name("openrlhf"))
 
 

@@ -4,7 +4,7 @@ Too slow for `make test`."""
 from pathlib import Path
 
 import pytest
-from hostrun import Chain, openrlhf, scalars
+from hostrun import WITHOUT, Chain, openrlhf, scalars
 from PIL import Image
 from safetensors.torch import load_file
 from serving import misbehaving
@@ -39,23 +39,6 @@ openrlhf:
   train.batch_size: 16
   train.micro_batch_size: 8
 """
-WITHOUT = {
-    "reference": """
-from valor_plugin.host import reference
-reference.is_shared = lambda parts: False
-""",
-    "images": """
-from valor_plugin.host import images
-def install():
-    from openrlhf.utils import vlm_utils
-    process = vlm_utils.process_prompt_with_images
-    vlm_utils.process_prompt_with_images = lambda processor, prompt, films: process(
-        processor, prompt, [film.image for film in films]
-    )
-images.install = install
-images.Encoder = lambda llava, most: llava.get_image_features
-""",
-}
 
 
 @pytest.fixture(scope="module")

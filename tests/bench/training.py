@@ -1,0 +1,147 @@
+"""What training LLaVA-Med by parts saves, through the real host on this machine: a model of its
+proportions (336 px, 576 image tokens, a tower of a twentieth of the language model's size), two
+policy steps each of 4 groups of 8. Run it with `make bench-actor`.
+
+Every variant is compared with the first, in one run of this program. Memory is the most anonymous
+memory (RssAnon) of the policy's and the reference's processes together; the second process of the
+separate reference brings its libraries along, which is told apart.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from hostrun import COMMAND, WITHOUT, Chain, scalars
+from PIL import Image
+from serving import misbehaving
+
+from valor_plugin.data.studies import Study, write_studies
+from valor_plugin.demo.model import Shape, write
+
+SHAPE = Shape(image=336, patch=14, tower=256, tower_layers=3, language=768, language_layers=6,
+              heads=8, key_value_heads=2, vocabulary=512)  # fmt: skip
+RECIPE = """
+name: bench
+stage: grpo
+model: {{path: {root}/model, train: {train}}}
+data: {{train: {root}/studies.jsonl}}
+rewards:
+  slow: {{weight: 1.0}}  # the length of the response, whatever it says
+openrlhf:
+  algo.kl.init_coef: 0.01
+  algo.kl.use_loss: true
+  actor.num_gpus_per_node: 1
+  ref.num_gpus_per_node: 1
+  vllm.num_engines: 1
+  rollout.batch_size: 4
+  rollout.n_samples_per_prompt: 8
+  rollout.micro_batch_size: 8
+  rollout.max_new_tokens: 32
+  data.max_len: 768
+  train.batch_size: 32
+  train.micro_batch_size: 4
+"""
+VARIANTS = {
+    "as it is": ("projector", None),
+    "a separate reference": ("projector", "reference"),
+    "images once a sample": ("projector", "images"),
+    "everything trains": ("all", None),
+}
+
+
+def memory(marks: tuple[str, ...]) -> int:
+    """Anonymous memory of the processes whose title has one of these words, in bytes."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and any(
+                mark in (folder / "cmdline").read_text(errors="replace") for mark in marks
+            ):
+                [line] = re.findall(r"RssAnon:\s+(\d+)", (folder / "status").read_text())
+                total += int(line) * 1024
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def run(root: Path, name: str, train: str, without: str | None) -> dict[str, float]:
+    """One run of the host: seconds of the last step's phases, bytes, and the peak of memory."""
+    folder = root / name.replace(" ", "-")
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE.format(root=root, train=train))
+    environment = misbehaving(folder / "site")
+    if without:
+        (folder / "site" / "sitecustomize.py").write_text(WITHOUT[without])
+    arguments = ["--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "out")]
+    process = subprocess.Popen(
+        [COMMAND, "train", *arguments, "--device", "cpu"],
+        env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    most = dict.fromkeys(("PolicyModelActor", "ReferenceModelActor"), 0)
+    while process.poll() is None:
+        for mark in most:
+            most[mark] = max(most[mark], memory((mark,)))
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")
+    chain = Chain(folder, {})
+    timing = scalars(chain, "out")
+    pattern = r"weights to vLLM: (\d+) tensors, ([\d.]+) MB in ([\d.]+) s"
+    syncs = re.findall(pattern, chain.log("out"))
+    return {
+        "tensors": float(syncs[-1][0]), "MB": float(syncs[-1][1]),
+        "sync": mean(float(seconds) for *_, seconds in syncs),
+        "policy": most["PolicyModelActor"], "reference": most["ReferenceModelActor"],
+        **{phase: timing[f"train/timing/{phase}"][-1]
+           for phase in ("step_total", "make_experience", "ppo_train")},
+    }  # fmt: skip
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write(root / "model", ["No pleural effusion.", "The heart is enlarged."] * 9, SHAPE)
+        size = (root / "model/model.safetensors").stat().st_size
+        generator = np.random.default_rng(1)
+        studies = []
+        for i in range(8):  # films of 5 megapixels, as they come from a hospital
+            pixels = generator.integers(0, 255, (24, 20), dtype=np.uint8)
+            path = root / f"film{i}.jpg"
+            Image.fromarray(pixels).resize((2000, 2400)).save(path)
+            studies.append(Study(f"s{i}", path, "No pleural effusion."))
+        write_studies(studies, root / "studies.jsonl")
+        print(f"model of {size / 1e6:.0f} MB; seconds of the second policy step", flush=True)
+        found = {}
+        for variant, (train, without) in VARIANTS.items():
+            found[variant] = one = run(root, variant, train, without)
+            print(f"{variant:<21} step {one['step_total']:5.1f}, log-probabilities "
+                  f"{one['make_experience']:5.1f}, training {one['ppo_train']:5.1f}; sync "
+                  f"{one['tensors']:.0f} tensors, {one['MB']:.3f} MB, {one['sync']:.2f} s; memory "
+                  f"{one['policy'] / 1e6:.0f} + {one['reference'] / 1e6:.0f} MB",
+                  flush=True)  # fmt: skip
+    base, apart, each, every = found.values()
+
+    def phases(other: dict) -> str:
+        return ", ".join(
+            f"{label} {other[key] / base[key]:.2f}"
+            for label, key in (("step", "step_total"), ("log-probabilities", "make_experience"),
+                               ("training", "ppo_train"))
+        )  # fmt: skip
+
+    print(f"sync of everything against the projector: {every['MB'] / base['MB']:.0f} times the "
+          f"bytes, {every['sync'] / base['sync']:.1f} times the time")  # fmt: skip
+    more = apart["policy"] + apart["reference"] - base["policy"]
+    print(f"separate against shared reference: {more / 1e6:+.0f} MB, {more / size:.1f} times the "
+          f"model's file; {phases(apart)} times the time")  # fmt: skip
+    print(f"images once a sample against once a group: {phases(each)} times the time")
+
+
+if __name__ == "__main__":
+    main()
