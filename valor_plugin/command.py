@@ -15,7 +15,7 @@ from valor_plugin.recipe import Recipe
 
 _REFUSED = {
     "train.async_enable": "rewards need the policy step, which asynchronous rollouts do not have",
-    "ds.lora.rank": "model.train says what trains, and LoRA is not among it yet",
+    "ds.lora.rank": "set `model: {train: lora, lora: {rank: 128, alpha: 256}}` instead",
     "eval.dataset": "evaluate the saved model instead",
 }
 
@@ -78,6 +78,14 @@ def host_arguments(
         raise ConfigError(
             f"{where}: openrlhf.vllm.num_engines says how many engines generate: set it"
         )
+    if "lora" in recipe.model.train:
+        for name, most in (("ds.zero_stage", 2), ("ds.tensor_parallel_size", 1),
+                           ("ds.load_in_4bit", False)):  # fmt: skip
+            if chosen[name] > most:
+                raise ConfigError(
+                    f"{where}: openrlhf.{name} {chosen[name]} does not go with `model.train: "
+                    "lora`, whose weights are put together whole in every process"
+                )
     saves = chosen["ckpt.save_steps"]
     if saves != -1 and saves < 1:
         raise ConfigError(

@@ -146,6 +146,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         run=uuid.uuid4().hex,
         device=device,
         train=recipe.model.train,
+        lora=recipe.model.lora,
         advantage=recipe.advantage,
         rewards=recipe.rewards or {},
         served=reward_set.set if isinstance(reward_set, SetInfo) else None,

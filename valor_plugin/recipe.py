@@ -27,7 +27,7 @@ from reward_sdk.config import explain, parse_set, parse_yaml, read_set, read_yam
 from reward_sdk.errors import ConfigError, nearest
 from valor_plugin.data.prompts import FINDINGS
 
-Part = Literal["tower", "projector", "language"]
+Part = Literal["tower", "projector", "language", "lora"]
 
 
 def _parts(value: Any) -> Any:
@@ -44,14 +44,33 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Lora(_Section):
+    """Attributes:
+    rank: of the adapters.
+    alpha: an adapter's product is multiplied by alpha / rank.
+    """
+
+    rank: Annotated[int, Field(ge=1)] = 128  # borrowed: LLaVA-1.5
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256  # borrowed: LLaVA-1.5
+
+
 class Model(_Section):
     """Attributes:
     path: a Hugging Face LLaVA folder with its processor.
-    train: the part or parts that train: projector, language, tower, a list of them, or "all".
+    train: the part or parts that train: projector, language, tower, lora (adapters on the frozen
+        language model), a list of them, or "all", which is the first three.
+    lora: sizes of the adapters, where there are any.
     """
 
     path: str
     train: Annotated[tuple[Part, ...], BeforeValidator(_parts), Field(min_length=1)]
+    lora: Lora = Lora()
+
+    @model_validator(mode="after")
+    def _once(self) -> Model:
+        if {"language", "lora"} <= set(self.train):
+            raise ValueError("train: lora adapts a frozen language model; name one of the two")
+        return self
 
 
 class Data(_Section):

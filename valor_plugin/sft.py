@@ -45,7 +45,7 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from valor_plugin.llava_med import checkpoint
+    from valor_plugin.llava_med import checkpoint, lora
     from valor_plugin.llava_med.parts import train_only
     from valor_plugin.llava_med.processor import open_rgb
 
@@ -54,6 +54,8 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     processor = AutoProcessor.from_pretrained(recipe.model.path)
     model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
+    if "lora" in recipe.model.train:
+        lora.add(model, recipe.model.lora.rank, recipe.model.lora.alpha)
     train_only(model, recipe.model.train)
     question = [{"role": "user", "content": recipe.data.prompt}]
     rows = {
@@ -93,5 +95,6 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    checkpoint.save(model.bfloat16(), processor, runfolder.unsaved(out))
+    with lora.plain(model):
+        checkpoint.save(model.bfloat16(), processor, runfolder.unsaved(out))
     return runfolder.finish(out)

@@ -1,5 +1,5 @@
-"""Models of other origins through the real host: what transformers saved, and LLaVA-Med's original
-format, converted. Too slow for `make test`."""
+"""Models of other origins through the real host, and every choice of what trains. Too slow for
+`make test`."""
 
 import sys
 from pathlib import Path
@@ -42,7 +42,9 @@ openrlhf:
 """
 
 
-def run(root: Path, model: Path, train: str = "projector") -> tuple[str, dict, dict]:
+def run(
+    root: Path, model: Path, train: str = "projector", **options: object
+) -> tuple[str, dict, dict]:
     """Two policy steps: what was printed, and the weights before and after."""
     studies = []
     for i in range(8):
@@ -52,8 +54,10 @@ def run(root: Path, model: Path, train: str = "projector") -> tuple[str, dict, d
     write_studies(studies, root / "studies.jsonl")
     recipe = root / "recipe.yaml"
     recipe.write_text(RECIPE.format(root=root, model=model, train=train))
-    out = ("--out", str(root / "out"), "--device", "cpu")
-    done = openrlhf("train", "--recipe", str(recipe), *out, **misbehaving(root / "site"))
+    arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu"]
+    for name, value in options.items():
+        arguments += ["--set", f"openrlhf.{name.replace('__', '.')}={value}"]
+    done = openrlhf("train", *arguments, **misbehaving(root / "site"))
     assert done.returncode == 0, done.stdout + done.stderr
     log = (root / "out/host.log").read_text(errors="replace")
 
@@ -109,3 +113,37 @@ def test_every_part_trains_and_the_engine_follows_it(tmp_path, tiny_model):
     before_any_sync, after_one = log["train/vllm_kl"]
     assert after_one == pytest.approx(before_any_sync, rel=0.5)
     assert f"weights to vLLM: {len(before)} tensors" in printed
+
+
+def changed(before: dict, after: dict) -> list[str]:
+    assert before.keys() == after.keys()
+    return [name for name in before if not before[name].to(after[name].dtype).equal(after[name])]
+
+
+def test_adapters_train_and_vllm_and_the_next_stage_get_whole_weights(tmp_path, tiny_model):
+    model = "[lora, projector], lora: {rank: 8, alpha: 32}"
+    printed, before, after = run(
+        tmp_path, tiny_model, model, actor__gradient_checkpointing_enable="true"
+    )
+    names = changed(before, after)
+    assert {part_of(name) for name in names} == {"language", "projector"}
+    linear = [name for name in names if part_of(name) == "language"]
+    assert len(linear) == 14  # of two layers, seven each
+    assert all(name.endswith("_proj.weight") for name in linear)
+    assert "weights to vLLM: 18 tensors" in printed
+    assert "KL reference: no model, 32 tensors" in printed
+    log = scalars(Chain(tmp_path, {}), "out")
+    assert log["train/kl"][0] == 0
+    before_any_sync, after_one = log["train/vllm_kl"]
+    assert after_one == pytest.approx(before_any_sync, rel=0.5)
+
+
+def test_the_projector_trains_alone_under_zero_3_on_two_processes(tmp_path, tiny_model):
+    printed, before, after = run(
+        tmp_path, tiny_model, ds__zero_stage=3, actor__gradient_checkpointing_enable="true",
+        actor__num_gpus_per_node=2, rollout__micro_batch_size=4, train__micro_batch_size=4,
+    )  # fmt: skip
+    assert {part_of(name) for name in changed(before, after)} == {"projector"}
+    assert len(changed(before, after)) == 4
+    assert "weights to vLLM: 4 tensors" in printed
+    assert scalars(Chain(tmp_path, {}), "out")["train/kl"][0] == 0

@@ -142,10 +142,10 @@ for name in ("vision_tower.", "vision_tower.vision_model.", "model.vision_tower.
 def test_in_a_run_on_cuda_vllm_learns_both_spellings_of_a_tower_and_nothing_else():
     pytest.importorskip("vllm")
     from valor_plugin.host.settings import HostSettings
-    from valor_plugin.recipe import Advantage
+    from valor_plugin.recipe import Advantage, Lora
 
     settings = HostSettings(
-        run="r", device="cuda", train=("projector",), advantage=Advantage(),
+        run="r", device="cuda", train=("projector",), lora=Lora(), advantage=Advantage(),
         rewards={"format": {}}, served=None, bounds=(0, 1), log_keys=("format",),
         rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
     )  # fmt: skip

@@ -13,12 +13,13 @@ import time
 from typing import Any
 
 from valor_plugin.host.images import Encoder
+from valor_plugin.llava_med import lora
 from valor_plugin.llava_med.parts import train_only
 
 logger = logging.getLogger(__name__)
 
 
-def install(parts: tuple[str, ...], most_images: int) -> None:
+def install(parts: tuple[str, ...], rank: int, alpha: float, most_images: int) -> None:
     """Makes every model that the host loads by path train exactly the given parts, and read images
     as `valor_plugin.host.images` sends them."""
     from openrlhf.models.actor import Actor
@@ -28,6 +29,8 @@ def install(parts: tuple[str, ...], most_images: int) -> None:
     def init(self: Any, pretrain_or_model: Any, *args: Any, **kwargs: Any) -> None:
         original(self, pretrain_or_model, *args, **kwargs)
         if isinstance(pretrain_or_model, str):
+            if "lora" in parts:
+                lora.add(self.model, rank, alpha)
             train_only(self.model, parts)
             llava = self.model.model
             llava.get_image_features = Encoder(llava, most_images)
@@ -40,9 +43,11 @@ def install(parts: tuple[str, ...], most_images: int) -> None:
 
     def send_and_log(self: Any) -> None:
         began = time.perf_counter()
-        send(self)
-        sent = [p for p in self.actor.model.module.parameters() if p.requires_grad]
-        size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in sent)
+        module = self.actor.model.module
+        with lora.plain(module):
+            sent = [p for _, p in module.named_parameters() if p.requires_grad]
+            send(self)
+        size = sum(getattr(p, "ds_numel", p.shape.numel()) * p.dtype.itemsize for p in sent)
         seconds = time.perf_counter() - began
         if self.strategy.is_rank_0():
             line = "weights to vLLM: %d tensors, %.3f MB in %.2f s"

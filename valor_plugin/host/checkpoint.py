@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from valor_plugin.llava_med import lora
+
 
 def install() -> None:
     from openrlhf.utils.deepspeed import DeepspeedStrategy
@@ -16,7 +18,8 @@ def install() -> None:
     original = DeepspeedStrategy.save_model
 
     def save_model(self: Any, model: Any, tokenizer: Any, output_dir: str, **kwargs: Any) -> None:
-        original(self, model, tokenizer, output_dir, **kwargs)
+        with lora.plain(self._unwrap_model(model)):
+            original(self, model, tokenizer, output_dir, **kwargs)
         if self.is_rank_0():
             source = self.args.actor.model_name_or_path
             AutoProcessor.from_pretrained(source).save_pretrained(output_dir)

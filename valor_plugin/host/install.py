@@ -70,7 +70,8 @@ def install() -> None:
 
     from valor_plugin.host import actor, advantage, checkpoint, images, reference, sampling
 
-    actor.install(settings.train, settings.rollout_images)
+    lora = settings.lora
+    actor.install(settings.train, lora.rank, lora.alpha, settings.rollout_images)
     images.install()
     if reference.is_shared(settings.train):
         reference.install()

@@ -10,7 +10,7 @@ import os
 
 from pydantic import BaseModel, ConfigDict
 
-from valor_plugin.recipe import Advantage, Part
+from valor_plugin.recipe import Advantage, Lora, Part
 
 _VARIABLE = "VALOR_HOST_SETTINGS"
 
@@ -20,6 +20,7 @@ class HostSettings(BaseModel):
     run: the run's identity, set in the environment of every process that belongs to it.
     device: "cpu" replaces what the host can only do on CUDA, see `valor_plugin.host.cpu`.
     train: the parts of the policy that train.
+    lora: sizes of the adapters, if they do.
     advantage: how rewards become advantages.
     rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and URLs.
     served: the digest of the servers' set.
@@ -36,6 +37,7 @@ class HostSettings(BaseModel):
     run: str
     device: str
     train: tuple[Part, ...]
+    lora: Lora
     advantage: Advantage
     rewards: dict
     served: str | None

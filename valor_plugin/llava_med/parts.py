@@ -25,12 +25,17 @@ def part_of(parameter: str) -> str:
     >>> part_of("model.multi_modal_projector.linear_1.weight")
     'projector'
 
+    LoRA's matrices are a part of their own, "lora", which only `lora.add` makes.
+
     Raises:
         ValueError: for a name outside of all parts, so that a new kind of model is never trained
             by accident.
     """
+    names = parameter.split(".")
+    if "lora_A" in names or "lora_B" in names:
+        return "lora"
     for mark, part in _MARKS.items():
-        if mark in parameter.split("."):
+        if mark in names:
             return part
     raise ValueError(
         f"parameter {parameter!r} belongs to none of the parts {', '.join(PARTS)}: "
@@ -53,7 +58,7 @@ def train_only(model: Any, parts: Collection[str]) -> None:
         parameters[part] += getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 empties it
     if absent := [part for part in parts if not tensors[part]]:
         raise ValueError(f"{type(model).__name__} has no {', '.join(absent)} that could train")
-    for part in PARTS:
+    for part in filter(tensors.get, (*PARTS, "lora")):
         state = "trains" if part in parts else "frozen"
         count, size = tensors[part], f"{parameters[part]:,}"
         logger.warning("%-9s %4d tensors %14s parameters  %s", part, count, size, state)

@@ -1,0 +1,75 @@
+"""LoRA on the language model of a LLaVA (Hu et al., arXiv 2106.09685), with peft's layers.
+
+Adapters sit beside the linear layers of attention and MLP. Whoever reads the model from outside,
+vLLM or a file, is shown each such weight with its adapter added, under its usual name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|gate|up|down)_proj"
+_ADAPTER = "default"
+
+
+def add(model: Any, rank: int, alpha: float) -> None:
+    """Adds adapters that change nothing as yet: their second matrix is zero.
+
+    Raises:
+        ValueError: the model has no layer that could have one.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)  # type: ignore[arg-type]
+    inject_adapter_in_model(config, model, _ADAPTER)
+    # Reentrant gradient checkpointing would find nothing that needs a gradient in a layer's input.
+    model.enable_input_require_grads()
+
+
+class Merged:
+    """A weight with its adapter added, computed whenever `data` is read."""
+
+    requires_grad = True
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        weight = layer.get_base_layer().weight
+        self.shape, self.dtype = weight.shape, weight.dtype
+
+    @property
+    def data(self) -> Any:
+        weight = self._layer.get_base_layer().weight.data
+        delta = self._layer.get_delta_weight(_ADAPTER).detach()
+        return (weight.float() + delta.float()).to(weight.dtype)
+
+
+@contextmanager
+def plain(model: Any) -> Iterator[None]:
+    """Inside, `state_dict` and `named_parameters` show the model as if it had no adapters: those of
+    a model that has none are what they were."""
+    layers = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
+    merged = {f"{name}.weight": Merged(layer) for name, layer in layers}
+    parameters, state = model.named_parameters, model.state_dict
+
+    def shown(named: Any) -> Iterator[tuple[str, Any]]:
+        for name, tensor in named:
+            if ".lora_A." not in name and ".lora_B." not in name:
+                name = name.replace(".base_layer.", ".")
+                yield name, merged.get(name, tensor)
+
+    def plain_state(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {
+            name: tensor.data if isinstance(tensor, Merged) else tensor
+            for name, tensor in shown(state(*args, **kwargs).items())
+        }
+
+    if merged:
+        model.named_parameters = lambda *args, **kwargs: shown(parameters(*args, **kwargs))
+        model.state_dict = plain_state
+    try:
+        yield
+    finally:
+        if merged:
+            del model.named_parameters, model.state_dict
