@@ -86,8 +86,8 @@ class Encoder:
         distinct = {sent.name: sent for sent in pixel_values}
         row = {name: i for i, name in enumerate(distinct)}
         projected = self._llava.multi_modal_projector(self._encoded(distinct))
-        every = projected[[row[sent.name] for sent in pixel_values]]
-        return BaseModelOutputWithPooling(pooler_output=list(every))
+        every: Any = list(projected[[row[sent.name] for sent in pixel_values]])
+        return BaseModelOutputWithPooling(pooler_output=every)
 
     def _encoded(self, images: dict[str, Sent]) -> Any:
         """What the tower makes of each, (images, tokens, width); remembered if it is frozen."""

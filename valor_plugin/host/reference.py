@@ -55,9 +55,9 @@ class Initial:
         if not self._sharded:
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters(self._tensors, modifier_rank=0):
+        with deepspeed.zero.GatheredParameters(self._tensors, modifier_rank=0):
             yield
 
 
