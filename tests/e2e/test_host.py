@@ -102,6 +102,14 @@ def test_ranks_give_advantages_of_one_size_and_tied_groups_are_counted(chain: Ch
     assert all(abs(mean) < 1e-5 for mean in log["train/return"])
 
 
+def test_stage_2_has_its_reference_in_the_policy_and_starts_no_model_for_it(chain: Chain):
+    log = scalars(chain, "stage2")["train/kl"]
+    assert log[0] == 0
+    assert log[-1] != 0
+    assert "KL reference: no model, 4 tensors" in chain.log("stage2")
+    assert "ReferenceModelActor" not in chain.log("stage2")
+
+
 def test_no_sample_goes_unscored(chain: Chain):
     assert set(scalars(chain, "stage2")["train/unscored"]) == {0}
 
@@ -172,6 +180,8 @@ def resumable(chain: Chain) -> list[str]:
         "--out", str(chain.root / "interrupted"),
         "--set", f"data.train={chain.root / 'damaged.jsonl'}",
         "--set", "openrlhf.train.num_episodes=6", "--set", "openrlhf.ckpt.save_steps=1",
+        "--set", "model.train=projector", "--set", "openrlhf.algo.kl.use_loss=true",
+        "--set", "openrlhf.algo.kl.init_coef=0.01",
     ]  # fmt: skip
 
 
@@ -194,6 +204,13 @@ def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint_to_the_end(interru
     # The policy step goes on with the run: every second one is clinical, over both starts.
     assert scalars(chain, "interrupted")["train/findings_f1/applied"] == [0, 1] * 12
     assert (chain.root / "interrupted" / "model" / "config.json").exists()
+
+
+def test_a_run_that_goes_on_keeps_the_reference_of_its_start(interrupted):
+    chain, _, _ = interrupted
+    first, _, *later = scalars(chain, "interrupted")["train/kl"]
+    assert first == 0
+    assert all(kl != 0 for kl in later)  # at a checkpoint's step, too
 
 
 def test_a_film_that_cannot_be_decoded_leaves_its_samples_unscored_and_is_named(interrupted):

@@ -19,7 +19,7 @@ from reward_sdk.errors import ConfigError
 from valor_plugin import command, launch, preflight, runfolder
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
-from valor_plugin.recipe import Recipe
+from valor_plugin.recipe import Model, Recipe
 
 REWARDS = {"rouge_l": {"weight": 0.9}, "format": {"weight": 0.1}}
 
@@ -272,6 +272,33 @@ def chosen(options_: dict) -> dict:
 )  # fmt: skip
 def test_the_gpus_of_a_run_are_counted_as_the_host_reserves_them(options_, wanted):
     assert command.gpus(chosen(options_)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("train", "wanted"), [("projector", 5), (["tower", "lora"], 5), ("language", 8), ("all", 8)]
+)
+def test_a_reference_costs_gpus_only_where_the_language_model_trains(tmp_path, train, wanted):
+    options_ = {"actor.num_gpus_per_node": 2, "ref.num_gpus_per_node": 3, "vllm.num_engines": 3}
+    given = recipe().model_copy(update={"openrlhf": options_})
+    given = given.model_copy(update={"model": Model(path="m", train=train)})
+    assert command.gpus(chosen(command.host_options(given, tmp_path, "cuda"))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ds.zero_stage": 3}, "ds.zero_stage 3 does not go with `model.train: lora`"),
+        ({"ds.tensor_parallel_size": 2}, "ds.tensor_parallel_size 2 does not go with"),
+        ({"ds.load_in_4bit": True}, "ds.load_in_4bit True does not go with"),
+    ],
+)
+def test_adapters_are_refused_where_no_process_holds_a_weight_whole(tmp_path, change, why):
+    given = recipe()
+    given = given.model_copy(update={"model": Model(path="m", train="lora")})
+    command.host_arguments(given, "r.yaml", tmp_path, "cpu")
+    given = given.model_copy(update={"openrlhf": given.openrlhf | change})
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        command.host_arguments(given, "r.yaml", tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(

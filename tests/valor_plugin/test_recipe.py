@@ -75,6 +75,25 @@ def test_the_part_that_trains_is_one_some_or_all(load, written, meant):
     assert load(changed("model.train", written)).model.train == meant
 
 
+def test_adapters_have_llavas_sizes_unless_the_recipe_names_others(load):
+    assert load(GRPO, "model.train=lora").model.lora.model_dump() == {"rank": 128, "alpha": 256}
+    lora = load(GRPO, "model.train=lora", "model.lora={rank: 8, alpha: 16}").model.lora
+    assert (lora.rank, lora.alpha) == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("model.train=[language, lora]", "name one of the two"),
+        ("model.lora.rank=0", "rank"),
+        ("model.lora.dropout=0.1", "dropout"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(load, override, why):
+    with pytest.raises(ConfigError, match=why):
+        load(GRPO, override)
+
+
 @pytest.mark.parametrize("written", ["off", '"off"', "'off'"])
 def test_ranks_can_be_switched_off_with_or_without_quotes(load, written):
     text = yaml.safe_dump(GRPO) + f"advantage: {{rank: {written}}}\n"
