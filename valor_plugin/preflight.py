@@ -126,6 +126,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
     resumes = runfolder.resumes(out, record)
     arguments = command.host_arguments(recipe, where, out, device, resumes)
     chosen = vars(options.parser().parse_args(arguments))
+    _check_length(recipe.model.path, chosen["data.max_len"], where)
     if device == "cuda" and "RAY_ADDRESS" not in os.environ:
         import torch
 
@@ -199,6 +200,17 @@ def _reward_set(recipe: Recipe, where: str, out: Path) -> RewardSet | SetInfo:
 def _check_needs(needs: Collection[str], studies: list[Study], path: str) -> None:
     if "reference" in needs and all(study.report is None for study in studies):
         raise ConfigError(f"{path}: no study has a 'report', but the rewards compare with one")
+
+
+def _check_length(model: str, longest: int, where: str) -> None:
+    """vLLM would refuse to start, and the rest of the host wait for it for minutes."""
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    positions = (config.get("text_config") or {}).get("max_position_embeddings")
+    if positions is not None and longest > positions:
+        raise ConfigError(
+            f"{where}: openrlhf.data.max_len {longest} is more than the {positions} positions of "
+            f"the language model in {model}"
+        )
 
 
 def _image_tokens(model: str) -> tuple[int, ...]:

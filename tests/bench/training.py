@@ -9,6 +9,7 @@ separate reference brings its libraries along, which is told apart.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -108,6 +109,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write(root / "model", ["No pleural effusion.", "The heart is enlarged."] * 9, SHAPE)
+        config = root / "model/config.json"
+        content = json.loads(config.read_text())
+        content["text_config"]["max_position_embeddings"] = 1024
+        config.write_text(json.dumps(content))
         size = (root / "model/model.safetensors").stat().st_size
         generator = np.random.default_rng(1)
         studies = []

@@ -341,6 +341,12 @@ def test_a_rollout_of_nothing_is_refused_with_checkpoints_too(tiny_model, studie
         prepared(recipe(tiny_model, studies, openrlhf=none), tmp_path)
 
 
+def test_sequences_longer_than_the_model_knows_positions_are_refused(tiny_model, studies, tmp_path):
+    long = recipe().openrlhf | {"data.max_len": 4096}
+    with pytest.raises(ConfigError, match=r"data\.max_len 4096 is more than the 512 positions"):
+        prepared(recipe(tiny_model, studies, openrlhf=long), tmp_path)
+
+
 def test_with_checkpoints_every_rollout_is_whole(tiny_model, studies, tmp_path):
     saved = recipe(tiny_model, studies).openrlhf | {"ckpt.save_steps": 1}
     arguments = prepared(recipe(tiny_model, studies, openrlhf=saved), tmp_path).arguments

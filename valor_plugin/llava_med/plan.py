@@ -257,7 +257,7 @@ def _processor(tokenizer: Any, config: Any, folder: Path | None, pad: bool) -> A
     given = read_json(own) if own is not None and own.exists() else {}
     keys = ("image_mean", "image_std", "resample", "rescale_factor")
     images = LlavaImageProcessorPil(
-        **{key: given[key] for key in keys if key in given},
+        **{key: given[key] for key in keys if given.get(key) is not None},
         do_pad=pad, do_convert_rgb=True, size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
     )  # fmt: skip
