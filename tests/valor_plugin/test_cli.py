@@ -34,7 +34,7 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
         "name": "grpo-test", "stage": "grpo", "rewards": {"rouge_l": {}, "format": {}},
         "openrlhf": {
     "actor.num_gpus_per_node": 1,
-"ref.num_gpus_per_node": 1,
+"ref.num_gpus_per_node": 1, "data.max_len": 128,
     "rollout.batch_size": 2,
     "rollout.n_samples_per_prompt": 4,
     "train.batch_size": 8,

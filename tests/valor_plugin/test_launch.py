@@ -35,6 +35,7 @@ def recipe(model: Path | str = "m", studies: Path | str = "s.jsonl", **keys) -> 
             "openrlhf": {
                 "actor.num_gpus_per_node": 1,
                 "ref.num_gpus_per_node": 1,
+                "data.max_len": 128,
                 "rollout.batch_size": 2,
                 "rollout.n_samples_per_prompt": 4,
                 "train.batch_size": 8,
