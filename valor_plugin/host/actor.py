@@ -19,6 +19,24 @@ from valor_plugin.llava_med.parts import train_only
 logger = logging.getLogger(__name__)
 
 
+def optimizer_groups(model: Any, weight_decay: float) -> list[dict]:
+    """What trains, with weight decay for matrices and none for biases and norms.
+
+    The host tells them apart by names that CLIP's norms do not have, and leaves a group empty where
+    LoRA trains alone, which DeepSpeed cannot flatten.
+    """
+    groups: dict[bool, list] = {True: [], False: []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 empties it
+            groups[len(shape) > 1].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
+
+
 def install(parts: tuple[str, ...], rank: int, alpha: float, most_images: int) -> None:
     """Makes every model that the host loads by path train exactly the given parts, and read images
     as `valor_plugin.host.images` sends them."""
@@ -36,6 +54,10 @@ def install(parts: tuple[str, ...], rank: int, alpha: float, most_images: int) -
             llava.get_image_features = Encoder(llava, most_images)
 
     Actor.__init__ = init
+
+    from openrlhf.utils.deepspeed import deepspeed
+
+    deepspeed.get_optimizer_grouped_parameters = optimizer_groups
 
     from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 

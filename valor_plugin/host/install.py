@@ -8,6 +8,7 @@ HOST_VERSION = "0.11.2"
 
 SEAMS = (  # what is replaced, by which file of this folder, in which processes
     ("openrlhf.models.actor:Actor.__init__", "actor", "policy"),
+    ("openrlhf.utils.deepspeed.deepspeed:get_optimizer_grouped_parameters", "actor", "policy"),
     ("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.broadcast_to_vllm", "actor", "policy"),
     ("openrlhf.trainer.ppo_trainer:BasePPOTrainer.__init__", "sampling", "trainer"),
     ("openrlhf.trainer.ppo_trainer:prepare_datasets", "sampling", "trainer"),
