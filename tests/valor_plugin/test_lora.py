@@ -105,17 +105,14 @@ def test_what_is_saved_is_loaded_as_a_model_without_adapters(adapted, tmp_path):
     torch.testing.assert_close(loaded(IDS).logits, adapted(IDS).logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("parts", "groups"),
-    [(["lora"], [0.1]), (["projector"], [0.1, 0.0]), (["tower", "lora"], [0.1, 0.0])],
-)
-def test_the_optimizer_decays_matrices_and_is_given_no_empty_group(adapted, parts, groups):
+@pytest.mark.parametrize("parts", [["lora"], ["projector"], ["tower", "lora"]], ids="+".join)
+def test_the_optimizer_decays_matrices_and_neither_biases_nor_norms(adapted, parts):
     from valor_plugin.host.actor import optimizer_groups
 
     train_only(adapted, parts)
-    found = optimizer_groups(adapted, 0.1)
-    assert [group["weight_decay"] for group in found] == groups
-    assert all(p.ndim > 1 for p in found[0]["params"])
-    assert all(p.ndim == 1 for group in found[1:] for p in group["params"])
-    given = {id(p) for group in found for p in group["params"]}
-    assert given == {id(p) for p in adapted.parameters() if p.requires_grad}
+    decayed, others = optimizer_groups(adapted, 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in others["params"])
+    given = [id(p) for group in (decayed, others) for p in group["params"]]
+    assert sorted(given) == sorted(id(p) for p in adapted.parameters() if p.requires_grad)

@@ -20,20 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def optimizer_groups(model: Any, weight_decay: float) -> list[dict]:
-    """What trains, with weight decay for matrices and none for biases and norms.
+    """What trains: matrices with weight decay, biases and norms without. The host tells them apart
+    by names, and those of CLIP's norms are not among them."""
 
-    The host tells them apart by names that CLIP's norms do not have, and leaves a group empty where
-    LoRA trains alone, which DeepSpeed cannot flatten.
-    """
-    groups: dict[bool, list] = {True: [], False: []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 empties it
-            groups[len(shape) > 1].append(parameter)
+    def trains(matrix: bool) -> list:
+        # ZeRO-3 empties a parameter, and notes its shape
+        return [p for p in model.parameters() if p.requires_grad
+                and (len(getattr(p, "ds_shape", p.shape)) > 1) == matrix]  # fmt: skip
+
     return [
-        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
-        for decays, parameters in groups.items()
-        if parameters
+        {"params": trains(matrix=True), "weight_decay": weight_decay},
+        {"params": trains(matrix=False), "weight_decay": 0.0},
     ]
 
 
