@@ -23,6 +23,7 @@ from valor_plugin.preflight import Prepared
 Report = Callable[[int, int, dict[str, float]], None]
 """Called after every policy step with the step, how many there will be, and the host's means."""
 
+_PART = re.compile(r"(?:tower|projector|language|lora) +\d+ tensors .* (?:trains|frozen)")
 _STEP = re.compile(r"Global step (\d+): (\{.*\})")
 _NUMBER = re.compile(r"'([^']+)': (-?[\d.]+(?:e[-+]?\d+)?|nan)")
 
@@ -118,9 +119,10 @@ def _steps(prepared: Prepared) -> int:
 
 
 def _follow(process: subprocess.Popen, log: Path, begin: int, report: Report, total: int) -> int:
-    """Reads the log from a position as it grows and reports steps until the process ends; how many
-    there were."""
+    """Reads the log from a position as it grows, shows the table of what trains and reports steps
+    until the process ends; how many there were."""
     steps = 0
+    shown = set()  # every process of the policy has its table
     with log.open(encoding="utf-8", errors="replace") as lines:
         lines.seek(begin)
         pending = ""
@@ -129,6 +131,9 @@ def _follow(process: subprocess.Popen, log: Path, begin: int, report: Report, to
             pending += lines.read()
             *whole, pending = pending.split("\n")
             for line in whole:
+                if (part := _PART.search(line)) and part[0] not in shown:
+                    shown.add(part[0])
+                    click.echo(part[0])
                 if match := _STEP.search(line):
                     means = {key: float(value) for key, value in _NUMBER.findall(match[2])}
                     report(int(match[1]), total, means)

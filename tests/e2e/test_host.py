@@ -119,6 +119,16 @@ def test_the_screen_shows_a_line_for_every_step(chain: Chain):
     assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
 
 
+def test_the_screen_shows_what_trains_before_the_first_step(chain: Chain):
+    lines = chain.printed["stage2"].splitlines()
+    table = [line.split() for line in lines if "tensors" in line]
+    assert [(line[0], line[-1]) for line in table] == [
+        ("tower", "frozen"), ("projector", "trains"), ("language", "frozen")
+    ]  # fmt: skip
+    first = next(i for i, line in enumerate(lines) if line.startswith("step"))
+    assert all("tensors" not in line for line in lines[first:])
+
+
 def test_the_run_folder_says_what_was_run(chain: Chain):
     record = json.loads((chain.root / "stage2" / "versions.json").read_text())
     assert record["versions"]["openrlhf"] == "0.11.2"
