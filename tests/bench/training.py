@@ -1,10 +1,10 @@
 """What training LLaVA-Med by parts saves, through the real host on this machine: a model of its
-proportions (336 px, 576 image tokens, a tower of a twentieth of the language model's size), two
+proportions (336 px, 576 image tokens, a tower of a fourteenth of the language model's size), two
 policy steps each of 4 groups of 8. Run it with `make bench-actor`.
 
 Every variant is compared with the first, in one run of this program. Memory is the most anonymous
-memory (RssAnon) of the policy's and the reference's processes together; the second process of the
-separate reference brings its libraries along, which is told apart.
+memory (RssAnon) of the policy's and of the reference's process, whose libraries are most of it on
+this scale.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def main() -> None:
     print(f"sync of everything against the projector: {every['MB'] / base['MB']:.0f} times the "
           f"bytes, {every['sync'] / base['sync']:.1f} times the time")  # fmt: skip
     more = apart["policy"] + apart["reference"] - base["policy"]
-    print(f"separate against shared reference: {more / 1e6:+.0f} MB, {more / size:.1f} times the "
-          f"model's file; {phases(apart)} times the time")  # fmt: skip
+    print(f"separate against shared reference: {more / 1e6:+.0f} MB with a model of "
+          f"{size / 1e6:.0f}; {phases(apart)} times the time")  # fmt: skip
     print(f"images once a sample against once a group: {phases(each)} times the time")
 
 
