@@ -8,6 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+from valor_plugin.data.studies import Study, write_studies
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -58,3 +62,13 @@ def scalars(chain: Chain, stage: str) -> dict[str, list[float]]:
 
     series = read_scalars(chain.root / stage / "tensorboard")
     return {name: [value for _, value in points] for name, points in series.items()}
+
+
+def write_films(root: Path) -> None:
+    """Eight films that are told apart by their brightness, and their studies file."""
+    studies = []
+    for i in range(8):
+        path = root / f"film{i}.png"
+        Image.new("L", (40, 60), 10 + 30 * i).save(path)
+        studies.append(Study(f"s{i}", path, "No pleural effusion."))
+    write_studies(studies, root / "studies.jsonl")

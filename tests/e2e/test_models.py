@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostrun import Chain, openrlhf, scalars
-from PIL import Image
+from hostrun import Chain, openrlhf, scalars, write_films
 from safetensors.torch import load_file
 from serving import misbehaving
 
-from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.llava_med.parts import part_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
@@ -42,16 +40,20 @@ openrlhf:
 """
 
 
+def weights(folder: Path) -> dict:
+    return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}
+
+
+def changed(before: dict, after: dict) -> list[str]:
+    assert before.keys() == after.keys()
+    return [name for name in before if not before[name].to(after[name].dtype).equal(after[name])]
+
+
 def run(
     root: Path, model: Path, train: str = "projector", **options: object
 ) -> tuple[str, dict, dict]:
     """Two policy steps: what was printed, and the weights before and after."""
-    studies = []
-    for i in range(8):
-        path = root / f"film{i}.png"
-        Image.new("L", (40, 60), 10 + 30 * i).save(path)
-        studies.append(Study(f"s{i}", path, "No pleural effusion."))
-    write_studies(studies, root / "studies.jsonl")
+    write_films(root)
     recipe = root / "recipe.yaml"
     recipe.write_text(RECIPE.format(root=root, model=model, train=train))
     arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu"]
@@ -60,10 +62,6 @@ def run(
     done = openrlhf("train", *arguments, **misbehaving(root / "site"))
     assert done.returncode == 0, done.stdout + done.stderr
     log = (root / "out/host.log").read_text(errors="replace")
-
-    def weights(folder: Path) -> dict:
-        return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}
-
     return done.stdout + log, weights(model), weights(root / "out/model")
 
 
@@ -95,29 +93,18 @@ def test_llava_med_in_its_original_format_is_trained_after_conversion(tmp_path):
     assert done.returncode == 0, done.stderr
     printed, before, after = run(tmp_path, tmp_path / "model")
     assert "step    2/2" in printed
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not before[name].to(after[name].dtype).equal(after[name])}
-    assert {part_of(name) for name in changed} == {"projector"}
+    assert {part_of(name) for name in changed(before, after)} == {"projector"}
     assert "weights to vLLM: 4 tensors" in printed
 
 
 def test_every_part_trains_and_the_engine_follows_it(tmp_path, tiny_model):
     printed, before, after = run(tmp_path, tiny_model, "all")
-    changed = {
-        part_of(name)
-        for name in before
-        if not before[name].to(after[name].dtype).equal(after[name])
-    }
-    assert changed == {"tower", "projector", "language"}
+    names = changed(before, after)
+    assert {part_of(name) for name in names} == {"tower", "projector", "language"}
     log = scalars(Chain(tmp_path, {}), "out")
     before_any_sync, after_one = log["train/vllm_kl"]
     assert after_one == pytest.approx(before_any_sync, rel=0.5)
     assert f"weights to vLLM: {len(before)} tensors" in printed
-
-
-def changed(before: dict, after: dict) -> list[str]:
-    assert before.keys() == after.keys()
-    return [name for name in before if not before[name].to(after[name].dtype).equal(after[name])]
 
 
 def test_adapters_train_and_vllm_and_the_next_stage_get_whole_weights(tmp_path, tiny_model):
@@ -153,3 +140,24 @@ def test_the_projector_trains_alone_under_zero_3_on_two_processes(tmp_path, tiny
     kl = scalars(Chain(tmp_path, {}), "out")["train/kl"]
     assert kl[0] == 0
     assert kl[-1] != 0
+
+
+SFT = """
+name: sft
+stage: sft
+model: {{path: {model}, train: lora, lora: {{rank: 8, alpha: 32}}}}
+data: {{train: {root}/studies.jsonl}}
+sft: {{steps: 4, batch_size: 4, learning_rate: 1.0e-2}}
+"""
+
+
+def test_supervised_fine_tuning_with_adapters_leaves_whole_weights(tmp_path, tiny_model):
+    write_films(tmp_path)
+    recipe = tmp_path / "sft.yaml"
+    recipe.write_text(SFT.format(root=tmp_path, model=tiny_model))
+    out = ("--out", str(tmp_path / "out"), "--device", "cpu")
+    done = openrlhf("train", "--recipe", str(recipe), *out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = changed(weights(tiny_model), weights(tmp_path / "out/model"))
+    assert len(names) == 14
+    assert all(part_of(n) == "language" and n.endswith("_proj.weight") for n in names)

@@ -4,12 +4,9 @@ Too slow for `make test`."""
 from pathlib import Path
 
 import pytest
-from hostrun import WITHOUT, Chain, openrlhf, scalars
-from PIL import Image
+from hostrun import WITHOUT, Chain, openrlhf, scalars, write_films
 from safetensors.torch import load_file
 from serving import misbehaving
-
-from valor_plugin.data.studies import Study, write_studies
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
 pytest.importorskip("openrlhf")
@@ -55,12 +52,7 @@ def run(tmp_path_factory, tiny_model):
 
 
 def start(root: Path, model: Path, without: str | None) -> tuple[Chain, dict]:
-    studies = []
-    for i in range(8):
-        path = root / f"film{i}.png"
-        Image.new("L", (40, 60), 10 + 30 * i).save(path)
-        studies.append(Study(f"s{i}", path, "No pleural effusion."))
-    write_studies(studies, root / "studies.jsonl")
+    write_films(root)
     (root / "recipe.yaml").write_text(RECIPE.format(root=root, model=model))
     environment = misbehaving(root / "site")
     if without is not None:  # Python runs it in every process that it starts
