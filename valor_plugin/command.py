@@ -16,6 +16,9 @@ from valor_plugin.recipe import Recipe
 _REFUSED = {
     "train.async_enable": "rewards need the policy step, which asynchronous rollouts do not have",
     "ds.lora.rank": "set `model: {train: lora, lora: {rank: 128, alpha: 256}}` instead",
+    "train.dynamic_batch_enable": "it packs samples, which the host cannot do with images",
+    "ds.ring_attn_size": "it packs samples, which the host cannot do with images",
+    "train.enable_ema": "no checkpoint holds the average, and none of LoRA's factors would do",
     "eval.dataset": "evaluate the saved model instead",
 }
 
@@ -161,7 +164,7 @@ def check_gpus(chosen: Mapping[str, Any], where: str) -> None:
         )
     apart = chosen["ds.ring_attn_size"] * chosen["ds.tensor_parallel_size"]
     micro = chosen["train.micro_batch_size"] * max(1, actor // apart)
-    if not chosen["train.dynamic_batch_enable"] and chosen["train.batch_size"] % micro:
+    if chosen["train.batch_size"] % micro:
         raise ConfigError(
             f"{where}: openrlhf.train.batch_size {chosen['train.batch_size']} is no multiple of "
             f"{micro} (train.micro_batch_size x the actor's GPUs)"
@@ -181,7 +184,8 @@ def check(recipe: Recipe, where: str) -> None:
                     "it out, or set `advantage: {rank: off}`"
                 )
     for name, why in _REFUSED.items():
-        if recipe.openrlhf.get(name):
+        value = recipe.openrlhf.get(name)
+        if value and (name, value) != ("ds.ring_attn_size", 1):
             raise ConfigError(f"{where}: openrlhf.{name} does not work with this plugin: {why}")
 
 

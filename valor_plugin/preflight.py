@@ -20,7 +20,7 @@ from valor_plugin import baseline, command, runfolder
 from valor_plugin.data.studies import Study, read_studies, write_host_rows
 from valor_plugin.host import options
 from valor_plugin.host.settings import HostSettings
-from valor_plugin.recipe import Recipe
+from valor_plugin.recipe import Lora, Recipe
 
 _SERVER_WAIT = 120.0  # ours: seconds for reward servers to become ready
 
@@ -65,6 +65,11 @@ def check_model(path: str) -> None:
         )
     if (kind := content.get("model_type")) != "llava":
         raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
+    if (content.get("vision_config") or {}).get("model_type") == "pixtral":
+        raise ConfigError(
+            f"model.path: {path} has a Pixtral tower, whose images differ in size; this plugin "
+            "trains LLaVAs whose images have one size (CLIP, SigLIP)"
+        )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
     _check_weights(folder)
@@ -147,7 +152,7 @@ def prepare(recipe: Recipe, where: str, out: Path, device: str) -> Prepared:
         run=uuid.uuid4().hex,
         device=device,
         train=recipe.model.train,
-        lora=recipe.model.lora,
+        lora=recipe.model.lora or Lora(),
         advantage=recipe.advantage,
         rewards=recipe.rewards or {},
         served=reward_set.set if isinstance(reward_set, SetInfo) else None,
@@ -204,12 +209,15 @@ def _check_needs(needs: Collection[str], studies: list[Study], path: str) -> Non
 
 def _check_length(model: str, longest: int, where: str) -> None:
     """vLLM would refuse to start, and the rest of the host wait for it for minutes."""
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    positions = (config.get("text_config") or {}).get("max_position_embeddings")
-    if positions is not None and longest > positions:
+    from transformers import AutoConfig
+
+    language = AutoConfig.from_pretrained(model).get_text_config()
+    rope = getattr(language, "rope_parameters", None) or {}
+    positions = language.max_position_embeddings * rope.get("factor", 1)
+    if longest > positions:
         raise ConfigError(
-            f"{where}: openrlhf.data.max_len {longest} is more than the {positions} positions of "
-            f"the language model in {model}"
+            f"{where}: openrlhf.data.max_len {longest} is more than the {positions:.0f} positions "
+            f"of the language model in {model}"
         )
 
 

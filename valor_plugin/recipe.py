@@ -59,17 +59,19 @@ class Model(_Section):
     path: a Hugging Face LLaVA folder with its processor.
     train: the part or parts that train: projector, language, tower, lora (adapters on the frozen
         language model), a list of them, or "all", which is the first three.
-    lora: sizes of the adapters, where there are any.
+    lora: sizes of the adapters; `Lora()` where they train and this is left out.
     """
 
     path: str
     train: Annotated[tuple[Part, ...], BeforeValidator(_parts), Field(min_length=1)]
-    lora: Lora = Lora()
+    lora: Lora | None = None
 
     @model_validator(mode="after")
-    def _once(self) -> Model:
+    def _adapters(self) -> Model:
         if {"language", "lora"} <= set(self.train):
             raise ValueError("train: lora adapts a frozen language model; name one of the two")
+        if self.lora is not None and "lora" not in self.train:
+            raise ValueError("lora: these adapters do not train: add lora to `train`")
         return self
 
 
@@ -175,12 +177,15 @@ def _keys(section: type[BaseModel]) -> list[str]:
     return list(section.model_fields)
 
 
+_SECTIONS = {"model": Model, "data": Data, "advantage": Advantage, "sft": Sft, "lora": Lora}
+
+
 def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
     """Unknown keys with the nearest known one; pydantic only says that they are extra."""
     for key, value in content.items():
         if key not in section.model_fields:
             raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), _keys(section))}")
-        inner = {"model": Model, "data": Data, "advantage": Advantage, "sft": Sft}.get(key)
+        inner = _SECTIONS.get(key)
         if inner is not None and isinstance(value, dict):
             _check_keys(value, inner, f"{where}: {key}")
 

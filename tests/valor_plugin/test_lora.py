@@ -40,6 +40,39 @@ def test_every_linear_layer_of_the_language_model_and_no_other_has_an_adapter(ad
     assert all("language_model.layers" in name for name in names)
 
 
+def test_adapters_train_in_float32_whatever_the_model_is_in(tiny_model):
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(tiny_model)
+    assert model.dtype == torch.bfloat16
+    lora.add(model, rank=4, alpha=8)
+    kinds = {part_of(name): p.dtype for name, p in model.named_parameters()}
+    assert kinds == {"lora": torch.float32} | dict.fromkeys(
+        ("tower", "projector", "language"), torch.bfloat16
+    )
+    assert model(IDS).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("reentrant", [False, True, None])
+def test_every_adapter_learns_with_gradient_checkpointing_and_without(adapted, reentrant):
+    train_only(adapted, ["lora"])
+    if reentrant is not None:
+        adapted.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    adapted.train()
+    ids = torch.tensor([[adapted.config.image_token_id] * 16 + [1, 5, 9]])
+    adapted(ids, pixel_values=torch.randn(1, 3, 32, 32)).logits.square().sum().backward()
+    grads = {n: p.grad for n, p in adapted.named_parameters() if ".lora_B." in n}
+    assert len(grads) == 14
+    assert all(grad is not None and grad.any() for grad in grads.values())
+
+
+def test_a_frozen_tower_is_not_differentiated_for_adapters(adapted):
+    train_only(adapted, ["lora"])
+    towers = []
+    adapted.model.vision_tower.register_forward_hook(lambda _m, _i, o: towers.append(o[0]))
+    ids = torch.tensor([[adapted.config.image_token_id] * 16 + [1, 5, 9]])
+    assert adapted(ids, pixel_values=torch.randn(1, 3, 32, 32)).logits.requires_grad
+    assert not towers[0].requires_grad
+
+
 def test_adapters_alone_train_and_the_table_has_them(adapted, caplog):
     train_only(adapted, ["lora"])
     trains = {part_of(name) for name, p in adapted.named_parameters() if p.requires_grad}

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.prompts import FINDINGS
-from valor_plugin.recipe import Advantage, Data, Model, Recipe, Sft, load_recipe
+from valor_plugin.recipe import Advantage, Data, Lora, Model, Recipe, Sft, load_recipe
 
 GRPO = {
     "name": "test",
@@ -76,7 +76,8 @@ def test_the_part_that_trains_is_one_some_or_all(load, written, meant):
 
 
 def test_adapters_have_llavas_sizes_unless_the_recipe_names_others(load):
-    assert load(GRPO, "model.train=lora").model.lora.model_dump() == {"rank": 128, "alpha": 256}
+    assert load(GRPO, "model.train=lora").model.lora is None
+    assert Lora().model_dump() == {"rank": 128, "alpha": 256}
     lora = load(GRPO, "model.train=lora", "model.lora={rank: 8, alpha: 16}").model.lora
     assert (lora.rank, lora.alpha) == (8, 16)
 
@@ -86,7 +87,8 @@ def test_adapters_have_llavas_sizes_unless_the_recipe_names_others(load):
     [
         ("model.train=[language, lora]", "name one of the two"),
         ("model.lora.rank=0", "rank"),
-        ("model.lora.dropout=0.1", "dropout"),
+        ("model.lora={rnk: 8}", "unknown key 'rnk': did you mean 'rank'"),
+        ("model.lora={rank: 8}", "these adapters do not train"),
     ],
 )
 def test_adapters_that_cannot_be_are_refused(load, override, why):

@@ -74,12 +74,18 @@ def _cuda() -> None:
 def adapt_host() -> None:
     """Replaces names inside the host's modules, which must be importable by now."""
     import torch
+    from deepspeed.runtime.zero.partition_parameters import Init
     from openrlhf.trainer.ppo_utils import replay_buffer
     from openrlhf.trainer.ray import ppo_actor
     from openrlhf.utils import distributed_util
     from openrlhf.utils.deepspeed import deepspeed
     from torch.distributed.device_mesh import init_device_mesh
 
+    # Of tensors that are gathered together DeepSpeed waits for the last only. NCCL has finished the
+    # others by then, gloo need not have: a late one overwrites what was loaded in its place.
+    Init._allgather_params_coalesced = lambda self, param_list, hierarchy=0, quantize=False: (
+        self._allgather_params_sequential(param_list, hierarchy=hierarchy) if param_list else None
+    )
     deepspeed.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh(
         "cpu", *args, **kwargs
     )

@@ -18,6 +18,7 @@ SEAMS = (  # what is replaced, by which file of this folder, in which processes
      "trainer"),
     ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker"
      ".compute_advantages_and_returns", "advantage", "trainer"),
+    ("transformers.models.llava.modeling_llava:LlavaModel.get_image_features", "images", "policy"),
     ("openrlhf.utils.vlm_utils:process_prompt_with_images", "images", "rollout"),
     ("openrlhf.utils.vlm_utils:merge_mm_train_inputs", "images", "policy"),
     ("openrlhf.trainer.ray.ppo_actor:merge_mm_train_inputs", "images", "policy"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|gate|up|down)_proj"
+_TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
 _ADAPTER = "default"
 
 
@@ -24,8 +24,9 @@ def add(model: Any, rank: int, alpha: float) -> None:
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, _ADAPTER)
-    # Reentrant gradient checkpointing would find nothing that needs a gradient in a layer's input.
-    model.enable_input_require_grads()
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # bfloat16 would lose most of an optimizer's steps
+            parameter.data = parameter.data.float()
 
 
 class Merged:
@@ -61,7 +62,8 @@ def plain(model: Any) -> Iterator[None]:
 
     def plain_state(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return {
-            name: tensor.data if isinstance(tensor, Merged) else tensor
+            # on the CPU: a whole model more may not fit beside this one
+            name: tensor.data.cpu() if isinstance(tensor, Merged) else tensor
             for name, tensor in shown(state(*args, **kwargs).items())
         }
 
