@@ -162,6 +162,7 @@ def interrupted(chain: Chain) -> tuple[Chain, str, float]:
     process = subprocess.Popen(
         [COMMAND, *resumable(chain)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
     )  # fmt: skip
     latest = chain.root / "interrupted/checkpoints/_actor/latest"
     deadline = time.monotonic() + 300
