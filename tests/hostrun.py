@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from serving import misbehaving
 
 from valor_plugin.data.studies import Study, write_studies
 
@@ -72,3 +73,45 @@ def write_films(root: Path) -> None:
         Image.new("L", (40, 60), 10 + 30 * i).save(path)
         studies.append(Study(f"s{i}", path, "No pleural effusion."))
     write_studies(studies, root / "studies.jsonl")
+
+
+RECIPE = """
+name: films
+stage: grpo
+model: {{path: {model}, train: {train}}}
+data: {{train: {root}/studies.jsonl}}
+rewards:
+  slow: {{weight: 1.0}}  # the length of the response, whatever it says
+openrlhf:
+  algo.kl.init_coef: 0.01
+  algo.advantage.is_correction_level: token
+  actor.adam.lr: 1.0e-3
+  actor.num_gpus_per_node: 1
+  ref.num_gpus_per_node: 1
+  vllm.num_engines: 1
+  rollout.batch_size: 4
+  rollout.n_samples_per_prompt: 4
+  rollout.micro_batch_size: 16
+  rollout.max_new_tokens: 16
+  data.max_len: 160
+  train.batch_size: 16
+  train.micro_batch_size: 8
+"""
+
+
+def train_on_films(
+    root: Path, model: Path, train: str, without: str | None = None, **options: object
+) -> Chain:
+    """Two policy steps, with `openrlhf.a.b` given as `a__b`, perhaps without an adaptation."""
+    write_films(root)
+    recipe = root / "recipe.yaml"
+    recipe.write_text(RECIPE.format(root=root, model=model, train=train))
+    environment = misbehaving(root / "site")
+    if without is not None:
+        (root / "site" / "sitecustomize.py").write_text(WITHOUT[without])
+    arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu"]
+    for name, value in options.items():
+        arguments += ["--set", f"openrlhf.{name.replace('__', '.')}={value}"]
+    done = openrlhf("train", *arguments, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Chain(root, {"out": done.stdout})

@@ -162,8 +162,8 @@ def check_gpus(chosen: Mapping[str, Any], where: str) -> None:
             f"{where}: with openrlhf.train.colocate_all the actor's GPUs ({actor}) must be those "
             f"of the engines (vllm.num_engines x vllm.tensor_parallel_size = {engines})"
         )
-    apart = chosen["ds.ring_attn_size"] * chosen["ds.tensor_parallel_size"]
-    micro = chosen["train.micro_batch_size"] * max(1, actor // apart)
+    apart = max(1, actor // chosen["ds.tensor_parallel_size"])
+    micro = chosen["train.micro_batch_size"] * apart
     if chosen["train.batch_size"] % micro:
         raise ConfigError(
             f"{where}: openrlhf.train.batch_size {chosen['train.batch_size']} is no multiple of "

@@ -213,7 +213,8 @@ def _check_length(model: str, longest: int, where: str) -> None:
 
     language = AutoConfig.from_pretrained(model).get_text_config()
     rope = getattr(language, "rope_parameters", None) or {}
-    positions = language.max_position_embeddings * rope.get("factor", 1)
+    trained = getattr(language, "max_position_embeddings", None)
+    positions = (trained or longest) * rope.get("factor", 1)
     if longest > positions:
         raise ConfigError(
             f"{where}: openrlhf.data.max_len {longest} is more than the {positions:.0f} positions "

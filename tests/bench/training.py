@@ -57,14 +57,12 @@ VARIANTS = {
 }
 
 
-def memory(marks: tuple[str, ...]) -> int:
-    """Anonymous memory of the processes whose title has one of these words, in bytes."""
+def memory(mark: str) -> int:
+    """Anonymous memory of the processes whose title has this word, in bytes."""
     total = 0
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and any(
-                mark in (folder / "cmdline").read_text(errors="replace") for mark in marks
-            ):
+            if folder.name.isdigit() and mark in (folder / "cmdline").read_text(errors="replace"):
                 [line] = re.findall(r"RssAnon:\s+(\d+)", (folder / "status").read_text())
                 total += int(line) * 1024
         except (OSError, ValueError):
@@ -88,7 +86,7 @@ def run(root: Path, name: str, train: str, without: str | None) -> dict[str, flo
     most = dict.fromkeys(("PolicyModelActor", "ReferenceModelActor"), 0)
     while process.poll() is None:
         for mark in most:
-            most[mark] = max(most[mark], memory((mark,)))
+            most[mark] = max(most[mark], memory(mark))
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")

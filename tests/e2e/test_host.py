@@ -156,9 +156,9 @@ def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Ch
 
 @pytest.fixture(scope="module")
 def interrupted(chain: Chain) -> tuple[Chain, str, float]:
-    """A run of stage 1 with 24 steps that got a Ctrl-C after its first, and what that took: the
-    output, and the seconds until the command had ended. The first step is seen by its checkpoint:
-    Ray brings log lines so late that a fast machine would be done by then."""
+    """A run of stage 1 with 24 steps that got a Ctrl-C after its second, and what that took: the
+    output, and the seconds until the command had ended. A step is seen by its checkpoint: Ray
+    brings log lines so late that a fast machine would be done by then."""
     process = subprocess.Popen(
         [COMMAND, *resumable(chain)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
@@ -166,7 +166,9 @@ def interrupted(chain: Chain) -> tuple[Chain, str, float]:
     )  # fmt: skip
     latest = chain.root / "interrupted/checkpoints/_actor/latest"
     deadline = time.monotonic() + 300
-    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if latest.exists() and latest.read_text().strip() not in ("", "global_step1"):
+            break
         time.sleep(0.05)
     assert len(processes_of("VALOR_HOST_SETTINGS=")) > 3
     process.send_signal(signal.SIGINT)
@@ -219,9 +221,11 @@ def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint_to_the_end(interru
 
 def test_a_run_that_goes_on_keeps_the_reference_of_its_start(interrupted):
     chain, _, _ = interrupted
+    # The learning rate begins at 0, so the policy is the reference for two steps; it goes on at the
+    # third or later, where a reference that was the checkpoint's model would give 0 again.
     first, _, *later = scalars(chain, "interrupted")["train/kl"]
     assert first == 0
-    assert all(kl != 0 for kl in later)  # at a checkpoint's step, too
+    assert all(kl != 0 for kl in later)
 
 
 def test_a_film_that_cannot_be_decoded_leaves_its_samples_unscored_and_is_named(interrupted):

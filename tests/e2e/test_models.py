@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostrun import Chain, openrlhf, scalars, write_films
+from hostrun import Chain, openrlhf, scalars, train_on_films, write_films
 from safetensors.torch import load_file
-from serving import misbehaving
 
 from valor_plugin.demo.model import Shape
 from valor_plugin.demo.model import write as write_model
@@ -17,29 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.host]
 pytest.importorskip("openrlhf")
 pytest.importorskip("vllm")
 sys.path.insert(0, str(Path(__file__).parents[1] / "valor_plugin"))
-
-RECIPE = """
-name: other
-stage: grpo
-model: {{path: {model}, train: {train}}}
-data: {{train: {root}/studies.jsonl}}
-rewards:
-  slow: {{weight: 1.0}}  # the length of the response, whatever it says
-openrlhf:
-  algo.kl.init_coef: 0.01
-  algo.advantage.is_correction_level: token
-  actor.adam.lr: 1.0e-3
-  actor.num_gpus_per_node: 1
-  ref.num_gpus_per_node: 1
-  vllm.num_engines: 1
-  rollout.batch_size: 4
-  rollout.n_samples_per_prompt: 4
-  rollout.micro_batch_size: 16
-  rollout.max_new_tokens: 16
-  data.max_len: 160
-  train.batch_size: 16
-  train.micro_batch_size: 8
-"""
 
 
 def weights(folder: Path) -> dict:
@@ -54,17 +30,10 @@ def changed(before: dict, after: dict) -> list[str]:
 def run(
     root: Path, model: Path, train: str = "projector", **options: object
 ) -> tuple[str, dict, dict]:
-    """Two policy steps: what was printed, and the weights before and after."""
-    write_films(root)
-    recipe = root / "recipe.yaml"
-    recipe.write_text(RECIPE.format(root=root, model=model, train=train))
-    arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu"]
-    for name, value in options.items():
-        arguments += ["--set", f"openrlhf.{name.replace('__', '.')}={value}"]
-    done = openrlhf("train", *arguments, **misbehaving(root / "site"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    log = (root / "out/host.log").read_text(errors="replace")
-    return done.stdout + log, weights(model), weights(root / "out/model")
+    """What was printed and logged, and the weights before and after."""
+    chain = train_on_films(root, model, train, **options)
+    printed = chain.printed["out"] + chain.log("out")
+    return printed, weights(model), weights(root / "out/model")
 
 
 def test_a_model_that_transformers_itself_saved_is_trained(tmp_path, tiny_model):

@@ -1,41 +1,13 @@
 """What this plugin saves must not show: the same run, from the same seed, with and without it.
 Too slow for `make test`."""
 
-from pathlib import Path
-
 import pytest
-from hostrun import WITHOUT, Chain, openrlhf, scalars, write_films
+from hostrun import Chain, scalars, train_on_films
 from safetensors.torch import load_file
-from serving import misbehaving
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
 pytest.importorskip("openrlhf")
 pytest.importorskip("vllm")
-
-RECIPE = """
-name: same
-stage: grpo
-model: {{path: {model}, train: projector}}
-data: {{train: {root}/studies.jsonl}}
-rewards:
-  slow: {{weight: 1.0}}  # the length of the response, whatever it says
-openrlhf:
-  train.full_determinism_enable: true
-  train.num_episodes: 2
-  algo.kl.init_coef: 0.05
-  algo.kl.use_loss: true
-  actor.adam.lr: 1.0e-3
-  actor.num_gpus_per_node: 1
-  ref.num_gpus_per_node: 1
-  vllm.num_engines: 1
-  rollout.batch_size: 4
-  rollout.n_samples_per_prompt: 4
-  rollout.micro_batch_size: 8
-  rollout.max_new_tokens: 16
-  data.max_len: 160
-  train.batch_size: 16
-  train.micro_batch_size: 8
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +17,16 @@ def run(tmp_path_factory, tiny_model):
 
     def run(without: str | None = None) -> tuple[Chain, dict]:
         if without not in done:
-            done[without] = start(tmp_path_factory.mktemp("same"), tiny_model, without)
+            root = tmp_path_factory.mktemp("same")
+            chain = train_on_films(
+                root, tiny_model, "projector", without, train__full_determinism_enable="true",
+                train__num_episodes=2, algo__kl__init_coef=0.05, algo__kl__use_loss="true",
+                algo__advantage__is_correction_level="null", rollout__micro_batch_size=8,
+            )  # fmt: skip
+            done[without] = chain, load_file(root / "out/model/model.safetensors")
         return done[without]
 
     return run
-
-
-def start(root: Path, model: Path, without: str | None) -> tuple[Chain, dict]:
-    write_films(root)
-    (root / "recipe.yaml").write_text(RECIPE.format(root=root, model=model))
-    environment = misbehaving(root / "site")
-    if without is not None:  # Python runs it in every process that it starts
-        (root / "site" / "sitecustomize.py").write_text(WITHOUT[without])
-    recipe, out = str(root / "recipe.yaml"), str(root / "out")
-    ran = openrlhf("train", "--recipe", recipe, "--out", out, "--device", "cpu", **environment)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return Chain(root, {}), load_file(root / "out/model/model.safetensors")
 
 
 def test_a_shared_reference_is_the_separate_one_to_the_last_bit(run):

@@ -25,7 +25,7 @@ def add(model: Any, rank: int, alpha: float) -> None:
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, _ADAPTER)
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:  # bfloat16 would lose most of an optimizer's steps
+        if ".lora_" in name:  # bfloat16 would lose many of an optimizer's steps
             parameter.data = parameter.data.float()
 
 
