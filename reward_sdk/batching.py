@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from reward_sdk.engine import Column, RewardSet
 from reward_sdk.errors import OverloadedError
-from reward_sdk.types import Part, Sample, Score
+from reward_sdk.reward_set import Member, RewardSet
+from reward_sdk.types import Outcome, Sample, Score
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -131,7 +131,7 @@ class Call:
     """
 
     reward: str
-    parts: Sequence[Part]
+    parts: Sequence[Outcome]
     waits: Sequence[float]
     seconds: float
 
@@ -172,12 +172,12 @@ class BatchedSet:
         self.rewards = rewards
         self.pending = 0
         self._max_queue, self._observe = max_queue, observe
-        light = [column for column in rewards.columns if column.light]
-        heavy = [[column] for column in rewards.columns if not column.light]
+        light = [member for member in rewards.members if member.light]
+        heavy = [[member] for member in rewards.members if not member.light]
         self._owners = [
-            (columns, MicroBatcher(partial(self._parts, columns), max_batch, max_wait))
-            for columns in (light, *heavy)
-            if columns
+            (members, MicroBatcher(partial(self._parts, members), max_batch, max_wait))
+            for members in (light, *heavy)
+            if members
         ]
 
     async def score(
@@ -210,7 +210,7 @@ class BatchedSet:
         calls = [
             self._submit(owner, batcher, wanted, limit)
             for owner, batcher in self._owners
-            if any(column.name in counting for column in owner)
+            if any(member.name in counting for member in owner)
         ]
         self.pending += len(samples)
         try:
@@ -226,29 +226,31 @@ class BatchedSet:
 
     async def _submit(
         self,
-        columns: Sequence[Column],
-        batcher: MicroBatcher[_Wanted, dict[str, Part]],
+        members: Sequence[Member],
+        batcher: MicroBatcher[_Wanted, dict[str, Outcome]],
         wanted: Sequence[_Wanted],
         limit: float | None,
-    ) -> Sequence[dict[str, Part]]:
+    ) -> Sequence[dict[str, Outcome]]:
         try:
             async with asyncio.timeout(limit):
                 return await batcher.submit(wanted)
         except TimeoutError:
-            late = Part(None, "failed", f"no answer within {limit:g} s")
-            return [{c.name: late for c in columns if c.name in w.counting} for w in wanted]
+            late = Outcome(None, "failed", f"no answer within {limit:g} s")
+            return [{c.name: late for c in members if c.name in w.counting} for w in wanted]
 
-    def _parts(self, columns: Sequence[Column], wanted: Sequence[_Wanted]) -> list[dict[str, Part]]:
+    def _parts(
+        self, members: Sequence[Member], wanted: Sequence[_Wanted]
+    ) -> list[dict[str, Outcome]]:
         """Per sample the parts of those of these rewards that count for it."""
-        found: list[dict[str, Part]] = [{} for _ in wanted]
-        for column in columns:
-            due = [i for i, item in enumerate(wanted) if column.name in item.counting]
+        found: list[dict[str, Outcome]] = [{} for _ in wanted]
+        for member in members:
+            due = [i for i, item in enumerate(wanted) if member.name in item.counting]
             if not due:
                 continue
             began = time.monotonic()
-            parts = column.parts([wanted[i].sample for i in due])
+            parts = member.parts([wanted[i].sample for i in due])
             for i, part in zip(due, parts, strict=True):
-                found[i][column.name] = part
+                found[i][member.name] = part
             waits = [began - wanted[i].since for i in due]
-            self._observe(Call(column.name, parts, waits, time.monotonic() - began))
+            self._observe(Call(member.name, parts, waits, time.monotonic() - began))
         return found

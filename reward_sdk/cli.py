@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.reward import factory, names
+from reward_sdk.registry import factory, names
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +45,6 @@ def _errors() -> Iterator[None]:
 def list_rewards() -> None:
     """Shows every reward that a set can name: its range, what it needs, its settings, and whether
     the published weights that it can use are there."""
-    from reward_sdk import weights
 
     files = weights.of_rewards()
     for name in names():
@@ -83,12 +82,12 @@ def list_rewards() -> None:
 def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> None:
     """Scores the responses of a file, with every reward's part in every row.
 
-    `reward_sdk.lines` describes the data. Lines that cannot be scored are named and kept apart.
+    `reward_sdk.jsonl` describes the data. Lines that cannot be scored are named and kept apart.
 
     Exit codes: 0 every row scored, 1 a reward failed or lines were rejected, 2 the set or the data
     are wrong.
     """
-    from reward_sdk.score import rejected_path, score_file
+    from reward_sdk.commands.score import rejected_path, score_file
 
     with _errors():
         with tqdm(total=_lines(data), desc="scoring", unit="line", disable=None) as bar:
@@ -174,8 +173,8 @@ def serve(
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(min=1))
 def bench(rewards: str, data: str, limit: int) -> None:
     """Measures what each reward of a set costs on this machine, on the first rows of the data."""
-    from reward_sdk.audit import read_samples
-    from reward_sdk.bench import measure
+    from reward_sdk.audit.audit import read_samples
+    from reward_sdk.commands.bench import measure
 
     with _errors():
         samples, problems = read_samples(data, limit)
@@ -198,13 +197,13 @@ def baseline(weights: str, images: str, out: str, device: str) -> None:
 
     Side views are left out. `openrlhf train` does this by itself.
     """
-    from reward_sdk.experts.baseline import fit_baseline
     from reward_sdk.images import is_lateral
-    from reward_sdk.lines import Line, read_lines
+    from reward_sdk.jsonl import Line, read_lines
+    from reward_sdk.models.calibration import fit_calibration
 
     with _errors():
         try:
-            from reward_sdk.experts.torchxrayvision import load_expert
+            from reward_sdk.models.xray_expert import load_expert
         except ImportError as error:
             raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
         found = []
@@ -216,7 +215,7 @@ def baseline(weights: str, images: str, out: str, device: str) -> None:
                 click.echo(f"left out: {images}, line {line.number}: {problem}", err=True)
         with tqdm(total=len(found), desc="images", disable=None) as bar:
             expert = load_expert(weights, device)
-            fitted = fit_baseline(expert, found, lambda done: bar.update(done - bar.n))
+            fitted = fit_calibration(expert, found, lambda done: bar.update(done - bar.n))
         Path(out).write_text(fitted.model_dump_json(indent=2) + "\n", encoding="utf-8")
         click.echo(out)
 
@@ -237,13 +236,13 @@ def stacks() -> None:
 def audit(rewards: str, data: str, out: str, limit: int | None) -> None:
     """Counts how often a reward set notices that a report was spoiled.
 
-    Writes audit.json, audit.png and audit.html. `reward_sdk.audit` describes the data.
+    Writes audit.json, audit.png and audit.html. `reward_sdk.audit.audit` describes the data.
 
     Exit codes: 0 done, 1 a reward failed that must not, 2 the set or the data are wrong.
     """
-    from reward_sdk import audit_page
-    from reward_sdk.audit import audit, read_samples
-    from reward_sdk.engine import RewardSet
+    from reward_sdk.audit import page as audit_page
+    from reward_sdk.audit.audit import audit, read_samples
+    from reward_sdk.reward_set import RewardSet
 
     with _errors():
         reward_set = RewardSet.from_file(rewards)

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from reward_sdk.errors import ConfigError, nearest, one_line
-from reward_sdk.reward import Reward, factory
+from reward_sdk.registry import Reward, factory
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

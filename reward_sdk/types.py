@@ -66,7 +66,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Part:
+class Outcome:
     """One reward's outcome for one sample. A failure is an outcome of its own, never a zero.
 
     Attributes:
@@ -92,5 +92,5 @@ class Score:
     """
 
     total: float | None
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Outcome]
     logs: Mapping[str, float]

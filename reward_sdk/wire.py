@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Score
 
 MAX_SAMPLES = 256  # ours: per request
@@ -211,6 +211,6 @@ def set_info(rewards: RewardSet, folders: Sequence[Path] = ()) -> SetInfo:
                 settings=column.entry.settings,
                 **column.entry.model_dump(include=set(type(column.entry).model_fields)),
             )
-            for column in rewards.columns
+            for column in rewards.members
         ],
     )

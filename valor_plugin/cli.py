@@ -21,7 +21,7 @@ def main() -> None:
 @contextmanager
 def _errors(stopped: str) -> Iterator[None]:
     """The boundary where errors become a paragraph on screen and an exit code."""
-    from valor_plugin.launch import RunError
+    from valor_plugin.run.process import RunError
 
     try:
         yield
@@ -66,7 +66,7 @@ def train(
         recipe = load_recipe(path, overrides)
         folder = Path(out or f"runs/{recipe.name}").resolve()
         if recipe.stage == "sft":
-            from valor_plugin import sft
+            from valor_plugin.run import sft
 
             if dry_run:
                 click.echo(sft.describe(recipe))
@@ -153,7 +153,7 @@ def doctor(model: str | None) -> None:
 
     Exit codes: 0 all is well, 1 something is not.
     """
-    from valor_plugin.host import doctor
+    from valor_plugin import doctor
 
     sections = {"installed": doctor.installed, "seams": doctor.seams}
     if model is not None:

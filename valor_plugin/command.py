@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.errors import ConfigError
-from valor_plugin import runfolder
+from valor_plugin.run import folder
 from valor_plugin.host import options, reference
-from valor_plugin.host.install import check_host
+from valor_plugin.host.seams import check_host
 from valor_plugin.recipe import Recipe
 
 _REFUSED = {

@@ -10,8 +10,8 @@ from typing import Any
 from reward_sdk.adapters.rows import IMAGE, REFERENCE, row_sample
 from reward_sdk.adapters.scorer import MISSING, Scorer, values
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 logger = logging.getLogger(__name__)

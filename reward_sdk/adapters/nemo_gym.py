@@ -32,8 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reward_sdk.adapters.rows import row_sample, url_image
 from reward_sdk.adapters.scorer import MISSING, Scorer, values
-from reward_sdk.engine import UNSCORED
 from reward_sdk.errors import RewardSDKError, ScoringError
+from reward_sdk.reward_set import UNSCORED
 from reward_sdk.types import Sample, Score
 
 logger = logging.getLogger(__name__)

@@ -33,8 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from reward_sdk.adapters.rows import row_sample
 from reward_sdk.adapters.scorer import Scorer
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import UNSCORED, RewardSet
 from reward_sdk.errors import ScoringError, one_line
+from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.types import Sample, Score
 from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample, Score
 from reward_sdk.wire import SetInfo, set_info
 

@@ -29,8 +29,8 @@ from typing import Any
 from reward_sdk.adapters.columns import Rollouts
 from reward_sdk.adapters.scorer import MISSING
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from reward_sdk.adapters.columns import Rollouts
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 
 if TYPE_CHECKING:
     from trl import GRPOConfig  # type: ignore[import-not-found]

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from reward_sdk.adapters.rows import REFERENCE, row_sample, url_image
 from reward_sdk.adapters.scorer import Scorer, values
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from typing import Any
 
 from reward_sdk.adapters.rows import row_sample
 from reward_sdk.adapters.scorer import Scorer
-from reward_sdk.engine import UNSCORED
+from reward_sdk.reward_set import UNSCORED
 from reward_sdk.types import Sample, Score
 
 _building = Lock()

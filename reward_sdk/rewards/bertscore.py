@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward import reward
-from reward_sdk.types import Part, Sample
+from reward_sdk.registry import reward
+from reward_sdk.types import Outcome, Sample
 
 
 class BertScore:
@@ -30,7 +30,7 @@ class BertScore:
     def __init__(self, score: Callable[[list[str], list[str]], Any]) -> None:
         self._score = score
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         pairs = [((s.report or "").strip(), (s.reference or "").strip()) for s in samples]
         # The package fails on a blank text (transformers 5), so it never sees one.
         values = [float(not response and not reference) for response, reference in pairs]
@@ -40,7 +40,7 @@ class BertScore:
             rows = zip(*(column.tolist() for column in columns), strict=True)
             for i, (precision, recall, f1) in zip(full, rows, strict=True):
                 values[i] = min(f1, 1.0) if min(precision, recall) > 0 else 0.0  # rounding
-        return [Part(value) for value in values]
+        return [Outcome(value) for value in values]
 
 
 @reward("bertscore")

@@ -9,8 +9,8 @@ from math import exp, log, sqrt
 from pathlib import Path
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward import reward
-from reward_sdk.rewards.verifiable import WordingReward
+from reward_sdk.registry import reward
+from reward_sdk.rewards.wording import WordingReward
 from reward_sdk.text import NORMALISE, Normalise, ngrams
 
 _SIGMA = 6.0  # borrowed: pycocoevalcap; words of difference in length that a report may have

@@ -16,13 +16,13 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from reward_sdk.annotate import Annotator
 from reward_sdk.errors import ConfigError, nearest
-from reward_sdk.graphs import Graph
-from reward_sdk.labelers.rules import label_reports
+from reward_sdk.models import Graph
+from reward_sdk.models.annotator import Annotator
+from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.observations import CHEXPERT_5, OBSERVATIONS, Labels
-from reward_sdk.reward import reward
-from reward_sdk.types import Part, Sample
+from reward_sdk.registry import reward
+from reward_sdk.types import Outcome, Sample
 
 FINDINGS = tuple(name for name in OBSERVATIONS if name != "No Finding")
 Uncertain = Literal["positive", "negative"]
@@ -127,8 +127,8 @@ class ClinicalReward:
         self.name, self.bounds, self.light = name, bounds, light
         self._annotator, self._score = annotator, score
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [Part(self._score(*pair)) for pair in self._annotator.pairs(samples)]
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        return [Outcome(self._score(*pair)) for pair in self._annotator.pairs(samples)]
 
 
 @reward("findings_f1")
@@ -220,7 +220,7 @@ def _chexbert(
     weights: str | None, tokenizer: str, precision: Literal["float32", "bfloat16"], device: str
 ) -> Annotator[Labels]:
     try:
-        from reward_sdk.labelers.chexbert import load_chexbert
+        from reward_sdk.models.chexbert import load_chexbert
     except ImportError as error:
         raise ConfigError(f"CheXbert: {error}: pip install 'valor-rrg[clinical]'") from error
     return Annotator(load_chexbert(weights, tokenizer, precision, device))
@@ -229,7 +229,7 @@ def _chexbert(
 @lru_cache
 def _radgraph(weights: str, tokenizer: str | None, device: str) -> Annotator[Graph]:
     try:
-        from reward_sdk.graphs.radgraph import load_radgraph
+        from reward_sdk.models.radgraph import load_radgraph
     except ImportError as error:
         raise ConfigError(f"RadGraph: {error}: pip install 'valor-rrg[clinical]'") from error
     return Annotator(load_radgraph(weights, tokenizer, device))

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from reward_sdk.reward import reward
+from reward_sdk.registry import reward
 from reward_sdk.text import parse_response
-from reward_sdk.types import Part, Sample
+from reward_sdk.types import Outcome, Sample
 
 
 class Format:
@@ -21,9 +21,11 @@ class Format:
     def __init__(self, think: bool) -> None:
         self._think = think
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         parsed = (parse_response(sample.response) for sample in samples)
-        return [Part(float(p is not None and (p.think is not None) == self._think)) for p in parsed]
+        return [
+            Outcome(float(p is not None and (p.think is not None) == self._think)) for p in parsed
+        ]
 
 
 @reward("format")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward import reward
+from reward_sdk.registry import reward
 from reward_sdk.text import tokens
-from reward_sdk.types import Part, Sample
+from reward_sdk.types import Outcome, Sample
 
 _NGRAM = 4  # ours: radiologists repeat phrases of three words ("there is no"), rarely of four
 
@@ -35,8 +35,8 @@ class Length:
         self._low, self._high, self._relative = low, high, relative
         self.needs = frozenset({"report", "reference"} if relative else {"report"})
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [Part(self._value(sample)) for sample in samples]
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        return [Outcome(self._value(sample)) for sample in samples]
 
     def _value(self, sample: Sample) -> float:
         n = len(tokens(sample.report or ""))
@@ -53,8 +53,8 @@ class Repetition:
     bounds = (-1.0, 0.0)
     needs = frozenset({"report"})
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [Part(self._value(tokens(sample.report or ""))) for sample in samples]
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        return [Outcome(self._value(tokens(sample.report or ""))) for sample in samples]
 
     @staticmethod
     def _value(words: list[str]) -> float:

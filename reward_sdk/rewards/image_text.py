@@ -65,14 +65,14 @@ from typing import Literal
 
 import numpy as np
 
-from reward_sdk.annotate import patiently
 from reward_sdk.errors import ConfigError, ScoringError, nearest
-from reward_sdk.experts import Expert
-from reward_sdk.experts.baseline import Baseline, read_baseline, unit
 from reward_sdk.images import is_lateral, open_image, to_gray
-from reward_sdk.labelers.rules import label_reports
-from reward_sdk.reward import reward
-from reward_sdk.types import ImageRef, Part, Sample
+from reward_sdk.models import Expert
+from reward_sdk.models.annotator import patiently
+from reward_sdk.models.calibration import Calibration, read_calibration, unit
+from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.registry import reward
+from reward_sdk.types import ImageRef, Outcome, Sample
 
 Embedding = Literal["evidence", "features"]
 
@@ -124,7 +124,7 @@ class ImageText:
 
     Args:
         expert: encodes images.
-        baseline: how its outputs are distributed. Findings that do not vary are left out of the
+        calibration: how its outputs are distributed. Findings that do not vary are left out of the
             similarity.
         embedding: the space in which images and reports are compared.
         finding_weights: how much a finding counts, 1 where it is not named.
@@ -137,22 +137,22 @@ class ImageText:
     def __init__(
         self,
         expert: Expert,
-        baseline: Baseline,
+        calibration: Calibration,
         embedding: Embedding = "evidence",
         finding_weights: Mapping[str, float] | None = None,
     ) -> None:
-        spread = {name: moments.sd for name, moments in baseline.findings.items()}
+        spread = {name: moments.sd for name, moments in calibration.findings.items()}
         used = [i for i, sd in enumerate(spread.values()) if sd >= _MIN_SD]
         if not used:
-            raise ConfigError(f"baseline of {expert.weights}: no finding's evidence varies")
+            raise ConfigError(f"calibration of {expert.weights}: no finding's evidence varies")
         self.findings = tuple(expert.findings[i] for i in used)
         weights = _finding_weights(finding_weights or {}, self.findings)
         self._weights = weights
         self._columns, self._expert, self._embedding = used, expert, embedding
         if embedding == "features":
-            self._fit_features(baseline)
+            self._fit_features(calibration)
         else:
-            moments = [baseline.findings[name] for name in self.findings]
+            moments = [calibration.findings[name] for name in self.findings]
             self._mean = np.array([m.mean for m in moments])
             self._sd = np.array([m.sd for m in moments])
             self._shortest = np.sqrt(weights.sum())
@@ -160,10 +160,12 @@ class ImageText:
         self._cache: OrderedDict[Hashable, tuple[np.ndarray, float] | None] = OrderedDict()
         self._turn, self._lock = Lock(), Lock()
 
-    def _fit_features(self, baseline: Baseline) -> None:
-        features = baseline.features
+    def _fit_features(self, calibration: Calibration) -> None:
+        features = calibration.features
         if features is None:
-            raise ConfigError("embedding features: the baseline was fitted without: fit it again")
+            raise ConfigError(
+                "embedding features: the calibration was fitted without: fit it again"
+            )
         spread = np.maximum([features.sd[name] for name in self.findings], np.finfo(float).tiny)
         directions = unit(self._expert.directions[self._columns]) / spread[:, None]
         directions /= np.linalg.norm(directions, axis=1).mean()
@@ -171,13 +173,14 @@ class ImageText:
         self._mean, self._shortest = np.array(features.mean), features.length
         self._gram = self._directions @ self._directions.T
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Raises ScoringError for an image that cannot be read."""
         # The engine has seen to it that report and image are there.
         images = [sample.image or ImageRef() for sample in samples]
         values = self.similarities(images, [sample.report or "" for sample in samples])
         return [
-            Part(None, "skipped", "side view") if value is None else Part(value) for value in values
+            Outcome(None, "skipped", "side view") if value is None else Outcome(value)
+            for value in values
         ]
 
     def similarities(
@@ -262,7 +265,7 @@ def _identity(image: ImageRef) -> Hashable:
 @reward("image_text")
 def image_text(
     weights: str,
-    baseline: str,
+    calibration: str,
     embedding: Embedding = "evidence",
     finding_weights: dict[str, float] | None = None,
     device: str = "cpu",
@@ -271,7 +274,7 @@ def image_text(
 
     Args:
         weights: name or file of the expert's weights, see `load_expert`.
-        baseline: JSON file of `fit_baseline`, over the training images.
+        calibration: JSON file of `fit_calibration`, over the training images.
         embedding: where image and report are compared: the expert's "evidence" per finding, or the
             "features" that its classifier reads.
         finding_weights: how much a finding counts, 1 where it is not named; less for those that the
@@ -279,8 +282,8 @@ def image_text(
         device: a torch device.
     """
     try:
-        from reward_sdk.experts.torchxrayvision import load_expert
+        from reward_sdk.models.xray_expert import load_expert
     except ImportError as error:
         raise ConfigError(f"image_text: {error}: pip install 'valor-rrg[vision]'") from error
     expert = load_expert(weights, device)
-    return ImageText(expert, read_baseline(baseline, expert), embedding, finding_weights)
+    return ImageText(expert, read_calibration(calibration, expert), embedding, finding_weights)

@@ -34,7 +34,6 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from reward_sdk.adapters import nemo_gym, openrlhf
 from reward_sdk.batching import BatchedSet
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import (
     ConfigError,
     OverloadedError,
@@ -42,6 +41,7 @@ from reward_sdk.errors import (
     ScoringError,
     one_line,
 )
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.page import add_page
 from reward_sdk.server.security import RefusedError, TokenMiddleware, open_wire_image
 from reward_sdk.server.telemetry import MeasuringMiddleware, Telemetry
@@ -319,7 +319,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
             raise HTTPException(422, "the request holds NaN or infinity: no JSON") from None
 
     rewards_bounds, log_keys = server.rewards.bounds, server.rewards.log_keys
-    weights = {column.name: column.entry.weight for column in server.rewards.columns}
+    weights = {column.name: column.entry.weight for column in server.rewards.members}
 
 
 def _json(reply: BaseModel) -> Response:
@@ -341,7 +341,7 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
     @app.get("/readyz", responses={503: {"description": "some reward is not ready"}})
     async def readyz() -> Response:
         """Whether every reward has been called without failing, and none has stopped answering."""
-        stuck = {c.name: c.stuck for c in server.batched.rewards.columns if c.stuck}
+        stuck = {c.name: c.stuck for c in server.batched.rewards.members if c.stuck}
         waiting_for = {**server.cold, **stuck}
         ready = not waiting_for
         content: dict[str, Any] = {"ready": ready, "set": server.digest}

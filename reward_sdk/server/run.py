@@ -10,8 +10,8 @@ from pathlib import Path
 
 import uvicorn
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.app import LIMIT, create_app
 from reward_sdk.server.security import check_address, check_folders, read_token
 

@@ -97,7 +97,7 @@ class Telemetry:
             "reward_late_calls", "Calls given up at their deadline", ["reward"],
             registry=self.registry,
         )  # fmt: skip
-        for column in batched.rewards.columns:
+        for column in batched.rewards.members:
             late.labels(column.name).set_function(lambda column=column: column.late_calls)
 
     def called(self, call: Call) -> None:

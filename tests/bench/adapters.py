@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
-from iu_reports import iu_findings
+from support.iu_reports import iu_findings
 
 from reward_sdk.adapters.openrlhf import make_reward_func
 from reward_sdk.adapters.trl import make_reward_funcs
 from reward_sdk.adapters.verl import compute_score, compute_score_sync
 from reward_sdk.config import Entry
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
-from reward_sdk.types import Part, Sample
+from reward_sdk.types import Outcome, Sample
 
 SET = {"rouge_l": {"weight": 0.45}, "bleu": {"weight": 0.45}, "findings_f1": {"weight": 0.3},
        "format": {"weight": 0.1}}  # fmt: skip
@@ -39,13 +39,13 @@ class Free:
     """Takes no time. One part serves all samples, so that making it costs neither side."""
 
     bounds, light = (0.0, 1.0), True
-    part = Part(1.0)
+    part = Outcome(1.0)
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.needs = frozenset() if name == "format" else frozenset({"report", "reference"})
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         return [self.part] * len(samples)
 
 

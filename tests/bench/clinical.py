@@ -19,16 +19,16 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
-from golden.tiny_bert import LETTERS, SPECIAL
-from golden.tiny_radgraph import write_radgraph
-from iu_reports import GOLD, gold_counts, iu_findings
+from support.annotations import read_annotation
+from support.iu_reports import GOLD, gold_counts, iu_findings
+from support.tiny_bert import LETTERS, SPECIAL
+from support.tiny_radgraph import write_radgraph
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
-from reward_sdk.annotate import Annotator
-from reward_sdk.graphs import read_annotation
-from reward_sdk.graphs.radgraph import load_radgraph
-from reward_sdk.labelers.chexbert import load_chexbert
-from reward_sdk.labelers.rules import label_reports
+from reward_sdk.models.annotator import Annotator
+from reward_sdk.models.chexbert import load_chexbert
+from reward_sdk.models.radgraph import load_radgraph
+from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.observations import OBSERVATIONS
 from reward_sdk.text import tokens
 from reward_sdk.types import Sample

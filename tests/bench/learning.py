@@ -31,7 +31,7 @@ PLAIN_COSINE = '''
 """Control: the cosine that learning must not use, see reward_sdk.rewards.image_text."""
 import numpy as np
 from reward_sdk.rewards.image_text import image_text, report_polarity
-from reward_sdk.types import Part
+from reward_sdk.types import Outcome
 
 class PlainCosine:
     name, bounds, needs = "plain_cosine", (-1.0, 1.0), frozenset({"report", "image"})
@@ -46,7 +46,7 @@ class PlainCosine:
         polarity = report_polarity([s.report for s in samples], judge.findings)
         norms = np.linalg.norm(evidence, axis=1) * np.linalg.norm(polarity, axis=1)
         cosine = (evidence * polarity).sum(1) / np.where(norms > 0, norms, 1)
-        return [Part(float(np.clip(value, -1, 1))) for value in cosine]
+        return [Outcome(float(np.clip(value, -1, 1))) for value in cosine]
 '''
 
 

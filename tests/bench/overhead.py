@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import ImageRef, Sample
 from valor_plugin.demo import pipeline
 from valor_plugin.evaluation.curves import read_scalars
@@ -68,8 +68,8 @@ def import_seconds(module: str) -> float:
 
 
 def main() -> None:
-    sdk, numpy = import_seconds("reward_sdk.engine"), import_seconds("numpy")
-    print(f"reward_sdk.engine / numpy, import: {sdk / numpy:.2f} ({sdk:.3f} s, {numpy:.3f} s)")
+    sdk, numpy = import_seconds("reward_sdk.reward_set"), import_seconds("numpy")
+    print(f"reward_sdk.reward_set / numpy, import: {sdk / numpy:.2f} ({sdk:.3f} s, {numpy:.3f} s)")
     for stage in ("stage1", "stage2"):
         step, score = step_seconds(stage), score_seconds(stage)
         ratio = f"{score / step:.3f} ({score:.3f} s, {step:.2f} s)"

@@ -25,9 +25,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 import psutil
 from clinical import write_bert_base, write_chexbert_base
-from iu_reports import iu_findings
+from support.iu_reports import iu_findings
 
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 
@@ -43,7 +43,7 @@ logging.getLogger("werkzeug").setLevel(logging.ERROR)
 logging.getLogger("werkzeug").disabled = True
 import flask.cli
 flask.cli.show_server_banner = lambda *_: None
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 
 import sacrebleu
-from iu_reports import iu_findings
 from nltk.translate.gleu_score import sentence_gleu
 from rouge_score.rouge_scorer import RougeScorer
+from support.iu_reports import iu_findings
 
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.cider import Cider
-from reward_sdk.rewards.verifiable import WordingReward
+from reward_sdk.rewards.wording import WordingReward
 from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample
 

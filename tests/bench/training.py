@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from hostrun import COMMAND, WITHOUT, Chain, scalars
 from PIL import Image
-from serving import misbehaving
+from support.hostrun import COMMAND, WITHOUT, Chain, scalars
+from support.serving import misbehaving
 
 from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.demo.model import Shape, write

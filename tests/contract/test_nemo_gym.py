@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import Server, free_port
+from support.serving import Server, free_port
 
 from reward_sdk.adapters import describe
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 pytestmark = pytest.mark.contract

@@ -1,8 +1,8 @@
 """The same samples, the same scores, however a stack asks."""
 
 import pytest
-from serving import Server
-from stacks import SET, WAYS, in_process, install, samples, write_films
+from support.serving import Server
+from support.stacks import SET, WAYS, in_process, install, samples, write_films
 
 PACKAGE = {"swift": "swift", "nemo_gym": "nemo_gym", "verifiers": "verifiers"}
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stacks import SET, install, write_films
+from support.stacks import SET, install, write_films
 
 from reward_sdk.adapters import describe
 
@@ -114,7 +114,7 @@ def registered(weights=(2.0, 1.0), rewards=None, **more):
     from swift.rewards import orms
 
     from reward_sdk.adapters.swift import register
-    from reward_sdk.engine import RewardSet
+    from reward_sdk.reward_set import RewardSet
 
     rewards = rewards or {"rouge_l": {"weight": 2.0}}
     register(RewardSet.from_config(rewards))
@@ -156,10 +156,10 @@ def test_a_failing_reward_s_sample_gets_the_mean_of_its_own_study():
         name, bounds, needs = "moody", (0.0, 1.0), frozenset()
 
         def __call__(self, samples):
-            from reward_sdk.types import Part
+            from reward_sdk.types import Outcome
 
             return [
-                Part(None, "failed") if "bad" in s.response else Part(float(s.response))
+                Outcome(None, "failed") if "bad" in s.response else Outcome(float(s.response))
                 for s in samples
             ]
 
@@ -169,7 +169,7 @@ def test_a_failing_reward_s_sample_gets_the_mean_of_its_own_study():
 
     from reward_sdk.adapters.swift import register
     from reward_sdk.config import Entry
-    from reward_sdk.engine import RewardSet
+    from reward_sdk.reward_set import RewardSet
 
     register(RewardSet([(Moody(), Entry())]))
     args = SimpleNamespace(reward_weights=[1.0, 1.0], steps_per_generation=1, num_iterations=1,

@@ -5,7 +5,7 @@ import math
 from functools import partial
 
 import pytest
-from stacks import SET, install, write_films
+from support.stacks import SET, install, write_films
 
 from reward_sdk.adapters import describe
 

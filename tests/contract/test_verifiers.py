@@ -5,8 +5,8 @@ import base64
 import json
 
 import pytest
-from serving import Server
-from stacks import SET, in_process, install, samples, write_films
+from support.serving import Server
+from support.stacks import SET, in_process, install, samples, write_films
 
 from reward_sdk.adapters import describe
 

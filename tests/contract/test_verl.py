@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from stacks import SET, in_process, install, of_unscored, of_verl, samples, write_films
+from support.stacks import SET, in_process, install, of_unscored, of_verl, samples, write_films
 
 from reward_sdk.adapters import describe
 

@@ -4,8 +4,8 @@ the real OpenRLHF, shared by the tests of this folder."""
 from __future__ import annotations
 
 import pytest
-from hostrun import Chain, openrlhf
 from PIL import Image
+from support.hostrun import Chain, openrlhf
 
 from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study, write_studies
@@ -70,7 +70,7 @@ BRIGHTNESS = '''
 """A third-party reward: the brightness of the image; notes what it saw."""
 import json, os
 from PIL import Image
-from reward_sdk.types import Part
+from reward_sdk.types import Outcome
 
 class Brightness:
     name, bounds, needs = "brightness", (0.0, 1.0), frozenset({"image"})
@@ -81,7 +81,7 @@ class Brightness:
             gray = Image.open(sample.image.path).getpixel((0, 0))
             with open(os.environ["SEEN"], "a") as file:
                 file.write(json.dumps({"id": sample.id, "gray": gray}) + "\\n")
-            parts.append(Part(gray / 255))
+            parts.append(Outcome(gray / 255))
         return parts
 '''
 

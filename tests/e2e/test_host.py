@@ -10,16 +10,16 @@ from io import BytesIO
 
 import pytest
 import torch
-from hostrun import COMMAND, Chain, openrlhf, scalars
 from PIL import Image
 from safetensors.torch import load_file
-from serving import Server, free_port
+from support.hostrun import COMMAND, Chain, openrlhf, scalars
+from support.serving import Server, free_port
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from reward_sdk.config import read_set
-from reward_sdk.engine import RewardSet
-from valor_plugin.launch import processes_of
+from reward_sdk.reward_set import RewardSet
 from valor_plugin.llava_med.parts import part_of
+from valor_plugin.run.process import processes_of
 
 pytestmark = pytest.mark.host
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostrun import Chain, openrlhf, scalars, train_on_films, write_films
 from safetensors.torch import load_file
+from support.hostrun import Chain, openrlhf, scalars, train_on_films, write_films
 
 from valor_plugin.demo.model import Shape
 from valor_plugin.demo.model import write as write_model

@@ -2,8 +2,8 @@
 Too slow for `make test`."""
 
 import pytest
-from hostrun import Chain, scalars, train_on_films
 from safetensors.torch import load_file
+from support.hostrun import Chain, scalars, train_on_films
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
 pytest.importorskip("openrlhf")

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_bert import write_chexbert, write_tokenizer
+from support.tiny_bert import write_chexbert, write_tokenizer
 
 # All reports are our own.
 REPORTS = [

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reward_sdk.audit import TOTAL, audit, read_samples
-from reward_sdk.audit_edits import EDITS, NOUNS, findings
+from reward_sdk.audit.audit import TOTAL, audit, read_samples
+from reward_sdk.audit.edits import EDITS, NOUNS, findings
+from reward_sdk.audit.paraphrases import reworded
 from reward_sdk.cli import main
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
-from reward_sdk.labelers.rules import label_reports
-from reward_sdk.paraphrase import reworded
-from reward_sdk.reward import reward
+from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.registry import reward
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import sentences, wrap_report
-from reward_sdk.types import ImageRef, Part, Sample
+from reward_sdk.types import ImageRef, Outcome, Sample
 
 REPORTS = {
     "effusion": "Heart size is normal. There is a small left pleural effusion. No pneumothorax.",
@@ -293,7 +293,7 @@ class Unsure:
     def __call__(self, samples):
         if any(len(sample.report) > 150 for sample in samples):
             raise ValueError("too long")
-        return [Part(1.0) for _ in samples]
+        return [Outcome(1.0) for _ in samples]
 
 
 @reward("unsure")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from reward_sdk.batching import BatchedSet, MicroBatcher
 from reward_sdk.config import Entry
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import OverloadedError
-from reward_sdk.types import Part, Sample
+from reward_sdk.reward_set import RewardSet
+from reward_sdk.types import Outcome, Sample
 
 
 async def one(batcher: MicroBatcher, item):
@@ -172,7 +172,7 @@ class Letters:
         self.threads.add(threading.get_ident())
         if any("!" in sample.response for sample in samples):
             raise ValueError("no")
-        return [Part(s.response.count(self.letter) / max(1, len(s.response))) for s in samples]
+        return [Outcome(s.response.count(self.letter) / max(1, len(s.response))) for s in samples]
 
 
 def letters(**options):
@@ -206,7 +206,7 @@ def test_calls_that_come_together_share_a_batch_whatever_their_step():
         await asyncio.gather(*(batched.score([Sample("abc")], step) for step in range(1, 7)))
 
     asyncio.run(run())
-    a, b, c = (column.reward for column in rewards.columns)
+    a, b, c = (column.reward for column in rewards.members)
     assert a.sizes == [6]
     assert b.sizes == [3]
     assert c.sizes == [2]

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 

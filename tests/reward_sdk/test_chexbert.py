@@ -5,17 +5,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from golden.tiny_bert import VOCABULARY, write_chexbert, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_bert import VOCABULARY, write_chexbert, write_tokenizer
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
 from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 torch = pytest.importorskip("torch")
-from reward_sdk.labelers.chexbert import load_chexbert  # noqa: E402
+from reward_sdk.models.chexbert import load_chexbert  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/chexbert.json").read_text("utf-8"))
 REPORTS = GOLDEN["reports"]
@@ -158,7 +158,7 @@ def test_an_unknown_device_is_named(files):
 
 
 def test_the_rewards_of_a_set_share_one_model_and_what_it_has_read(files, monkeypatch):
-    from reward_sdk.labelers.chexbert import CheXbert
+    from reward_sdk.models.chexbert import CheXbert
 
     seen = []
     original = CheXbert.__call__

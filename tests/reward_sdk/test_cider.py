@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iu_reports import iu_findings
+from support.iu_reports import iu_findings
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.cider import Cider, read_reports
 from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample

@@ -1,11 +1,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.annotations import read_annotation
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
-from reward_sdk.graphs import Entity, Graph, read_annotation
+from reward_sdk.models import Entity, Graph
 from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.clinical import graphs_f1, labels_f1, labels_similarity
 from reward_sdk.types import Sample
 

@@ -5,8 +5,8 @@ import pytest
 
 from reward_sdk.config import Entry, build_reward, parse_set, read_set
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward import factory, names, reward
-from reward_sdk.types import Part, Sample
+from reward_sdk.registry import factory, names, reward
+from reward_sdk.types import Outcome, Sample
 
 built: list[dict] = []
 
@@ -16,8 +16,8 @@ class Constant:
     bounds = (0.0, 1.0)
     needs: frozenset[str] = frozenset()
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Part]:
-        return [Part(0.5)] * len(samples)
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        return [Outcome(0.5)] * len(samples)
 
 
 @reward("test_constant")

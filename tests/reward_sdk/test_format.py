@@ -1,6 +1,6 @@
 import pytest
 
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 

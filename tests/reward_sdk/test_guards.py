@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 SENTENCE = "No pleural effusion is seen on either side."

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.experts.baseline import Baseline, Features, fit_baseline, read_baseline
-from reward_sdk.reward import factory
+from reward_sdk.models.calibration import Calibration, Features, fit_calibration, read_calibration
+from reward_sdk.registry import factory
 from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
@@ -190,7 +190,7 @@ def image_of(evidence):
 
 def baseline(mean=-0.7, sd=0.5, **changes):
     moments = {finding: {"mean": mean, "sd": sd} for finding in FINDINGS}
-    return Baseline(weights="simulated", images=10, findings=moments | changes)
+    return Calibration(weights="simulated", images=10, findings=moments | changes)
 
 
 BASELINE = baseline()
@@ -290,7 +290,7 @@ def written(path, **changes):
 def test_a_baseline_is_read_in_the_order_of_the_expert(tmp_path):
     findings = {name: {"mean": 0, "sd": 0.5} for name in reversed(FINDINGS)}
     path = written(tmp_path / "b.json", findings=findings)
-    assert tuple(read_baseline(path, SimulatedExpert()).findings) == FINDINGS
+    assert tuple(read_calibration(path, SimulatedExpert()).findings) == FINDINGS
 
 
 @pytest.mark.parametrize(
@@ -306,15 +306,15 @@ def test_a_baseline_is_read_in_the_order_of_the_expert(tmp_path):
 def test_a_baseline_that_does_not_fit_is_a_configuration_error(tmp_path, changes, message):
     path = written(tmp_path / "b.json", **changes)
     with pytest.raises(ConfigError, match=rf"(?s)b\.json.*{message}"):
-        read_baseline(path, SimulatedExpert())
+        read_calibration(path, SimulatedExpert())
 
 
 def test_a_missing_baseline_and_one_that_is_no_json_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
-        read_baseline(str(tmp_path / "none.json"), SimulatedExpert())
+        read_calibration(str(tmp_path / "none.json"), SimulatedExpert())
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ConfigError, match=r"(?s)b\.json: .*JSON"):
-        read_baseline(str(tmp_path / "b.json"), SimulatedExpert())
+        read_calibration(str(tmp_path / "b.json"), SimulatedExpert())
 
 
 def four_corner_x_rays(n, seed):
@@ -359,7 +359,7 @@ def trained_weights(tmp_path_factory):
 
 
 def expert(weights):
-    from reward_sdk.experts.torchxrayvision import load_expert
+    from reward_sdk.models.xray_expert import load_expert
 
     return load_expert(weights)
 
@@ -375,7 +375,7 @@ def report(found, findings):
 def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, embedding):
     _, training = four_corner_x_rays(256, seed=1)
     progress = []
-    fitted = fit_baseline(expert(trained_weights), training, progress.append)
+    fitted = fit_calibration(expert(trained_weights), training, progress.append)
     assert progress[-1] == fitted.images == 256
     (tmp_path / "baseline.json").write_text(fitted.model_dump_json())
     settings = {"weights": trained_weights, "baseline": str(tmp_path / "baseline.json")}
@@ -396,12 +396,12 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, e
 
 def test_fitting_names_an_unreadable_image(trained_weights):
     with pytest.raises(ScoringError, match=r"gone\.png"):
-        fit_baseline(expert(trained_weights), [ImageRef(path="gone.png")])
+        fit_calibration(expert(trained_weights), [ImageRef(path="gone.png")])
 
 
 def test_fitting_without_images_is_a_configuration_error(trained_weights):
     with pytest.raises(ConfigError, match="needs the training images"):
-        fit_baseline(expert(trained_weights), [])
+        fit_calibration(expert(trained_weights), [])
 
 
 def test_a_finding_weight_of_0_makes_a_finding_count_for_nothing():
@@ -422,7 +422,7 @@ def test_beside_other_findings_one_of_weight_0_is_as_if_it_were_not_mentioned(em
 def test_features_of_another_shape_are_refused(tmp_path):
     features = {"mean": [0.0], "length": 1.0, "sd": dict.fromkeys(FINDINGS, 0.5)}
     with pytest.raises(ConfigError, match="features are not the expert's"):
-        read_baseline(written(tmp_path / "b.json", features=features), SimulatedExpert())
+        read_calibration(written(tmp_path / "b.json", features=features), SimulatedExpert())
 
 
 def test_a_smaller_finding_weight_makes_a_finding_count_less():

@@ -15,8 +15,8 @@ HEAVY = {
     "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
 ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
-    "reward_sdk.bert", "reward_sdk.experts.torchxrayvision", "reward_sdk.graphs.dygie",
-    "reward_sdk.graphs.radgraph", "reward_sdk.labelers.chexbert",
+    "reward_sdk.models.bert", "reward_sdk.models.xray_expert", "reward_sdk.models.dygie",
+    "reward_sdk.models.radgraph", "reward_sdk.models.chexbert",
     "reward_sdk.server.app", "reward_sdk.server.page", "reward_sdk.server.ray",
     "reward_sdk.server.run", "reward_sdk.server.security", "reward_sdk.server.telemetry",
 }  # fmt: skip
@@ -43,7 +43,7 @@ def test_importing_it_loads_nothing_heavy(module):
 
 def test_scoring_a_text_reward_loads_nothing_heavy():
     code = """
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 sample = Sample("<report> Clear. </report>", reference="Clear.")
 RewardSet.from_config({"format": {}, "rouge_l": {}, "findings_f1": {}}).score([sample])

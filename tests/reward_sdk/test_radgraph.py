@@ -5,16 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from golden.tiny_bert import write_tokenizer
+from support.annotations import read_annotation
+from support.tiny_bert import write_tokenizer
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.graphs import read_annotation
 from reward_sdk.rewards.clinical import graphs_f1
 
 pytest.importorskip("radgraph")
-from golden.tiny_radgraph import write_radgraph
+from support.tiny_radgraph import write_radgraph
 
-from reward_sdk.graphs.radgraph import MODELS, load_radgraph
+from reward_sdk.models.radgraph import MODELS, load_radgraph
 
 LEVELS = ("simple", "partial", "complete")
 DATA = Path(__file__).parents[3] / "shared/data"

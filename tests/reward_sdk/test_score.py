@@ -4,8 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from reward_sdk.cli import main
+from reward_sdk.commands.score import score_file
 from reward_sdk.errors import ConfigError
-from reward_sdk.score import score_file
 
 SET = "rewards:\n  rouge_l: {weight: 0.5}\n  format: {weight: 0.5}\n"
 

@@ -8,7 +8,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from valor_plugin.llava_med import checkpoint  # noqa: E402
-from valor_plugin.preflight import check_model  # noqa: E402
+from valor_plugin.run.grpo import check_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
 from valor_plugin.host import options
 
@@ -296,7 +296,6 @@ def test_an_override_that_is_no_yaml_is_refused(there, value):
 
 
 def test_a_run_that_fails_exits_with_1(there, monkeypatch):
-    from valor_plugin import launch
 
     def fail(*_args):
         raise launch.RunError("The run failed: no room.")
@@ -306,7 +305,6 @@ def test_a_run_that_fails_exits_with_1(there, monkeypatch):
 
 
 def test_ctrl_c_exits_with_130(there, monkeypatch):
-    from valor_plugin import launch
 
     def interrupt(*_args):
         raise KeyboardInterrupt

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostrun import openrlhf
 from safetensors.torch import load_file, save_file
+from support.hostrun import openrlhf
 
-from valor_plugin.host import doctor
+from valor_plugin import doctor
 
 
 def findings(folder: Path) -> dict[str, doctor.Finding]:

@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from serving import free_port
+from support.serving import free_port
 
 from reward_sdk.client import AsyncRewardClient
 from reward_sdk.types import Sample

@@ -168,13 +168,13 @@ def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
     tiny_model, studies, tmp_path, monkeypatch
 ):
     from reward_sdk.errors import ScoringError
-    from reward_sdk.experts import baseline, torchxrayvision
+    from reward_sdk.models import baseline, torchxrayvision
 
     def fit(*_args, **_kwargs):
         raise ScoringError("image film.png: cannot be read: truncated")
 
     monkeypatch.setattr(torchxrayvision, "load_expert", lambda *_: None)
-    monkeypatch.setattr(baseline, "fit_baseline", fit)
+    monkeypatch.setattr(baseline, "fit_calibration", fit)
     with pytest.raises(ConfigError, match=r"studies\.jsonl: image film\.png: cannot be read"):
         prepared(recipe(tiny_model, studies, rewards={"image_text": {"weights": "x.pt"}}), tmp_path)
 
@@ -227,7 +227,6 @@ def test_on_cuda_the_recipe_decides_what_a_cpu_cannot_do():
 
 
 def test_another_version_of_the_host_is_refused(monkeypatch):
-    from valor_plugin.host import install
 
     monkeypatch.setattr(install, "version", lambda name: "0.12.0")
     with pytest.raises(ConfigError, match=r"OpenRLHF 0\.12\.0 is installed"):

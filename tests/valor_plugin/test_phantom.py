@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.labelers.rules import label_reports
-from valor_plugin.data.phantom import (
+from reward_sdk.models.rule_labeler import label_reports
+from valor_plugin.demo.phantom_reports import (
+    MAX_REPORT_WORDS,
+    SentenceBank,
+    _mirrored,
+    iu_xray_sentences,
+)
+from valor_plugin.demo.phantoms import (
     FINDINGS,
     OBSERVATION_OF,
     Finding,
     draw,
     sample_findings,
     write_phantoms,
-)
-from valor_plugin.data.phantom_reports import (
-    MAX_REPORT_WORDS,
-    SentenceBank,
-    _mirrored,
-    iu_xray_sentences,
 )
 
 SEEDS = st.integers(0, 2**63 - 1)

@@ -66,7 +66,12 @@ def test_what_lies_below_the_host_imports_nothing_from_it(folder):
 
 
 def test_the_host_folder_imports_nothing_from_above_it():
-    above = ("valor_plugin.cli", "valor_plugin.launch", "valor_plugin.sft", "valor_plugin.demo")
+    above = (
+        "valor_plugin.cli",
+        "valor_plugin.run.process",
+        "valor_plugin.run.sft",
+        "valor_plugin.demo",
+    )
     assert offenders(imported_by("valor_plugin/host"), *above) == {}
 
 
@@ -127,7 +132,7 @@ def test_outside_of_a_run_cpu_mode_leaves_no_trace():
 
 CUDA_RUN = """
 import sys
-from valor_plugin.host import engine
+from valor_plugin.host import vllm_plugin
 from valor_plugin.host.settings import HostSettings
 assert HostSettings.current().device == "cuda"
 engine.register()
@@ -163,7 +168,7 @@ def test_outside_of_a_run_the_hooks_load_nothing_heavy():
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("vllm.general_plugins", "valor_plugin.host.engine:register"),
+        ("vllm.general_plugins", "valor_plugin.host.vllm_plugin:register"),
         ("torch.backends", "valor_plugin.torchvision_schemas:define"),
     ],
 )

@@ -133,8 +133,8 @@ def drawn(folder: Path) -> dict[str, tuple]:
 
 
 def _phantoms(folder: Path, count: int, seed: int) -> None:
-    from valor_plugin.data.phantom import write_phantoms
-    from valor_plugin.data.phantom_reports import SentenceBank, iu_xray_sentences
+    from valor_plugin.demo.phantoms import write_phantoms
+    from valor_plugin.demo.phantom_reports import SentenceBank, iu_xray_sentences
 
     write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()))
 
@@ -182,13 +182,13 @@ def evaluate(root: Path, stage: str) -> None:
 
 def _baseline(root: Path) -> Path:
     """Evidence statistics over the SFT films, the same ruler for every stage."""
-    from reward_sdk.experts.baseline import fit_baseline
-    from reward_sdk.experts.torchxrayvision import load_expert
+    from reward_sdk.models.calibration import fit_calibration
+    from reward_sdk.models.xray_expert import load_expert
 
     path = root / "evidence_baseline.json"
     if not path.exists():
         images = [study.film for study in _studies(root / "train")]
-        fitted = fit_baseline(load_expert(str(root / "expert.pt")), images)
+        fitted = fit_calibration(load_expert(str(root / "expert.pt")), images)
         path.write_text(fitted.model_dump_json(indent=2), encoding="utf-8")
     return path
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reward_sdk.experts.torchxrayvision import CHEXPERT_NAME
+from reward_sdk.models.xray_expert import CHEXPERT_NAME
 from reward_sdk.images import open_image, to_gray
 from reward_sdk.types import ImageRef
-from valor_plugin.data.phantom import FINDINGS, OBSERVATION_OF, Finding
+from valor_plugin.demo.phantoms import FINDINGS, OBSERVATION_OF, Finding
 from valor_plugin.data.studies import Study
 from valor_plugin.llava_med.processor import open_rgb
 

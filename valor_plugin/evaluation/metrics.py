@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from reward_sdk.errors import ConfigError, nearest
-from reward_sdk.labelers.rules import label_reports
-from reward_sdk.rewards.verifiable import bleu_score, rouge_l_score
+from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.rewards.wording import bleu_score, rouge_l_score
 from reward_sdk.text import extract_report, tokens
 
 METRICS = ("well_formed", "rouge_l", "bleu_4", "micro_f1", "macro_f1", "similarity")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from reward_sdk.engine import UNSCORED
+from reward_sdk.reward_set import UNSCORED
 
 TIED = "group_tied"
 

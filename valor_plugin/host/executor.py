@@ -18,7 +18,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import AsyncRewardClient
-from reward_sdk.engine import UNSCORED, RewardSet
+from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.errors import ServerError
 from reward_sdk.types import ImageRef, Sample, Score
 from valor_plugin.host.images import Film

@@ -1,6 +1,6 @@
 """The driver process of a run: starts Ray with our hooks, then the host's own entry point.
 
-`valor_plugin.launch` starts `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with the
+`valor_plugin.run.process` starts `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with the
 run's settings in the environment.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
     ray.init(
         address=address or "local",
         runtime_env={
-            "worker_process_setup_hook": "valor_plugin.host.install.install",
+            "worker_process_setup_hook": "valor_plugin.host.seams.install",
             "env_vars": environment,
         },
         **cluster,

@@ -5,9 +5,9 @@ from PIL import Image
 
 from reward_sdk.adapters.columns import Rollouts, policy_step, text_of, to_samples
 from reward_sdk.config import Entry
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
-from reward_sdk.types import Part
+from reward_sdk.reward_set import RewardSet
+from reward_sdk.types import Outcome
 
 TEXT, BOTH = ["reference"], ["image", "reference"]
 
@@ -110,7 +110,9 @@ class Counting:
 
     def __call__(self, samples):
         self.calls += 1
-        return [Part(1.0) if "bad" not in s.response else Part(None, "failed") for s in samples]
+        return [
+            Outcome(1.0) if "bad" not in s.response else Outcome(None, "failed") for s in samples
+        ]
 
 
 STATE = {"trainer_state": SimpleNamespace(global_step=0)}

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_sdk.adapters.nemo_gym import VerifyRequest, reply, sample
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
 

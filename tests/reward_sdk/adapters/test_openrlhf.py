@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from reward_sdk.adapters.openrlhf import make_reward_func, reply, response_of, sample
 from reward_sdk.config import Entry
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
-from reward_sdk.types import Part, Sample
+from reward_sdk.reward_set import RewardSet
+from reward_sdk.types import Outcome, Sample
 
 END = "\nDescribe. Write between <report> and </report>. [/INST]"
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
@@ -94,7 +94,7 @@ def test_a_reward_function_scores_one_sample_at_a_time(tmp_path):
             most.append(len(running))
             time.sleep(0.005)
             running.pop()
-            return [Part(1.0) for _ in samples]
+            return [Outcome(1.0) for _ in samples]
 
     reward_func = make_reward_func(RewardSet([(Watched(), Entry())]))
     with ThreadPoolExecutor(8) as pool:

@@ -3,14 +3,14 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import Server, free_port
+from support.serving import Server, free_port
 
 from reward_sdk.adapters import scorer as module
 from reward_sdk.adapters.scorer import MISSING, Scorer, values
 from reward_sdk.client import RewardClient
 from reward_sdk.config import Entry
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from reward_sdk.adapters.trl import make_reward_funcs
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 
 SET = {"rouge_l": {"weight": 0.9}, "format": {"weight": 0.1}}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden.tiny_bert import write_chexbert, write_tokenizer
 from PIL import Image
-from serving import TEXT, Server, misbehaving
+from support.serving import TEXT, Server, misbehaving
+from support.tiny_bert import write_chexbert, write_tokenizer
 
 from reward_sdk.types import ImageRef
 
@@ -48,8 +48,8 @@ def image_text(folder: Path, films: Path) -> dict[str, Any]:
     """Settings of `image_text` with a random DenseNet, fitted on the films."""
     import torch
 
-    from reward_sdk.experts.baseline import fit_baseline
-    from reward_sdk.experts.torchxrayvision import load_expert
+    from reward_sdk.models.calibration import fit_calibration
+    from reward_sdk.models.xray_expert import load_expert
 
     torch.manual_seed(0)
     model = xrv.models.DenseNet(
@@ -66,7 +66,7 @@ def image_text(folder: Path, films: Path) -> dict[str, Any]:
     torch.save(model.eval(), weights)
     refs = [ImageRef(str(path)) for path in sorted(films.glob("*.png"))]
     baseline = folder / "baseline.json"
-    baseline.write_text(fit_baseline(load_expert(str(weights)), refs).model_dump_json())
+    baseline.write_text(fit_calibration(load_expert(str(weights)), refs).model_dump_json())
     return {"weights": str(weights), "baseline": str(baseline)}
 
 

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 
 import pytest
-from serving import REPORTS, TEXT, Server, free_port, samples
+from support.serving import REPORTS, TEXT, Server, free_port, samples
 
 from reward_sdk.client import AsyncRewardClient, RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
 

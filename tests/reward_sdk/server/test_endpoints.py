@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from serving import REPORTS, TEXT, Server, samples
+from support.serving import REPORTS, TEXT, Server, samples
 
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import REPORTS, TEXT, Server, free_port
+from support.serving import REPORTS, TEXT, Server, free_port
 
 from reward_sdk.client import AsyncRewardClient, RewardClient
-from reward_sdk.engine import RewardSet
 from reward_sdk.errors import ScoringError
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import Server
+from support.serving import Server
 
 schemathesis = pytest.importorskip("schemathesis")
 

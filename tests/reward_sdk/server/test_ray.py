@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import TEXT, free_port
+from support.serving import TEXT, free_port
 
 pytest.importorskip("ray.serve")
 protobuf = pytest.importorskip("google.protobuf")
@@ -17,7 +17,7 @@ import json, sys
 import ray
 from ray import serve
 from reward_sdk.client import RewardClient
-from reward_sdk.engine import RewardSet
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.ray import build
 from reward_sdk.types import Sample
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from serving import Server
+from support.serving import Server
 
 from reward_sdk.cli import main
 from reward_sdk.errors import ScoringError

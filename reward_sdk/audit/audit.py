@@ -1,0 +1,267 @@
+"""How often does a reward set notice that a report was spoiled?
+
+A reward is worth what it still says when a policy games it. `audit` scores reports, scores them
+again after each edit of `reward_sdk.audit.edits`, and counts how often the score fell (edits that
+must lower) or stayed (edits that must not matter). A single reward need not notice everything;
+what the set's total does not notice, a policy is free to do.
+
+The data are lines as `reward_sdk.jsonl` describes them, each with a reference. Without a response
+the reference itself is judged, which is the stricter audit, because an edit may mend a response
+that was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from reward_sdk.audit.edits import EDITS, Kind
+from reward_sdk.errors import ConfigError
+from reward_sdk.jsonl import BadLine, Line, read_lines
+from reward_sdk.reward_set import RewardSet
+from reward_sdk.text import wrap_report
+from reward_sdk.types import Outcome, Sample, Score
+
+TOTAL = "total"  # the column of the set's total
+# ours: the largest difference that is none. A fall may be small, since ranks make it count fully;
+# of a rewording a little may be felt.
+TOLERANCE: dict[Kind, float] = {"must lower": 1e-9, "must not matter": 0.02}
+_CHUNK = 256  # ours: samples scored at a time
+
+Chunk = Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one reward, or the total, made of one edit.
+
+    Attributes:
+        n: pairs of report and edited report that count below.
+        share_below: share of them in which the edited report scored lower, 0 to 1; None if n is 0.
+        share_equal: in which it scored the same, within `TOLERANCE` of the edit's kind.
+        share_above: in which it scored higher.
+        mean_gap: mean of edited minus original.
+        at_bound: pairs left out because the original has the lowest score already and cannot fall;
+            0 for edits that must not matter.
+        unscored: pairs left out because one side was skipped or failed.
+        reason: why the first of them was.
+    """
+
+    n: int
+    share_below: float | None
+    share_equal: float | None
+    share_above: float | None
+    mean_gap: float | None
+    at_bound: int
+    unscored: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One edit's results.
+
+    Attributes:
+        edit: a name of `EDITS`.
+        applied: reports that the edit applied to.
+        cells: reward name or `TOTAL` -> result.
+    """
+
+    edit: str
+    applied: int
+    cells: dict[str, Cell]
+
+    def good(self, column: str) -> float | None:
+        """Share of pairs in which the score did what it should, 0 to 1; None without pairs."""
+        cell = self.cells[column]
+        return cell.share_below if EDITS[self.edit].kind == "must lower" else cell.share_equal
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result.
+
+    Attributes:
+        reports: number of originals.
+        seed: of the edits.
+        columns: the set's rewards, then `TOTAL`.
+        rows: in the order of `EDITS`; an edit that applied nowhere is among them.
+    """
+
+    reports: int
+    seed: int
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON holds it, with kind and description of every edit."""
+        content = asdict(self)
+        for row in content["rows"]:
+            edit = EDITS[row["edit"]]
+            row |= {"kind": edit.kind, "about": edit.about, "tolerance": TOLERANCE[edit.kind]}
+        return content
+
+    def table(self) -> str:
+        """Two blocks of text, one per kind: the good share and the mean gap of every column; what
+        could not be scored, and why."""
+        lines = [f"{self.reports} reports. Share as it should be, mean gap."]
+        width = max(map(len, EDITS))
+        for kind, verdict in (("must lower", "fell"), ("must not matter", "stayed")):
+            head = "".join(f"  {column:>12}" for column in self.columns)
+            lines += ["", f"{f'{kind} ({verdict})':{width}}  {'n':>5}{head}"]
+            for row in self.rows:
+                if EDITS[row.edit].kind == kind:
+                    cells = "".join(f"  {self._cell(row, name):>12}" for name in self.columns)
+                    line = f"{row.edit:{width}}  {row.applied:5}{cells}  {row_notes(row)}"
+                    lines.append(line.rstrip())
+        for column in self.columns:
+            reasons = [row.cells[column].reason for row in self.rows if row.cells[column].unscored]
+            if reasons:
+                lines += ["", f"{column}: the first cause of unscored pairs: {reasons[0]}"]
+        return "\n".join(lines)
+
+    @staticmethod
+    def _cell(row: Row, column: str) -> str:
+        good, gap = row.good(column), row.cells[column].mean_gap
+        return "-" if good is None or gap is None else f"{good:4.0%} {gap:+7.3f}"
+
+
+def row_notes(row: Row) -> str:
+    """How many pairs of an edit were left out, by column and cause; "" if none was."""
+    notes = []
+    for column, cell in row.cells.items():
+        causes = ((cell.unscored, "unscored"), (cell.at_bound, "at the lower bound"))
+        if counts := [f"{n} {cause}" for n, cause in causes if n]:
+            notes.append(f"{column}: {', '.join(counts)}")
+    return "; ".join(notes)
+
+
+def audit(
+    rewards: RewardSet,
+    samples: Sequence[Sample],
+    seed: int = 0,
+    progress: Callable[[Sequence[Chunk]], Iterable[Chunk]] = lambda chunks: chunks,
+) -> Audit:
+    """Scores every sample as it is and after every edit that applies to it.
+
+    Args:
+        rewards: the set; of a schedule nothing is left, every reward counts.
+        samples: each with a well-formed report and a reference; their order does not matter.
+        seed: equal seeds give equal edits.
+        progress: hands on the chunks of samples to be scored, such as `tqdm`.
+
+    Raises:
+        ConfigError: no samples, or one without a report or a reference.
+        ScoringError: a part failed whose policy is "raise".
+    """
+    if not samples:
+        raise ConfigError("an audit needs at least one report")
+    for sample in samples:
+        if sample.report is None or sample.reference is None:
+            raise ConfigError(f"sample {sample.id!r}: an audit needs its report and its reference")
+    others = sorted(samples, key=lambda s: (s.id, s.reference or "", s.response))
+    pairs = {
+        name: [(i, new) for i, s in enumerate(samples) if (new := edit(s, others, seed))]
+        for name, edit in EDITS.items()
+    }
+    everything = [*samples, *(new for edited in pairs.values() for _, new in edited)]
+    chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)]
+    unscheduled = rewards.without_schedule()
+    scored = iter(
+        {**score.parts, TOTAL: _total(score)}
+        for chunk in progress(chunks)
+        for score in unscheduled.score(chunk)
+    )
+    originals = list(islice(scored, len(samples)))
+    lowest = {name: low for name, (low, _) in rewards.bounds_by_name.items()}
+    lowest[TOTAL] = rewards.bounds[0]
+    rows = []
+    for name, edited in pairs.items():
+        outcomes = [(originals[i], next(scored)) for i, _ in edited]
+        cells = {
+            column: _cell(
+                [(before[column], after[column]) for before, after in outcomes],
+                EDITS[name].kind,
+                low,
+            )
+            for column, low in lowest.items()
+        }
+        rows.append(Row(name, len(edited), cells))
+    return Audit(len(samples), seed, (*rewards.names, TOTAL), tuple(rows))
+
+
+def _total(score: Score) -> Outcome:
+    """The total as an outcome; without a failed part it would not compare with other totals."""
+    failed = [part for part in score.parts.values() if part.status == "failed"]
+    if failed:
+        return failed[0]
+    if score.total is None:
+        return Outcome(None, "skipped", "no reward gave a value")
+    return Outcome(score.total)
+
+
+def _cell(pairs: Sequence[tuple[Outcome, Outcome]], kind: Kind, low: float) -> Cell:
+    """The result of (original, edited) outcomes of one column."""
+    tolerance = TOLERANCE[kind]
+    gaps, at_bound, reasons = [], 0, []
+    for before, after in pairs:
+        failed = "failed" in (before.status, after.status)  # a value for failures is no judgement
+        if failed or before.value is None or after.value is None:
+            reasons.append(before.reason or after.reason)
+        elif kind == "must lower" and before.value <= low + tolerance:
+            at_bound += 1
+        else:
+            gaps.append(after.value - before.value)
+    n = len(gaps)
+    below, above = sum(gap < -tolerance for gap in gaps), sum(gap > tolerance for gap in gaps)
+    return Cell(
+        n=n,
+        share_below=below / n if n else None,
+        share_equal=(n - below - above) / n if n else None,
+        share_above=above / n if n else None,
+        mean_gap=fmean(gaps) if n else None,
+        at_bound=at_bound,
+        unscored=len(reasons),
+        reason=reasons[0] if reasons else "",
+    )
+
+
+def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sample], list[str]]:
+    """The samples of a file of rows, and what is wrong with the lines that are none.
+
+    Args:
+        path: JSONL, see `reward_sdk.jsonl`.
+        limit: read the first rows only.
+
+    Raises:
+        ConfigError: the file cannot be read, or none of its rows can be used; names the first one.
+    """
+    samples, problems = [], []
+    for line in islice(read_lines(path), limit):
+        try:
+            samples.append(_sample(line))
+        except ConfigError as error:
+            problems.append(f"{path}, line {line.number}: {error}")
+    if not samples:
+        raise ConfigError(
+            f"{path} holds no report to audit. {problems[0]}" if problems else f"{path} is empty"
+        )
+    return samples, problems
+
+
+def _sample(line: Line | BadLine) -> Sample:
+    if isinstance(line, BadLine):
+        raise ConfigError(line.problem)
+    if line.reference is None or not line.reference.strip():
+        raise ConfigError("the row has no 'reference' (a text)")
+    response = line.response or line.reference
+    if "<report>" not in response:
+        response = wrap_report(response)
+    sample = Sample(response, line.reference, line.image, line.id)
+    if sample.report is None:
+        raise ConfigError("its report is empty, or its tags are not one pair around everything")
+    return sample

@@ -1,0 +1,191 @@
+"""`reward-sdk score`: a file of responses under a reward set; no row is lost or scored twice."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any, BinaryIO
+
+from reward_sdk.errors import ConfigError
+from reward_sdk.jsonl import BadLine, Line, read_lines
+from reward_sdk.reward_set import RewardSet
+from reward_sdk.text import wrap_report
+from reward_sdk.types import Sample
+
+_CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one reward, or the total, gave over a file.
+
+    Attributes:
+        mean: of the values, None without any.
+        scored: rows with a value.
+        skipped: rows it does not apply to.
+        failed: rows it failed on.
+        reason: why the first of them failed.
+    """
+
+    mean: float | None
+    scored: int
+    skipped: int
+    failed: int
+    reason: str
+
+
+def score_file(
+    set_file: Path,
+    data: Path,
+    out: Path,
+    *,
+    plain: bool = False,
+    step: int | None = None,
+    progress: Callable[[int], object] = lambda line: None,
+) -> tuple[dict[str, Summary], list[BadLine]]:
+    """Scores the rows of `data` and appends one JSON object each to `out`.
+
+    A row of `out` holds the `line` of the data, `id`, `total` and per reward `value`, `status` and
+    `reason`. Lines that cannot be scored go to a file beside it, `rejected_path(out)`. If `out` is
+    there already, from the same set file, data and settings, the rows that it holds are not scored
+    again; whether weights that the set names have changed is not looked at.
+
+    Args:
+        set_file: the reward set's YAML.
+        data: JSONL, see `reward_sdk.jsonl`; every row needs a `response`.
+        out: JSONL.
+        plain: the responses are reports without tags.
+        step: the policy step, for sets with a schedule.
+        progress: told the line that was reached, after every chunk.
+
+    Returns:
+        Reward name or "total" -> its column over all of `out`, and the lines that were rejected.
+
+    Raises:
+        ConfigError: a set or data that cannot be read, data without a line, an `out` that holds
+            anything but scores of this set and data, or that another process writes to.
+        ScoringError: a part failed whose policy is "raise"; what was scored before is in `out`.
+    """
+    rewards = RewardSet.from_file(set_file)
+    if step is None and rewards.needs_step:
+        raise ConfigError(f"{set_file}: rewards with `every` > 1: say the policy step, --step N")
+    key = _key(set_file, data, f"{step} {plain}")
+    rejected: list[BadLine] = []
+    rows = _usable(data, rejected)
+    with _opened(out, key) as (file, done):
+        while chunk := list(islice(rows, _CHUNK)):
+            new = [row for row in chunk if row.number > done]
+            scores = rewards.score([_sample(row, plain) for row in new], step)
+            for row, score in zip(new, scores, strict=True):
+                parts = {name: asdict(part) for name, part in score.parts.items()}
+                line = {"line": row.number, "id": row.id, "total": score.total, "parts": parts}
+                file.write(f"{json.dumps(line | {'set': key})}\n".encode())
+            file.flush()
+            progress(chunk[-1].number)
+        if rejected:
+            text = "".join(json.dumps(asdict(line)) + "\n" for line in rejected)
+            rejected_path(out).write_text(text, encoding="utf-8")
+    return _summaries(out, rewards.names), rejected
+
+
+def rejected_path(out: Path) -> Path:
+    """Where the lines go that cannot be scored."""
+    return out.with_name(f"{out.name}.rejected")
+
+
+def _usable(data: Path, rejected: list[BadLine]) -> Iterator[Line]:
+    """The rows with a response; the others are collected."""
+    for row in read_lines(data):
+        if isinstance(row, BadLine):
+            rejected.append(row)
+        elif row.response is None:
+            rejected.append(BadLine(row.number, "the row has no 'response' (a text)", row.id))
+        else:
+            yield row
+
+
+def _sample(row: Line, plain: bool) -> Sample:
+    response = row.response or ""
+    return Sample(wrap_report(response) if plain else response, row.reference, row.image, row.id)
+
+
+def _key(set_file: Path, data: Path, settings: str) -> str:
+    """Tells apart what must not be mixed in one file of scores."""
+    digest = hashlib.sha256(settings.encode())
+    for path in (set_file, data):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file, or one that can be read only once")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if not data.stat().st_size:
+        raise ConfigError(f"{data} is empty")
+    return digest.hexdigest()[:12]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file starts as ours do, or has nothing in it."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    return not start or start.startswith((b'{"line": ', b'{"number": '))
+
+
+@contextmanager
+def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file to append to, and the last line of the data that it holds, 0 if none.
+
+    It is locked, and a row that broke off is cut off.
+    """
+    for path in (out, rejected_path(out)):
+        if path.exists() and not _is_ours(path):
+            raise ConfigError(f"{path} is there and no file of scores: name another")
+    with out.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{out}: another process is writing scores to it") from None
+        file.seek(0)
+        whole, last = 0, 0
+        for text in file:
+            if not text.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(text)
+                last, made_with = row["line"], row["set"]
+            except (ValueError, LookupError, TypeError):
+                raise ConfigError(f"{out} is there and no file of scores: name another") from None
+            if made_with != key:
+                raise ConfigError(
+                    f"{out} holds scores of another set, data, step or kind of response: name "
+                    "another file, or remove it"
+                )
+            whole += len(text)
+        file.truncate(whole)
+        yield file, last
+
+
+def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
+    with out.open(encoding="utf-8", newline="\n") as file:
+        rows = [json.loads(text) for text in file]
+    columns = {name: _summary([row["parts"][name] for row in rows]) for name in names}
+    totals = [row["total"] for row in rows if row["total"] is not None]
+    mean = fmean(totals) if totals else None
+    return columns | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, "")}
+
+
+def _summary(parts: list[dict[str, Any]]) -> Summary:
+    values = [part["value"] for part in parts if part["value"] is not None]
+    failed = [part["reason"] for part in parts if part["status"] == "failed"]
+    return Summary(
+        mean=fmean(values) if values else None,
+        scored=len(values),
+        skipped=sum(part["status"] == "skipped" for part in parts),
+        failed=len(failed),
+        reason=failed[0] if failed else "",
+    )

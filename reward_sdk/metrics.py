@@ -1,0 +1,61 @@
+"""Wording metrics of a whole test set, as the literature on report generation gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from statistics import fmean
+
+from sacrebleu.metrics.bleu import BLEU
+
+from reward_sdk.rewards.cider import Cider
+from reward_sdk.rewards.wording import gleu_counts, meteor_score, rouge_l_score
+from reward_sdk.text import NORMALISE, Normalise
+
+
+def corpus_metrics(
+    reports: Sequence[str],
+    references: Sequence[str],
+    normalise: Normalise = "iu",
+    meteor: bool = True,
+) -> dict[str, float]:
+    """BLEU-1 to BLEU-4, ROUGE-L, GLEU, CIDEr and METEOR of a corpus of pairs.
+
+    * bleu_1 to bleu_4: corpus BLEU by sacrebleu, without smoothing, equal to pycocoevalcap's.
+    * rouge_l: mean of the pairs, beta 1.2, equal to pycocoevalcap's.
+    * gleu: n-grams in common over those of each pair's longer side, summed over the pairs first.
+    * cider: mean of the pairs in [0, 10], with the document frequencies of these references, equal
+      to pycocoevalcap's; 0 for one pair.
+    * meteor: mean of the pairs; the variant of `meteor_score`, not the METEOR 1.5 number.
+
+    Args:
+        reports: generated reports without tags, at least one; an empty text where there is none.
+        references: one for each report.
+        normalise: which tokens a text has, of `NORMALISE`.
+        meteor: whether to compute METEOR, which needs nltk.
+
+    Raises:
+        ConfigError: METEOR without nltk.
+        ValueError: lists of unequal length, or empty ones.
+    """
+    if not reports:
+        raise ValueError("corpus metrics need at least one pair of reports")
+    pairs = [
+        (NORMALISE[normalise](report), NORMALISE[normalise](reference))
+        for report, reference in zip(reports, references, strict=True)
+    ]
+    texts = [[" ".join(words) for words in side] for side in zip(*pairs, strict=True)]
+    # force: tokens that end in a lone stop are what "r2gen" means, nothing to warn of
+    bleu = BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(texts[0], texts[1:])
+    common, size = map(sum, zip(*(gleu_counts(*pair) for pair in pairs), strict=True))
+    cider = Cider([reference for _, reference in pairs])
+    metrics = {
+        f"bleu_{n}": bleu.bp * prod(p / 100 for p in bleu.precisions[:n]) ** (1 / n)
+        for n in range(1, 5)
+    }
+    metrics["rouge_l"] = fmean(rouge_l_score(*pair) for pair in pairs)
+    metrics["gleu"] = common / size if size else 1.0
+    metrics["cider"] = fmean(cider(*pair) for pair in pairs)
+    if meteor:
+        metrics["meteor"] = fmean(meteor_score(*pair) for pair in pairs)
+    return metrics

@@ -1,0 +1,152 @@
+"""How an expert's outputs are distributed over the training images, for `image_text`.
+
+Fitted once over the training images, never the evaluation's, and kept as JSON beside the reward
+set. The file names the weights it was fitted with, so that the two cannot be mixed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reward_sdk.errors import ConfigError
+from reward_sdk.images import open_image
+from reward_sdk.models import Expert
+from reward_sdk.types import ImageRef
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+_BATCH = 32  # ours: images opened at a time while fitting
+
+
+class Moments(BaseModel):
+    """Mean and standard deviation over the training images of one finding's evidence."""
+
+    model_config = ConfigDict(extra="forbid")
+    mean: float = Field(ge=-1, le=1)
+    sd: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Features(BaseModel):
+    """The features over the training images.
+
+    Attributes:
+        mean: of each of the D features.
+        length: root mean square of the Euclidean norm of features minus mean.
+        sd: finding -> standard deviation of the features along its direction of length 1.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    mean: list[Finite]
+    length: Annotated[Finite, Field(gt=0)]
+    sd: dict[str, Annotated[Finite, Field(ge=0)]]
+
+
+class Calibration(BaseModel):
+    """The file.
+
+    Attributes:
+        weights: `Expert.weights` of the expert.
+        images: how many there were.
+        findings: one entry per finding of the expert, in its order.
+        features: None in files that were fitted for the evidence alone.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    weights: str
+    images: int = Field(ge=2)
+    findings: dict[str, Moments]
+    features: Features | None = None
+
+
+def fit_calibration(
+    expert: Expert,
+    images: Iterable[ImageRef],
+    progress: Callable[[int], object] = lambda done: None,
+) -> Calibration:
+    """Encodes the training images, a few at a time.
+
+    Args:
+        expert: see `load_expert`.
+        images: the training images.
+        progress: told the number of images done, after each batch.
+
+    Raises:
+        ConfigError: fewer than two images.
+        ScoringError: an image cannot be read.
+    """
+    remaining = iter(images)
+    evidence, features = ([array] for array in expert.encode([]))
+    done = 0
+    while batch := [open_image(ref) for ref in islice(remaining, _BATCH)]:
+        for rows, new in zip((evidence, features), expert.encode(batch), strict=True):
+            rows.append(new)
+        done += len(batch)
+        progress(done)
+    if done < 2:
+        raise ConfigError(f"a calibration needs the training images, got {done}")
+    columns = np.concatenate(evidence).T.astype(float)
+    return Calibration(
+        weights=expert.weights,
+        images=done,
+        findings={
+            name: Moments(mean=column.mean(), sd=column.std())
+            for name, column in zip(expert.findings, columns, strict=True)
+        },
+        features=_fit_features(expert, np.concatenate(features).astype(float)),
+    )
+
+
+def _fit_features(expert: Expert, features: np.ndarray) -> Features:
+    mean = features.mean(axis=0)
+    centred = features - mean
+    along = centred @ unit(expert.directions).T
+    return Features(
+        mean=mean.tolist(),
+        length=max(float(np.sqrt((centred**2).sum(axis=1).mean())), np.finfo(float).tiny),
+        sd=dict(zip(expert.findings, along.std(axis=0).tolist(), strict=True)),
+    )
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, in float64."""
+    rows = rows.astype(float)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def read_calibration(path: str, expert: Expert) -> Calibration:
+    """The file's content, findings in the expert's order.
+
+    Raises:
+        ConfigError: the file is missing, is no calibration, or was fitted with another expert.
+    """
+    try:
+        calibration = Calibration.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"calibration {path}: {error.strerror}: fit one over the training images with "
+            "`reward-sdk calibration`"
+        ) from error
+    except ValidationError as error:
+        raise ConfigError(f"calibration {path}: {error}") from error
+    if calibration.weights != expert.weights:
+        raise ConfigError(
+            f"calibration {path}: fitted with {calibration.weights}, but the expert is "
+            f"{expert.weights}: fit it again"
+        )
+    if calibration.findings.keys() != set(expert.findings):
+        difference = sorted(calibration.findings.keys() ^ set(expert.findings))
+        raise ConfigError(
+            f"calibration {path}: its findings are not the expert's, see {difference}: fit it again"
+        )
+    features = calibration.features
+    wanted = set(expert.findings), expert.directions.shape[1]
+    if features is not None and (features.sd.keys(), len(features.mean)) != wanted:
+        raise ConfigError(f"calibration {path}: its features are not the expert's: fit it again")
+    return calibration.model_copy(
+        update={"findings": {name: calibration.findings[name] for name in expert.findings}}
+    )

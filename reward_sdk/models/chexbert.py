@@ -1,0 +1,141 @@
+"""CheXbert (Smit et al., 2020): a BERT with 14 heads that labels reports.
+
+Reads the checkpoint of the f1chexbert package, `chexbert.pth`, and gives its labels. That package
+does not run with transformers 5, reads one report at a time, and accepts a wrong file in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from reward_sdk.errors import ConfigError, one_line
+from reward_sdk.models.bert import Bert
+from reward_sdk.models.weight_files import chexbert
+from reward_sdk.observations import OBSERVATIONS, Labels
+
+_CLASSES: tuple[int | None, ...] = (None, 1, 0, -1)  # of every head; No Finding has the first two
+
+
+class CheXbert:
+    """The labeler: `chexbert(texts)` gives one `Labels` per text, in order.
+
+    Args:
+        bert: the encoder.
+        heads: weight (4, hidden) and bias (4,) per observation, in the order of `OBSERVATIONS`;
+            (2, hidden) for No Finding.
+        tokenizer: BERT's.
+    """
+
+    def __init__(
+        self, bert: Bert, heads: Sequence[tuple[Tensor, Tensor]], tokenizer: BertTokenizer
+    ) -> None:
+        self._bert, self._tokenizer = bert, tokenizer
+        self._weight = torch.cat([weight for weight, _ in heads]).to(bert.device).float()
+        self._bias = torch.cat([bias for _, bias in heads]).to(bert.device).float()
+        self._sizes = [len(bias) for _, bias in heads]
+
+    def __call__(self, texts: Sequence[str]) -> list[Labels]:
+        """1 positive, 0 negative, -1 uncertain, None blank; No Finding is 1 or None.
+
+        Reports of more than 512 tokens are cut, as f1chexbert cuts them.
+        """
+        if not texts:
+            return []
+        hidden = torch.cat(self._bert([self._tokens(text) for text in texts], first_only=True))
+        scores = (hidden @ self._weight.T + self._bias).split(self._sizes, dim=1)
+        classes = torch.stack([score.argmax(1) for score in scores], dim=1).tolist()
+        return [
+            dict(zip(OBSERVATIONS, map(_CLASSES.__getitem__, row), strict=True)) for row in classes
+        ]
+
+    def _tokens(self, text: str) -> list[int]:
+        ids = self._tokenizer(" ".join(text.split()), verbose=False)["input_ids"]
+        longest = self._bert.max_tokens
+        return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+
+
+def load_chexbert(
+    weights: str | None = None,
+    tokenizer: str = "bert-base-uncased",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+) -> CheXbert:
+    """Loads CheXbert, strictly.
+
+    Args:
+        weights: the checkpoint, a dict with `model_state_dict` as CheXbert publishes it; by
+            default the place where f1chexbert keeps it. Nothing is downloaded.
+        tokenizer: a folder with BERT's `vocab.txt`, or a name on the hub.
+        precision: of the matrix products. In float32 the labels are f1chexbert's; bfloat16 is
+            faster where the processor has it (3 times on ours) and moves labels whose margin is
+            thin (6 in 1,000 with random weights).
+        device: a torch device.
+
+    Raises:
+        ConfigError: missing or unreadable file, one that is no CheXbert checkpoint (missing and
+            foreign tensors are named), no tokenizer, or a device that is not there.
+    """
+    published = chexbert()
+    path = Path(weights).expanduser() if weights else published.path
+    if not path.is_file():
+        raise ConfigError(f"CheXbert weights {path}: no such file: get {published.source}")
+    try:
+        state = torch.load(path, "cpu", weights_only=True)["model_state_dict"]
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        state = {name: t for name, t in state.items() if not name.endswith("position_ids")}
+        model = _model(state)
+        model.load_state_dict(state, strict=True, assign=True)
+        if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{', '.join(broken[:3])}: NaN or infinity")
+    except Exception as error:  # whatever a broken or foreign file makes of the steps above
+        raise ConfigError(
+            f"CheXbert weights {path}: not a CheXbert checkpoint: {one_line(error)}: "
+            f"the published one is {published.source}"
+        ) from error
+    try:
+        words = BertTokenizer.from_pretrained(tokenizer)
+    except Exception as error:  # transformers raises anything from OSError to TypeError here
+        raise ConfigError(
+            f"CheXbert tokenizer {tokenizer}: {one_line(error)}: give a folder with the "
+            "vocab.txt of bert-base-uncased"
+        ) from error
+    bert: Any = model["bert"]
+    if len(words) != bert.config.vocab_size:
+        raise ConfigError(
+            f"CheXbert tokenizer {tokenizer}: it has {len(words)} entries, the weights "
+            f"{bert.config.vocab_size}"
+        )
+    heads: Any = model["linear_heads"]
+    try:
+        encoder = Bert(
+            bert.state_dict(), bert.config.num_attention_heads, device, getattr(torch, precision)
+        )
+        return CheXbert(
+            encoder, [(head.weight.detach(), head.bias.detach()) for head in heads], words
+        )
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ConfigError(f"CheXbert device {device!r}: {one_line(error)}") from error
+
+
+def _model(state: dict[str, Tensor]) -> torch.nn.ModuleDict:
+    """The network that such tensors belong to, without memory of its own."""
+    vocabulary, hidden = state["bert.embeddings.word_embeddings.weight"].shape
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=len({n.split(".")[3] for n in state if n.startswith("bert.encoder")}),
+        num_attention_heads=hidden // 64,  # in every published BERT a head is 64 wide
+        intermediate_size=len(state["bert.encoder.layer.0.intermediate.dense.bias"]),
+        max_position_embeddings=len(state["bert.embeddings.position_embeddings.weight"]),
+    )
+    with torch.device("meta"):
+        heads = [torch.nn.Linear(hidden, 2 if o == "No Finding" else 4) for o in OBSERVATIONS]
+        return torch.nn.ModuleDict(
+            {"bert": BertModel(config), "linear_heads": torch.nn.ModuleList(heads)}
+        )

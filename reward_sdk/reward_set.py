@@ -1,0 +1,313 @@
+"""Reward sets: weights, step schedule, failure policy and log keys around plain rewards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from reward_sdk.config import Entry, build_reward, parse_set, read_set
+from reward_sdk.errors import ConfigError, ScoringError, one_line, plain
+from reward_sdk.registry import Reward
+from reward_sdk.types import Outcome, Sample, Score
+
+UNSCORED = "unscored"
+"""The log key of stacks that have no other way to say that a sample has no total."""
+
+_MOST_LATE = 8  # ours: calls of one reward that are past their deadline and still running
+
+
+class Member:
+    """One reward of a set and how the set uses it.
+
+    Attributes:
+        reward: the reward.
+        entry: how the set uses it.
+        name: the reward's name.
+        late_calls: calls that were given up at their deadline.
+    """
+
+    def __init__(self, reward: Reward, entry: Entry) -> None:
+        self.reward, self.entry, self.name = reward, entry, reward.name
+        self.late_calls = 0
+        self._late: list[_Caller] = []
+        self._idle: list[_Caller] = []
+
+    @property
+    def stuck(self) -> str:
+        """Why no calls are made any more; "" while they are."""
+        self._late = [caller for caller in self._late if caller.is_alive()]
+        late = len(self._late) >= _MOST_LATE
+        return f"{_MOST_LATE} calls have not come back, no more are made" if late else ""
+
+    @property
+    def light(self) -> bool:
+        """Whether the reward says that it may share a thread, see `Reward`."""
+        return getattr(self.reward, "light", False)
+
+    def parts(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """The reward's parts, one per sample, in order; nothing that a reward does raises here."""
+        parts = [self._before(sample) for sample in samples]
+        open_ = [i for i, part in enumerate(parts) if part is None]
+        called = self._in_time([samples[i] for i in open_])
+        for i, part in zip(open_, called, strict=True):
+            parts[i] = part
+        return [part for part in parts if part is not None]
+
+    def settled(self, part: Outcome, sample: Sample) -> Outcome:
+        """The part as the set's policy for failures has it; ScoringError if that is "raise"."""
+        policy = self.entry.on_failure
+        if part.status != "failed" or policy == "skip":
+            return part
+        if policy == "raise":
+            raise ScoringError(f"{self.name} failed on sample {sample.id!r}: {part.reason}")
+        return Outcome(float(policy), "failed", part.reason)
+
+    def _before(self, sample: Sample) -> Outcome | None:
+        """The part of a sample that the reward need not see, or None."""
+        needs = self.reward.needs
+        if "image" in needs and sample.image is None:
+            return Outcome(None, "skipped", "no image")
+        if "reference" in needs and sample.reference is None:
+            return Outcome(None, "skipped", "no reference")
+        if "report" in needs and sample.report is None:
+            return Outcome(self.reward.bounds[0], "ok", "no well-formed report")
+        return None
+
+    def _in_time(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """The reward's parts, or failed ones after the deadline.
+
+        A call that is late cannot be stopped; its thread goes on, its result is dropped, and the
+        next call gets a new thread, until too many do not come back.
+        """
+        deadline = self.entry.deadline
+        if deadline is None or not samples:
+            return _call(self.reward, samples)
+        if self.stuck:
+            return [Outcome(None, "failed", f"{self.name}: {self.stuck}")] * len(samples)
+        try:
+            caller = self._idle.pop()
+        except IndexError:
+            caller = _Caller()
+        result: Future[list[Outcome]] = Future()
+        caller.calls.put(lambda: result.set_result(_call(self.reward, samples)))
+        try:
+            parts = result.result(timeout=deadline)
+        except TimeoutError:
+            caller.calls.put(None)
+            self._late.append(caller)
+            self.late_calls += 1
+            late = f"{self.name}: no answer within its deadline of {deadline:g} s"
+            return [Outcome(None, "failed", late)] * len(samples)
+        self._idle.append(caller)
+        return parts
+
+
+class _Caller(Thread):
+    """A thread that makes calls until it gets None: torch sets up its own threads per thread, so
+    one for every call would be slow."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        for call in iter(self.calls.get, None):
+            call()
+
+
+class RewardSet:
+    """Scores samples with several rewards.
+
+    The total is the weighted sum of the parts that are "ok". When a part that should have counted
+    is missing (skipped for want of a reference or an image, or failed), the others are scaled up so
+    that totals stay comparable, within the set's range; when none is left, the total is None. A
+    reward that waits for its step (`every`) is not missing: it counts neither in the total nor in
+    the scaling.
+
+    Args:
+        rewards: (reward, how the set uses it), in the order of the logs.
+
+    Attributes:
+        members: its rewards.
+        names: their names.
+        bounds: range of every total.
+    """
+
+    def __init__(self, rewards: Sequence[tuple[Reward, Entry]]) -> None:
+        self.members = tuple(Member(reward, entry) for reward, entry in rewards)
+        self.names = tuple(member.name for member in self.members)
+        self.bounds = self._bounds()
+
+    @classmethod
+    def from_config(cls, rewards: Mapping[str, Any], where: str = "rewards") -> RewardSet:
+        """Builds the set from its mapping, see `reward_sdk.config`.
+
+        Raises:
+            ConfigError: for an unknown name or key, a wrong value, missing weights.
+        """
+        entries = parse_set(rewards, where)
+        return cls([(build_reward(name, entry, where), entry) for name, entry in entries.items()])
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> RewardSet:
+        """Builds the set from a YAML file."""
+        return cls.from_config(read_set(path), f"{path}: rewards")
+
+    @property
+    def digest(self) -> str:
+        """Tells the set's configuration apart from others: twelve hexadecimal digits. The content
+        of files that it names is not looked at."""
+        entries = {member.name: member.entry.model_dump() for member in self.members}
+        return hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest()[:12]
+
+    def _bounds(self) -> tuple[float, float]:
+        low = high = 0.0
+        for member in self.members:
+            ends = [member.entry.weight * bound for bound in member.reward.bounds]
+            low, high = low + min(ends), high + max(ends)
+        if not math.isfinite(high - low):
+            raise ConfigError("the weights are so large that totals cannot be told apart")
+        return low, high
+
+    @property
+    def bounds_by_name(self) -> dict[str, tuple[float, float]]:
+        """Range of every reward's value, before its weight."""
+        return {member.name: member.reward.bounds for member in self.members}
+
+    def without_schedule(self) -> RewardSet:
+        """The same rewards, each of which counts on every step."""
+        always = {"every": 1, "offset": 0, "mode": "add"}
+        return RewardSet([(c.reward, c.entry.model_copy(update=always)) for c in self.members])
+
+    def with_deadline(self, seconds: float) -> RewardSet:
+        """The same rewards; those that have no deadline get this one."""
+        return RewardSet(
+            [
+                (c.reward, c.entry.model_copy(update={"deadline": c.entry.deadline or seconds}))
+                for c in self.members
+            ]
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What some reward of the set wants in a sample, of {"report", "reference", "image"}."""
+        return frozenset().union(*(member.reward.needs for member in self.members))
+
+    @property
+    def needs_step(self) -> bool:
+        """Whether some reward counts on some policy steps only."""
+        return any(member.entry.every > 1 for member in self.members)
+
+    @property
+    def log_keys(self) -> tuple[str, ...]:
+        """The keys of every `Score.logs`: per reward its value (0 where it has none), whether it
+        counted and whether it failed."""
+        return tuple(f"{name}{tail}" for name in self.names for tail in ("", "/applied", "/failed"))
+
+    def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
+        """One score per sample, in order.
+
+        Args:
+            samples: the batch.
+            step: the policy step, counted from 1; needed by sets with a schedule.
+
+        Raises:
+            ConfigError: a schedule without a step, or a step below 1.
+            ScoringError: a part failed whose policy is "raise".
+        """
+        counting = self.counting(step)
+        members = {c.name: c.parts(samples) for c in self.members if c.name in counting}
+        return [
+            self.combine({name: parts[i] for name, parts in members.items()}, sample)
+            for i, sample in enumerate(samples)
+        ]
+
+    def counting(self, step: int | None) -> frozenset[str]:
+        """The rewards that count on a policy step; raises as `score` does."""
+        if step is None and self.needs_step:
+            raise ConfigError(
+                "this set has rewards with `every` > 1, so every call must say its policy step"
+            )
+        if step is not None and step < 1:
+            raise ConfigError(f"policy steps are counted from 1: {step}")
+        due = [member for member in self.members if member.entry.due(step)]
+        if any(member.entry.mode == "replace" for member in due):
+            due = [c for c in due if c.entry.every > 1 or not _compares(c.reward)]
+        return frozenset(member.name for member in due)
+
+    def combine(self, parts: Mapping[str, Outcome], sample: Sample) -> Score:
+        """The score of a sample.
+
+        Args:
+            parts: of the rewards that count, by name, as `Member.parts` gives them.
+            sample: what they are of.
+
+        Raises:
+            ScoringError: a part failed whose policy is "raise".
+        """
+        total = wanted = counted = 0.0
+        settled: dict[str, Outcome] = {}
+        logs: dict[str, float] = {}
+        for member in self.members:
+            name, weight = member.name, member.entry.weight
+            part = settled[name] = (
+                member.settled(parts[name], sample) if name in parts else _NOT_THIS_STEP
+            )
+            if name in parts:
+                wanted += abs(weight)
+            if part.value is not None:
+                total += weight * part.value
+                counted += abs(weight)
+            logs[name] = part.value if part.value is not None else 0.0
+            logs[f"{name}/applied"] = float(part.value is not None)
+            logs[f"{name}/failed"] = float(part.status == "failed")
+        if not counted:
+            return Score(None, settled, logs)
+        low, high = self.bounds  # a guard that is scaled up would go beyond them
+        return Score(min(max(total * (wanted / counted), low), high), settled, logs)
+
+
+_NOT_THIS_STEP = Outcome(None, "skipped", "not this step")
+
+
+def _compares(reward: Reward) -> bool:
+    """Whether it rewards likeness to the reference; a guard only punishes."""
+    return "reference" in reward.needs and reward.bounds[1] > 0
+
+
+def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
+    """The reward's parts; after an error sample by sample, so that one cannot spoil the others."""
+    if not samples:
+        return []
+    try:
+        parts = list(reward(samples))
+        if len(parts) != len(samples):
+            raise ScoringError(f"it gave {len(parts)} parts for {len(samples)} samples")
+        return [_checked(reward, part) for part in parts]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the engine is the boundary where errors become failed parts
+        if len(samples) == 1:
+            return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")]
+        return [part for sample in samples for part in _call(reward, [sample])]
+
+
+def _checked(reward: Reward, part: Outcome) -> Outcome:
+    if part.status in ("skipped", "failed"):
+        return Outcome(None, part.status, plain(part.reason))
+    low, high = reward.bounds
+    value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
+    if part.status != "ok":
+        return Outcome(None, "failed", f"{reward.name} gave the unknown status {part.status!r}")
+    if not low <= value <= high:
+        what = f"{part.value}, outside of its range [{low}, {high}]"
+        return Outcome(None, "failed", f"{reward.name} gave {what}")
+    return Outcome(value, "ok", plain(part.reason))

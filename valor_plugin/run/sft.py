@@ -1,0 +1,101 @@
+"""Stage 0: supervised fine-tuning on TRL's SFTTrainer, before any reward is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reward_sdk.errors import ConfigError
+from reward_sdk.text import wrap_report
+from valor_plugin.run import folder
+from valor_plugin.data.studies import Study, read_studies
+from valor_plugin.run.grpo import check_model, choose_device
+from valor_plugin.recipe import Lora, Recipe
+
+
+def describe(recipe: Recipe) -> str:
+    """What a run would do, for `--dry-run`."""
+    return f"# trl.SFTTrainer with\n{runfolder.resolved(recipe)}"
+
+
+def train(recipe: Recipe, out: Path, device: str) -> Path:
+    """Fine-tunes the recipe's model on its studies' reports; returns the new model's folder.
+
+    Only the report and its closing token carry loss. Weights are trained in float32 on a CPU and
+    in bfloat16 on a GPU, and saved in bfloat16.
+
+    Raises:
+        ConfigError: for files that are missing or wrong, before any training.
+        ScoringError: an image that cannot be decoded.
+    """
+    check_model(recipe.model.path)
+    studies = [study for study in read_studies(recipe.data.train) if study.report]
+    if not studies:
+        raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
+    device = choose_device(device)
+    runfolder.start(out)
+    runfolder.write_record(out, runfolder.resolved(recipe), device)
+    return _train(recipe, studies, out, device)
+
+
+def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from valor_plugin.llava_med import checkpoint, lora
+    from valor_plugin.llava_med.parts import train_only
+    from valor_plugin.llava_med.processor import open_rgb
+
+    sft = recipe.sft
+    assert sft is not None  # the recipe's own validator
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    processor = AutoProcessor.from_pretrained(recipe.model.path)
+    model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
+    if "lora" in recipe.model.train:
+        sizes = recipe.model.lora or Lora()
+        lora.add(model, sizes.rank, sizes.alpha)
+    train_only(model, recipe.model.train)
+    question = [{"role": "user", "content": recipe.data.prompt}]
+    rows = {
+        "prompt": [question] * len(studies),
+        "completion": [
+            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
+        ],
+        "images": [[str(study.image)] for study in studies],
+    }
+
+    def opened(batch: dict) -> dict:
+        return batch | {"images": [[open_rgb(path) for path in row] for row in batch["images"]]}
+
+    dataset = Dataset.from_dict(rows).with_transform(opened)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=processor,
+        train_dataset=dataset,
+        args=SFTConfig(
+            output_dir=str(out / "trainer"),
+            max_steps=sft.steps,
+            per_device_train_batch_size=sft.batch_size,
+            learning_rate=sft.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, round(0.03 * sft.steps)),  # borrowed: LLaVA-1.5
+            max_length=None,
+            completion_only_loss=True,
+            gradient_checkpointing=device == "cuda",
+            bf16=device == "cuda",
+            use_cpu=device == "cpu",
+            seed=recipe.seed,
+            save_strategy="no",
+            report_to="none",
+            logging_steps=10,
+        ),
+    )
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    with lora.plain(model):
+        checkpoint.save(model.bfloat16(), processor, runfolder.unsaved(out))
+    return runfolder.finish(out)
