@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 
 from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.models import weight_files
 from reward_sdk.registry import factory, names
 
 
@@ -46,7 +47,7 @@ def list_rewards() -> None:
     """Shows every reward that a set can name: its range, what it needs, its settings, and whether
     the published weights that it can use are there."""
 
-    files = weights.of_rewards()
+    files = weight_files.of_rewards()
     for name in names():
         try:
             build = factory(name)

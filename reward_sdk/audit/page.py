@@ -100,7 +100,7 @@ def write_page(path: Path, audit: Audit, data: str, problems: Sequence[str]) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("audit.html.jinja").render(
+    html = environment.get_template("page.html.jinja").render(
         audit=audit,
         data=data,
         problems=problems,

@@ -1,7 +1,8 @@
 """The published weights that rewards can use: where each file is looked for, and where it is from.
 
 Nothing is downloaded. The files are looked for where the packages that use them keep them. No
-checksums of them were found; `Calibration.weights` pins the file that a calibration was fitted with.
+checksums of them were found; `Calibration.weights` pins the file that a calibration was fitted
+with.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reward_sdk.models import annotator as module
 from reward_sdk.models.annotator import Annotator
 from reward_sdk.types import Sample
 
@@ -42,7 +43,7 @@ def test_what_was_annotated_is_not_annotated_again():
 
 
 def test_references_outlive_many_responses(monkeypatch):
-    monkeypatch.setattr(annotate, "RESPONSES", 2)
+    monkeypatch.setattr(module, "RESPONSES", 2)
     upper = Upper()
     annotator = Annotator(upper)
     for i in range(10):
@@ -54,8 +55,8 @@ def test_references_outlive_many_responses(monkeypatch):
 
 
 def test_a_batch_larger_than_the_memory_is_annotated_whole(monkeypatch):
-    monkeypatch.setattr(annotate, "RESPONSES", 1)
-    monkeypatch.setattr(annotate, "REFERENCES", 1)
+    monkeypatch.setattr(module, "RESPONSES", 1)
+    monkeypatch.setattr(module, "REFERENCES", 1)
     pairs = Annotator(Upper()).pairs(samples(*((f"a{i}", f"x{i}") for i in range(5))))
     assert pairs == [(f"A{i}", f"X{i}") for i in range(5)]
 
@@ -92,7 +93,7 @@ def test_an_annotator_that_loses_a_text_is_an_error():
 
 
 def test_a_call_that_hangs_does_not_hang_the_others_for_ever(monkeypatch):
-    monkeypatch.setattr(annotate, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
     free, started = threading.Event(), threading.Event()
 
     def hang(texts):

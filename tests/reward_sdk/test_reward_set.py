@@ -398,7 +398,7 @@ def test_calls_within_a_deadline_share_a_thread():
 
 def test_a_deadline_for_all_leaves_alone_those_that_have_one():
     chosen = RewardSet([(Word(0), Entry()), (Slow(0), Entry(deadline=1))])
-    assert [column.entry.deadline for column in chosen.with_deadline(7).columns] == [7, 1]
+    assert [member.entry.deadline for member in chosen.with_deadline(7).members] == [7, 1]
 
 
 @given(

@@ -13,6 +13,7 @@ from support.iu_reports import iu_findings
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.rewards import wording
 from reward_sdk.rewards.wording import bleu_score, gleu_score, meteor_score, rouge_l_score
 from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample
@@ -106,7 +107,7 @@ def test_meteor_takes_words_of_one_stem_for_the_same():
 
 def test_meteor_without_nltk_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk.translate.meteor_score", None)
-    verifiable._meteor.cache_clear()
+    wording._meteor.cache_clear()
     with pytest.raises(ConfigError, match=r"pip install 'valor-rrg\[text\]'"):
         RewardSet.from_config({"meteor": {}})
 

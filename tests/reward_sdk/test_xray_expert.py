@@ -13,7 +13,7 @@ from reward_sdk.errors import ConfigError, ScoringError
 xrv = pytest.importorskip("torchxrayvision")
 import torch  # noqa: E402
 
-from reward_sdk.models import torchxrayvision  # noqa: E402
+from reward_sdk.models import xray_expert  # noqa: E402
 from reward_sdk.models.xray_expert import load_expert  # noqa: E402
 
 NIH = Path(__file__).parents[3] / "shared/data/nih-cxr14"
@@ -167,7 +167,7 @@ def test_a_file_cannot_change_the_stand_in_class_for_later_files(tmp_path):
     path.write_bytes(attack)
     with pytest.raises(ConfigError, match="not a torchxrayvision DenseNet"):
         load_expert(str(path))
-    assert not torchxrayvision._Inert.dump_patches
+    assert not xray_expert._Inert.dump_patches
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken"])

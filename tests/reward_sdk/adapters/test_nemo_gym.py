@@ -34,7 +34,7 @@ def test_a_response_without_a_message_is_no_sample(output):
 def test_components_sum_to_the_reward_also_when_a_part_is_missing(texts, with_reference):
     rewards = RewardSet.from_config({"rouge_l": {"weight": 0.7}, "bleu": {"weight": 0.4},
                                      "length": {"low": 3, "high": 5, "weight": 0.3}})  # fmt: skip
-    weights = {column.name: column.entry.weight for column in rewards.columns}
+    weights = {member.name: member.entry.weight for member in rewards.members}
     one = Sample(wrap_report(texts[0] or "x"), texts[1] if with_reference else None)
     [score] = rewards.score([one])
     answer = reply(request(message("x")), score, weights, rewards.log_keys)
