@@ -1,4 +1,4 @@
-"""`reward-sdk list | score | serve | audit | bench | baseline`."""
+"""`reward-sdk list | score | serve | audit | calibrate | bench`."""
 
 import inspect
 import json
@@ -189,11 +189,11 @@ def bench(rewards: str, data: str, limit: int) -> None:
 
 
 @main.command()
-@click.option("--weights", required=True, help="The expert: a published name, or a file.")
+@click.option("--expert", required=True, help="A published name, or a file.")
 @click.option("--images", required=True, type=click.Path(), help="JSONL: id, image.")
-@click.option("--out", required=True, type=click.Path(), help="The baseline, JSON.")
+@click.option("--out", required=True, type=click.Path(), help="The calibration, JSON.")
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
-def baseline(weights: str, images: str, out: str, device: str) -> None:
+def calibrate(expert: str, images: str, out: str, device: str) -> None:
     """Fits the statistics that `image_text` needs, over training images.
 
     Side views are left out. `openrlhf train` does this by itself.
@@ -215,8 +215,9 @@ def baseline(weights: str, images: str, out: str, device: str) -> None:
                 problem = "no 'image'" if isinstance(line, Line) else line.problem
                 click.echo(f"left out: {images}, line {line.number}: {problem}", err=True)
         with tqdm(total=len(found), desc="images", disable=None) as bar:
-            expert = load_expert(weights, device)
-            fitted = fit_calibration(expert, found, lambda done: bar.update(done - bar.n))
+            fitted = fit_calibration(
+                load_expert(expert, device), found, lambda done: bar.update(done - bar.n)
+            )
         Path(out).write_text(fitted.model_dump_json(indent=2) + "\n", encoding="utf-8")
         click.echo(out)
 

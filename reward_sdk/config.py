@@ -12,7 +12,7 @@ Everything is checked when the set is read, and an error names the place and the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -21,6 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from reward_sdk.errors import ConfigError, nearest, one_line
 from reward_sdk.registry import Reward, factory
+
+# Settings that had other names: reward -> old name -> new one.
+_RENAMED = {
+    "image_text": {"weights": "expert", "baseline": "calibration"},
+    "chexbert_f1": {"weights": "model"},
+    "chexbert_similarity": {"weights": "model"},
+    "radgraph_f1": {"weights": "model"},
+}
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -137,22 +145,21 @@ def parse_set(
     for name, keys in rewards.items():
         place = f"{where}.{name}"
         try:
-            build = factory(str(name))
+            factory(str(name))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         try:
             entry = Entry.model_validate({} if keys is None else keys)
         except ValidationError as error:
             raise ConfigError(f"{place}: {explain(error)}") from None
-        _settings(build, entry, place, (given or {}).get(str(name), ()))
+        _settings(str(name), entry, place, (given or {}).get(str(name), ()))
         entries[name] = entry
     return entries
 
 
-def _settings(
-    build: Callable[..., Reward], entry: Entry, place: str, given: Collection[str] = ()
-) -> dict[str, Any]:
+def _settings(name: str, entry: Entry, place: str, given: Collection[str] = ()) -> dict[str, Any]:
     """An entry's settings, checked against the factory's parameters and their type hints."""
+    build = factory(name)
     parameters = {
         key: parameter
         for key, parameter in inspect.signature(build).parameters.items()
@@ -165,6 +172,8 @@ def _settings(
     settings = {}
     for key, value in entry.settings.items():
         if key not in parameters:
+            if new := _RENAMED.get(name, {}).get(key):
+                raise ConfigError(f"{place}: {key!r} is called {new!r} now")
             known = [*Entry.model_fields, *parameters]
             raise ConfigError(f"{place}: unknown key {key!r}: {nearest(key, known)}")
         try:
@@ -183,10 +192,9 @@ def _settings(
 
 def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
     """The reward with its settings checked against the factory's type hints."""
-    build = factory(name)
-    settings = _settings(build, entry, f"{where}.{name}")
+    settings = _settings(name, entry, f"{where}.{name}")
     try:
-        built = build(**settings)
+        built = factory(name)(**settings)
     except ConfigError as error:
         raise ConfigError(f"{where}.{name}: {error}") from None
     except Exception as error:  # a factory of another distribution may raise anything

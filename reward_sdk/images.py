@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -20,6 +20,8 @@ LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
 """Values of DICOM's View Position (0018,5101) and of MIMIC-CXR's ViewPosition for side views."""
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is read beside DICOM: Pillow knows formats whose readers start other programs."""
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+_TAIL = 4096  # ours: bytes at the end of a file in which its end mark must stand
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that may unpack to any size
 MAX_PIXELS = 64_000_000  # ours: three times the largest detector; a small file can claim more
 
@@ -41,6 +43,21 @@ def open_image(ref: ImageRef) -> Image.Image:
             check_size(image, name)
             image.load()
             return image
+
+
+def check_image(ref: ImageRef) -> None:
+    """Raises ScoringError for a file that `open_image` would refuse. Of PNG and JPEG files the
+    header and the end are read, which tells at little cost that nothing was cut off; any other
+    file, and one without its end mark, is decoded."""
+    with _file(ref) as (file, name):
+        if not _is_dicom(file):
+            with Image.open(file, formats=FORMATS) as image:
+                check_size(image, name)
+                end = _ENDS.get(image.format or "")
+            file.seek(max(0, file.seek(0, SEEK_END) - _TAIL))
+            if end is not None and end in file.read():
+                return
+    open_image(ref)
 
 
 def check_pixels(ref: ImageRef) -> None:

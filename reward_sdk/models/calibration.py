@@ -129,7 +129,7 @@ def read_calibration(path: str, expert: Expert) -> Calibration:
     except OSError as error:
         raise ConfigError(
             f"calibration {path}: {error.strerror}: fit one over the training images with "
-            "`reward-sdk calibration`"
+            "`reward-sdk calibrate`"
         ) from error
     except ValidationError as error:
         raise ConfigError(f"calibration {path}: {error}") from error

@@ -61,7 +61,7 @@ class CheXbert:
 
 
 def load_chexbert(
-    weights: str | None = None,
+    model: str | None = None,
     tokenizer: str = "bert-base-uncased",
     precision: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
@@ -69,7 +69,7 @@ def load_chexbert(
     """Loads CheXbert, strictly.
 
     Args:
-        weights: the checkpoint, a dict with `model_state_dict` as CheXbert publishes it; by
+        model: the checkpoint, a dict with `model_state_dict` as CheXbert publishes it; by
             default the place where f1chexbert keeps it. Nothing is downloaded.
         tokenizer: a folder with BERT's `vocab.txt`, or a name on the hub.
         precision: of the matrix products. In float32 the labels are f1chexbert's; bfloat16 is
@@ -82,15 +82,15 @@ def load_chexbert(
             foreign tensors are named), no tokenizer, or a device that is not there.
     """
     published = chexbert()
-    path = Path(weights).expanduser() if weights else published.path
+    path = Path(model).expanduser() if model else published.path
     if not path.is_file():
         raise ConfigError(f"CheXbert weights {path}: no such file: get {published.source}")
     try:
         state = torch.load(path, "cpu", weights_only=True)["model_state_dict"]
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         state = {name: t for name, t in state.items() if not name.endswith("position_ids")}
-        model = _model(state)
-        model.load_state_dict(state, strict=True, assign=True)
+        network = _network(state)
+        network.load_state_dict(state, strict=True, assign=True)
         if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{', '.join(broken[:3])}: NaN or infinity")
     except Exception as error:  # whatever a broken or foreign file makes of the steps above
@@ -105,13 +105,13 @@ def load_chexbert(
             f"CheXbert tokenizer {tokenizer}: {one_line(error)}: give a folder with the "
             "vocab.txt of bert-base-uncased"
         ) from error
-    bert: Any = model["bert"]
+    bert: Any = network["bert"]
     if len(words) != bert.config.vocab_size:
         raise ConfigError(
             f"CheXbert tokenizer {tokenizer}: it has {len(words)} entries, the weights "
             f"{bert.config.vocab_size}"
         )
-    heads: Any = model["linear_heads"]
+    heads: Any = network["linear_heads"]
     try:
         encoder = Bert(
             bert.state_dict(), bert.config.num_attention_heads, device, getattr(torch, precision)
@@ -123,7 +123,7 @@ def load_chexbert(
         raise ConfigError(f"CheXbert device {device!r}: {one_line(error)}") from error
 
 
-def _model(state: dict[str, Tensor]) -> torch.nn.ModuleDict:
+def _network(state: dict[str, Tensor]) -> torch.nn.ModuleDict:
     """The network that such tensors belong to, without memory of its own."""
     vocabulary, hidden = state["bert.embeddings.word_embeddings.weight"].shape
     config = BertConfig(

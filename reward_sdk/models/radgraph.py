@@ -100,12 +100,12 @@ class RadGraphExtractor:
 
 
 def load_radgraph(
-    weights: str = "radgraph-xl", tokenizer: str | None = None, device: str = "cpu"
+    model: str = "radgraph-xl", tokenizer: str | None = None, device: str = "cpu"
 ) -> RadGraphExtractor:
     """Loads a RadGraph model.
 
     Args:
-        weights: "radgraph" or "radgraph-xl", looked for where the package keeps them; or a folder
+        model: "radgraph" or "radgraph-xl", looked for where the package keeps them; or a folder
             of one of these names with `config.json`, `vocabulary/` and `weights.th`, as in the
             published archive. Nothing is downloaded.
         tokenizer: a folder with the `vocab.txt` and `config.json` of the model's BERT; by default
@@ -115,10 +115,10 @@ def load_radgraph(
     Raises:
         ConfigError: a missing folder or file, weights that do not fit, no tokenizer.
     """
-    folder = published(weights).path if weights in MODELS else Path(weights).expanduser().resolve()
+    folder = published(model).path if model in MODELS else Path(model).expanduser().resolve()
     if folder.name not in MODELS:
         raise ConfigError(
-            f"RadGraph weights {weights}: the folder's name tells which model it is: "
+            f"RadGraph weights {model}: the folder's name tells which model it is: "
             f"{nearest(folder.name, MODELS)}"
         )
     if missing := [name for name in _FILES if not (folder / name).exists()]:

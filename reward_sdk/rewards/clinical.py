@@ -149,7 +149,7 @@ def findings_f1(
 
 @reward("chexbert_f1")
 def chexbert_f1(
-    weights: str | None = None,
+    model: str | None = None,
     tokenizer: str = "bert-base-uncased",
     observations: Literal[14, 5] | list[str] = 14,
     uncertain: Uncertain = "positive",
@@ -159,7 +159,7 @@ def chexbert_f1(
     """F1 of the observations that report and reference assert, by CheXbert, in [0, 1].
 
     Args:
-        weights: see `load_chexbert`.
+        model: see `load_chexbert`.
         tokenizer: see `load_chexbert`.
         observations: all 14, the 5 of `CHEXPERT_5`, or names.
         uncertain: what an uncertain observation counts as.
@@ -169,13 +169,13 @@ def chexbert_f1(
     names = {14: OBSERVATIONS, 5: CHEXPERT_5}
     chosen = names[observations] if isinstance(observations, int) else _known(observations)
     score = partial(labels_f1, observations=chosen, uncertain=uncertain)
-    annotator = _chexbert(weights, tokenizer, precision, device)
+    annotator = _chexbert(model, tokenizer, precision, device)
     return ClinicalReward("chexbert_f1", annotator, score)
 
 
 @reward("chexbert_similarity")
 def chexbert_similarity(
-    weights: str | None = None,
+    model: str | None = None,
     tokenizer: str = "bert-base-uncased",
     precision: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
@@ -186,18 +186,18 @@ def chexbert_similarity(
     than silence.
 
     Args:
-        weights: see `load_chexbert`.
+        model: see `load_chexbert`.
         tokenizer: see `load_chexbert`.
         precision: see `load_chexbert`.
         device: a torch device.
     """
-    annotator = _chexbert(weights, tokenizer, precision, device)
+    annotator = _chexbert(model, tokenizer, precision, device)
     return ClinicalReward("chexbert_similarity", annotator, labels_similarity, (-1.0, 1.0))
 
 
 @reward("radgraph_f1")
 def radgraph_f1(
-    weights: str = "radgraph-xl",
+    model: str = "radgraph-xl",
     level: Level = "partial",
     tokenizer: str | None = None,
     device: str = "cpu",
@@ -205,34 +205,34 @@ def radgraph_f1(
     """RadGraph F1 of report and reference, in [0, 1].
 
     Args:
-        weights: see `load_radgraph`.
+        model: see `load_radgraph`.
         level: what must agree; see `graphs_f1`. "partial" is what most papers report.
         tokenizer: see `load_radgraph`.
         device: a torch device.
     """
-    annotator = _radgraph(weights, tokenizer, device)
+    annotator = _radgraph(model, tokenizer, device)
     return ClinicalReward("radgraph_f1", annotator, partial(graphs_f1, level=level))
 
 
 # Rewards of one process that read the same weights share them, and what they have annotated.
 @lru_cache
 def _chexbert(
-    weights: str | None, tokenizer: str, precision: Literal["float32", "bfloat16"], device: str
+    model: str | None, tokenizer: str, precision: Literal["float32", "bfloat16"], device: str
 ) -> Annotator[Labels]:
     try:
         from reward_sdk.models.chexbert import load_chexbert
     except ImportError as error:
         raise ConfigError(f"CheXbert: {error}: pip install 'valor-rrg[clinical]'") from error
-    return Annotator(load_chexbert(weights, tokenizer, precision, device))
+    return Annotator(load_chexbert(model, tokenizer, precision, device))
 
 
 @lru_cache
-def _radgraph(weights: str, tokenizer: str | None, device: str) -> Annotator[Graph]:
+def _radgraph(model: str, tokenizer: str | None, device: str) -> Annotator[Graph]:
     try:
         from reward_sdk.models.radgraph import load_radgraph
     except ImportError as error:
         raise ConfigError(f"RadGraph: {error}: pip install 'valor-rrg[clinical]'") from error
-    return Annotator(load_radgraph(weights, tokenizer, device))
+    return Annotator(load_radgraph(model, tokenizer, device))
 
 
 def _known(observations: list[str]) -> tuple[str, ...]:

@@ -264,7 +264,7 @@ def _identity(image: ImageRef) -> Hashable:
 
 @reward("image_text")
 def image_text(
-    weights: str,
+    expert: str,
     calibration: str,
     embedding: Embedding = "evidence",
     finding_weights: dict[str, float] | None = None,
@@ -273,7 +273,7 @@ def image_text(
     """Similarity of report and X-ray under a torchxrayvision expert, in [-1, 1].
 
     Args:
-        weights: name or file of the expert's weights, see `load_expert`.
+        expert: name or file of its weights, see `load_expert`.
         calibration: JSON file of `fit_calibration`, over the training images.
         embedding: where image and report are compared: the expert's "evidence" per finding, or the
             "features" that its classifier reads.
@@ -285,5 +285,5 @@ def image_text(
         from reward_sdk.models.xray_expert import load_expert
     except ImportError as error:
         raise ConfigError(f"image_text: {error}: pip install 'valor-rrg[vision]'") from error
-    expert = load_expert(weights, device)
-    return ImageText(expert, read_calibration(calibration, expert), embedding, finding_weights)
+    loaded = load_expert(expert, device)
+    return ImageText(loaded, read_calibration(calibration, loaded), embedding, finding_weights)

@@ -36,8 +36,8 @@ from reward_sdk.types import Outcome
 class PlainCosine:
     name, bounds, needs = "plain_cosine", (-1.0, 1.0), frozenset({"report", "image"})
 
-    def __init__(self, weights: str, baseline: str):
-        self._judge = image_text(weights, baseline)
+    def __init__(self, expert: str, calibration: str):
+        self._judge = image_text(expert, calibration)
 
     def __call__(self, samples):
         judge = self._judge
@@ -122,8 +122,8 @@ def main() -> int:
 
     os.environ["PYTHONPATH"] = str(plugin)
     plain = (
-        f"rewards={{plain_cosine: {{weight: 0.9, weights: {DEMO}/expert.pt, "
-        f"baseline: {DEMO}/evidence_baseline.json}}, format: {{weight: 0.1}}}}"
+        f"rewards={{plain_cosine: {{weight: 0.9, expert: {DEMO}/expert.pt, "
+        f"calibration: {DEMO}/evidence_baseline.json}}, format: {{weight: 0.1}}}}"
     )
     for name, overrides in {
         "raw-rewards": ("advantage.rank=off", "openrlhf.algo.advantage.estimator=dr_grpo"),

@@ -229,7 +229,7 @@ def model(folder: Path) -> None:
     weights = folder / "chexbert.pth"
     write_chexbert_base(weights)
     path = folder / "model.yaml"
-    settings = {"weights": str(weights), "tokenizer": str(bert)}
+    settings = {"model": str(weights), "tokenizer": str(bert)}
     serve = str(Path(sys.executable).with_name("reward-sdk"))
     pairs = groups(256)
     arguments = json.dumps([str(weights), str(bert)])

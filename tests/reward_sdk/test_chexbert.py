@@ -26,7 +26,7 @@ def files(tmp_path_factory):
     """The settings that name small weights in the published format."""
     folder = tmp_path_factory.mktemp("chexbert")
     return {
-        "weights": str(write_chexbert(folder / "chexbert.pth")),
+        "model": str(write_chexbert(folder / "chexbert.pth")),
         "tokenizer": str(write_tokenizer(folder / "bert")),
     }
 
@@ -74,7 +74,7 @@ def test_bfloat16_agrees_on_nearly_every_label(files, chexbert):
 
 
 def changed(tmp_path, files, change):
-    content = torch.load(files["weights"], weights_only=True)
+    content = torch.load(files["model"], weights_only=True)
     change(content)
     path = tmp_path / "changed.pth"
     torch.save(content, path)
@@ -145,11 +145,11 @@ def test_missing_weights_are_named_with_their_source(tmp_path, monkeypatch):
 
 def test_a_tokenizer_that_is_none_or_another_is_refused(tmp_path, files):
     with pytest.raises(ConfigError, match=r"nowhere.*vocab\.txt"):
-        load_chexbert(files["weights"], str(tmp_path / "nowhere"))
+        load_chexbert(files["model"], str(tmp_path / "nowhere"))
     other = write_tokenizer(tmp_path / "other")
     (other / "vocab.txt").write_text("\n".join([*VOCABULARY, "more"]))
     with pytest.raises(ConfigError, match="entries"):
-        load_chexbert(files["weights"], str(other))
+        load_chexbert(files["model"], str(other))
 
 
 def test_an_unknown_device_is_named(files):

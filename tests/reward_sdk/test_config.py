@@ -68,6 +68,22 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(key, near):
 
 
 @pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("image_text", "weights", "expert"),
+        ("image_text", "baseline", "calibration"),
+        ("chexbert_f1", "weights", "model"),
+        ("chexbert_similarity", "weights", "model"),
+        ("radgraph_f1", "weights", "model"),
+    ],
+)
+def test_a_setting_under_its_old_name_is_refused_with_the_new_one(name, old, new):
+    with pytest.raises(ConfigError) as error:
+        parse_set({name: {old: "x"}}, "set.yaml: rewards")
+    assert str(error.value) == f"set.yaml: rewards.{name}: {old!r} is called {new!r} now"
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("weight", "heavy"),

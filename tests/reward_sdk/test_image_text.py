@@ -188,12 +188,12 @@ def image_of(evidence):
     return Image.fromarray(((np.asarray(evidence) + 1) * 32767.5).astype(np.uint16)[None])
 
 
-def baseline(mean=-0.7, sd=0.5, **changes):
+def calibration(mean=-0.7, sd=0.5, **changes):
     moments = {finding: {"mean": mean, "sd": sd} for finding in FINDINGS}
     return Calibration(weights="simulated", images=10, findings=moments | changes)
 
 
-BASELINE = baseline()
+CALIBRATION = calibration()
 EFFUSION = [-0.9, -0.9, -0.9, -0.9, -0.9, 0.9, -0.9]
 
 
@@ -208,24 +208,24 @@ def values(reward, samples):
 def test_reports_of_one_image_are_ordered_by_what_it_shows():
     texts = ["There is pleural effusion. No edema.", "Possible pleural effusion. No edema.",
              "The patient is rotated.", "No pleural effusion.", "There is edema."]  # fmt: skip
-    scores = values(ImageText(SimulatedExpert(), BASELINE), [sample(text) for text in texts])
+    scores = values(ImageText(SimulatedExpert(), CALIBRATION), [sample(text) for text in texts])
     assert scores[0] > scores[1] > scores[2] == 0
     assert scores[2] > scores[4] > scores[3]
 
 
 def test_findings_whose_evidence_does_not_vary_are_left_out():
-    reward = ImageText(SimulatedExpert(), baseline(Edema={"mean": 0.2, "sd": 0}))
+    reward = ImageText(SimulatedExpert(), calibration(Edema={"mean": 0.2, "sd": 0}))
     assert "Edema" not in reward.findings
     assert values(reward, [sample("There is edema.")]) == [0]
 
 
 def test_an_expert_whose_evidence_never_varies_is_a_configuration_error():
     with pytest.raises(ConfigError, match="no finding's evidence varies"):
-        ImageText(SimulatedExpert(), baseline(sd=0))
+        ImageText(SimulatedExpert(), calibration(sd=0))
 
 
 def test_no_samples_give_no_parts():
-    assert ImageText(SimulatedExpert(), BASELINE)([]) == []
+    assert ImageText(SimulatedExpert(), CALIBRATION)([]) == []
 
 
 def saved(evidence, path):
@@ -235,7 +235,7 @@ def saved(evidence, path):
 
 def test_new_images_are_encoded_once_and_in_one_batch(tmp_path):
     expert = SimulatedExpert()
-    reward = ImageText(expert, BASELINE)
+    reward = ImageText(expert, CALIBRATION)
     first, second = (saved([e] * 7, tmp_path / f"{e}.png") for e in (0.1, 0.2))
     in_memory = ImageRef(pixels=image_of([0.3] * 7))
     samples = [sample("No edema.", i) for i in (first, second, first, in_memory)]
@@ -245,7 +245,7 @@ def test_new_images_are_encoded_once_and_in_one_batch(tmp_path):
 
 
 def test_a_file_that_changed_is_encoded_again(tmp_path):
-    reward = ImageText(SimulatedExpert(), BASELINE)
+    reward = ImageText(SimulatedExpert(), CALIBRATION)
     before = values(reward, [sample("No edema.", saved([0.1] * 7, tmp_path / "x.png"))])
     after = values(reward, [sample("No edema.", saved([-0.9] * 7, tmp_path / "x.png"))])
     assert before[0] < 0 < after[0]
@@ -254,7 +254,7 @@ def test_a_file_that_changed_is_encoded_again(tmp_path):
 def test_the_cache_is_bounded_and_forgets_the_image_unused_for_longest(monkeypatch):
     monkeypatch.setattr("reward_sdk.rewards.image_text._CACHED", 2)
     expert = SimulatedExpert()
-    reward = ImageText(expert, BASELINE)
+    reward = ImageText(expert, CALIBRATION)
     a, b, c = (ImageRef(pixels=image_of([e] * 7)) for e in (0.1, 0.2, 0.3))
     for image in (a, b, a, c, a, b):
         reward.similarities([image], [""])
@@ -264,7 +264,7 @@ def test_the_cache_is_bounded_and_forgets_the_image_unused_for_longest(monkeypat
 
 def test_threads_share_one_encoding():
     expert = SimulatedExpert()
-    reward = ImageText(expert, BASELINE)
+    reward = ImageText(expert, CALIBRATION)
     samples = [sample("No edema.", ImageRef(pixels=image_of([e / 10] * 7))) for e in range(8)]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: values(reward, samples), range(32)))
@@ -273,7 +273,7 @@ def test_threads_share_one_encoding():
 
 
 def test_an_unreadable_image_is_a_scoring_error_that_names_it(tmp_path):
-    reward = ImageText(SimulatedExpert(), BASELINE)
+    reward = ImageText(SimulatedExpert(), CALIBRATION)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     for name in ("broken.png", "missing.png"):
         with pytest.raises(ScoringError, match=name):
@@ -287,7 +287,7 @@ def written(path, **changes):
     return str(path)
 
 
-def test_a_baseline_is_read_in_the_order_of_the_expert(tmp_path):
+def test_a_calibration_is_read_in_the_order_of_the_expert(tmp_path):
     findings = {name: {"mean": 0, "sd": 0.5} for name in reversed(FINDINGS)}
     path = written(tmp_path / "b.json", findings=findings)
     assert tuple(read_calibration(path, SimulatedExpert()).findings) == FINDINGS
@@ -303,13 +303,13 @@ def test_a_baseline_is_read_in_the_order_of_the_expert(tmp_path):
         ({"images": 1}, "images"),
     ],
 )
-def test_a_baseline_that_does_not_fit_is_a_configuration_error(tmp_path, changes, message):
+def test_a_calibration_that_does_not_fit_is_a_configuration_error(tmp_path, changes, message):
     path = written(tmp_path / "b.json", **changes)
     with pytest.raises(ConfigError, match=rf"(?s)b\.json.*{message}"):
         read_calibration(path, SimulatedExpert())
 
 
-def test_a_missing_baseline_and_one_that_is_no_json_are_named(tmp_path):
+def test_a_missing_calibration_and_one_that_is_no_json_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
         read_calibration(str(tmp_path / "none.json"), SimulatedExpert())
     (tmp_path / "b.json").write_text("{")
@@ -377,8 +377,8 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, e
     progress = []
     fitted = fit_calibration(expert(trained_weights), training, progress.append)
     assert progress[-1] == fitted.images == 256
-    (tmp_path / "baseline.json").write_text(fitted.model_dump_json())
-    settings = {"weights": trained_weights, "baseline": str(tmp_path / "baseline.json")}
+    (tmp_path / "calibration.json").write_text(fitted.model_dump_json())
+    settings = {"expert": trained_weights, "calibration": str(tmp_path / "calibration.json")}
     reward = factory("image_text")(**settings, embedding=embedding)
 
     truth, images = four_corner_x_rays(200, seed=2)
@@ -405,7 +405,7 @@ def test_fitting_without_images_is_a_configuration_error(trained_weights):
 
 
 def test_a_finding_weight_of_0_makes_a_finding_count_for_nothing():
-    reward = ImageText(SimulatedExpert(), BASELINE, finding_weights={"Pleural Effusion": 0})
+    reward = ImageText(SimulatedExpert(), CALIBRATION, finding_weights={"Pleural Effusion": 0})
     right, wrong = sample("There is pleural effusion."), sample("No pleural effusion.")
     assert values(reward, [right, wrong]) == [0, 0]
 
@@ -413,7 +413,7 @@ def test_a_finding_weight_of_0_makes_a_finding_count_for_nothing():
 @pytest.mark.parametrize("embedding", ["evidence", "features"])
 def test_beside_other_findings_one_of_weight_0_is_as_if_it_were_not_mentioned(embedding):
     features = {"mean": [0.0] * 7, "length": 1.0, "sd": dict.fromkeys(FINDINGS, 0.5)}
-    fitted = BASELINE.model_copy(update={"features": Features(**features)})
+    fitted = CALIBRATION.model_copy(update={"features": Features(**features)})
     reward = ImageText(SimulatedExpert(), fitted, embedding, {"Pleural Effusion": 0})
     alone, beside = sample("There is edema."), sample("There is edema. There is pleural effusion.")
     assert values(reward, [alone]) == pytest.approx(values(reward, [beside]))
@@ -429,8 +429,8 @@ def test_a_smaller_finding_weight_makes_a_finding_count_less():
     texts = [sample("There is pleural effusion. There is edema.")]
     half = {"Edema": 0.5}
     assert (
-        values(ImageText(SimulatedExpert(), BASELINE), texts)
-        < values(ImageText(SimulatedExpert(), BASELINE, finding_weights=half), texts)
+        values(ImageText(SimulatedExpert(), CALIBRATION), texts)
+        < values(ImageText(SimulatedExpert(), CALIBRATION, finding_weights=half), texts)
     )  # fmt: skip
 
 
@@ -445,13 +445,13 @@ def test_a_smaller_finding_weight_makes_a_finding_count_less():
 )
 def test_finding_weights_that_make_no_sense_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
-        ImageText(SimulatedExpert(), BASELINE, finding_weights=given)
+        ImageText(SimulatedExpert(), CALIBRATION, finding_weights=given)
 
 
 def test_a_side_view_is_not_scored_and_its_neighbours_are():
     side = ImageRef(pixels=image_of(EFFUSION), view="LATERAL")
     expert = SimulatedExpert()
-    parts = ImageText(expert, BASELINE)([sample("Pleural effusion.", side), sample("Edema.")])
+    parts = ImageText(expert, CALIBRATION)([sample("Pleural effusion.", side), sample("Edema.")])
     assert [part.status for part in parts] == ["skipped", "ok"]
     assert parts[0].value is None
     assert expert.batches == [1]
@@ -462,12 +462,12 @@ def test_the_header_that_tells_a_side_view_is_read_once(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "reward_sdk.rewards.image_text.is_lateral", lambda image: seen.append(image) or True
     )
-    reward = ImageText(SimulatedExpert(), BASELINE)
+    reward = ImageText(SimulatedExpert(), CALIBRATION)
     side = sample("Edema.", saved(EFFUSION, tmp_path / "x.png"))
     assert [part.status for part in reward([side, side]) + reward([side])] == ["skipped"] * 3
     assert len(seen) == 1
 
 
-def test_features_want_a_baseline_that_has_them():
+def test_features_want_a_calibration_that_has_them():
     with pytest.raises(ConfigError, match="fit it again"):
-        ImageText(SimulatedExpert(), BASELINE, embedding="features")
+        ImageText(SimulatedExpert(), CALIBRATION, embedding="features")

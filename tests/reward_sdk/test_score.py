@@ -184,7 +184,7 @@ def test_list_says_of_every_reward_its_needs_and_of_weights_whether_they_are_the
     assert "needs: image, report" in output
 
 
-def test_a_baseline_is_fitted_from_the_command_line(tmp_path):
+def test_a_calibration_is_fitted_from_the_command_line(tmp_path):
     xrv = pytest.importorskip("torchxrayvision")
     import torch
     from PIL import Image
@@ -201,9 +201,9 @@ def test_a_baseline_is_fitted_from_the_command_line(tmp_path):
         Image.new("L", (40, 40), 80 * i).save(tmp_path / f"{i}.png")
         rows.append(json.dumps({"id": str(i), "image": f"{i}.png", "view": view}))
     (tmp_path / "images.jsonl").write_text("\n".join(rows))
-    out = tmp_path / "baseline.json"
+    out = tmp_path / "calibration.json"
     result = run(
-        "baseline", "--weights", weights, "--images", tmp_path / "images.jsonl", "--out", out
+        "calibrate", "--expert", weights, "--images", tmp_path / "images.jsonl", "--out", out
     )
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text())["images"] == 2

@@ -65,9 +65,9 @@ def image_text(folder: Path, films: Path) -> dict[str, Any]:
     weights = folder / "expert.pt"
     torch.save(model.eval(), weights)
     refs = [ImageRef(str(path)) for path in sorted(films.glob("*.png"))]
-    baseline = folder / "baseline.json"
-    baseline.write_text(fit_calibration(load_expert(str(weights)), refs).model_dump_json())
-    return {"weights": str(weights), "baseline": str(baseline)}
+    calibration = folder / "calibration.json"
+    calibration.write_text(fit_calibration(load_expert(str(weights)), refs).model_dump_json())
+    return {"expert": str(weights), "calibration": str(calibration)}
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, films: Path):
     """Text rewards with a schedule, CheXbert and `image_text`, served for the whole session."""
     folder = tmp_path_factory.mktemp("served")
     chexbert = {
-        "weights": str(write_chexbert(folder / "chexbert.pth")),
+        "model": str(write_chexbert(folder / "chexbert.pth")),
         "tokenizer": str(write_tokenizer(folder / "bert")),
     }
     rewards = {
