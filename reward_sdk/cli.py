@@ -199,7 +199,7 @@ def calibrate(expert: str, images: str, out: str, device: str) -> None:
     Side views are left out. `openrlhf train` does this by itself.
     """
     from reward_sdk.images import is_lateral
-    from reward_sdk.jsonl import Line, read_lines
+    from reward_sdk.jsonl import Row, read_rows
     from reward_sdk.models.calibration import fit_calibration
 
     with _errors():
@@ -208,11 +208,11 @@ def calibrate(expert: str, images: str, out: str, device: str) -> None:
         except ImportError as error:
             raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
         found = []
-        for line in read_lines(images):
-            if isinstance(line, Line) and line.image:
+        for line in read_rows(images):
+            if isinstance(line, Row) and line.image:
                 found += [] if is_lateral(line.image) else [line.image]
             else:
-                problem = "no 'image'" if isinstance(line, Line) else line.problem
+                problem = "no 'image'" if isinstance(line, Row) else line.problem
                 click.echo(f"left out: {images}, line {line.number}: {problem}", err=True)
         with tqdm(total=len(found), desc="images", disable=None) as bar:
             fitted = fit_calibration(

@@ -20,8 +20,8 @@ from reward_sdk.types import ImageRef
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line that can be used.
+class Row:
+    """A line that can be used, as a row of the data.
 
     Attributes:
         number: of the line in the file, from 1.
@@ -39,7 +39,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class BadLine:
+class BadRow:
     """A line that cannot: its number, what is wrong, and the line itself."""
 
     number: int
@@ -47,10 +47,14 @@ class BadLine:
     text: str
 
 
-def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
-    """The lines of a file that are not blank, one at a time.
+def read_rows(path: str | Path, what: str = "data") -> Iterator[Row | BadRow]:
+    """The rows of a file, one at a time; blank lines are none.
 
     Whether an image can be read is left to the rewards that look at it.
+
+    Args:
+        path: the file.
+        what: what the message calls it.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -62,15 +66,15 @@ def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
-                        yield _line(number, line, path.parent)
+                        yield _row(number, line, path.parent)
                     except ConfigError as error:
                         text = line.decode("utf-8", "backslashreplace").rstrip("\n")
-                        yield BadLine(number, str(error), text)
+                        yield BadRow(number, str(error), text)
     except OSError as error:
-        raise ConfigError(f"cannot read data {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
 
 
-def _line(number: int, text: bytes, folder: Path) -> Line:
+def _row(number: int, text: bytes, folder: Path) -> Row:
     try:
         row = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -87,7 +91,7 @@ def _line(number: int, text: bytes, folder: Path) -> Line:
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
     image = row.get("image")
-    return Line(
+    return Row(
         number,
         row["id"],
         row.get("response"),

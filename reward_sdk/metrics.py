@@ -10,7 +10,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from reward_sdk.rewards.cider import Cider
 from reward_sdk.rewards.wording import gleu_counts, meteor_score, rouge_l_score
-from reward_sdk.text import NORMALISE, Normalise
+from reward_sdk.text import NORMALISE, Normalise, ngrams
 
 
 def corpus_metrics(
@@ -44,18 +44,33 @@ def corpus_metrics(
         (NORMALISE[normalise](report), NORMALISE[normalise](reference))
         for report, reference in zip(reports, references, strict=True)
     ]
-    texts = [[" ".join(words) for words in side] for side in zip(*pairs, strict=True)]
-    # force: tokens that end in a lone stop are what "r2gen" means, nothing to warn of
-    bleu = BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(texts[0], texts[1:])
+    counts = [sum(column) for column in zip(*(bleu_counts(*pair) for pair in pairs), strict=True)]
     common, size = map(sum, zip(*(gleu_counts(*pair) for pair in pairs), strict=True))
     cider = Cider([reference for _, reference in pairs])
-    metrics = {
-        f"bleu_{n}": bleu.bp * prod(p / 100 for p in bleu.precisions[:n]) ** (1 / n)
-        for n in range(1, 5)
-    }
+    metrics = {f"bleu_{n}": corpus_bleu(counts, n) for n in range(1, 5)}
     metrics["rouge_l"] = fmean(rouge_l_score(*pair) for pair in pairs)
     metrics["gleu"] = common / size if size else 1.0
     metrics["cider"] = fmean(cider(*pair) for pair in pairs)
     if meteor:
         metrics["meteor"] = fmean(meteor_score(*pair) for pair in pairs)
     return metrics
+
+
+def bleu_counts(report: Sequence[str], reference: Sequence[str]) -> tuple[int, ...]:
+    """What corpus BLEU sums over its pairs: common n-grams of orders 1 to 4, n-grams of the report
+    of orders 1 to 4, words of the report, words of the reference; ten numbers."""
+    orders = [(ngrams(report, n), ngrams(reference, n)) for n in range(1, 5)]
+    common = ((ours & theirs).total() for ours, theirs in orders)
+    return *common, *(ours.total() for ours, _ in orders), len(report), len(reference)
+
+
+def corpus_bleu(counts: Sequence[float], n: int = 4) -> float:
+    """BLEU-n of a corpus, by sacrebleu, without smoothing, in [0, 1].
+
+    Args:
+        counts: the sum of its pairs' `bleu_counts`, each of which may count several times.
+        n: the longest n-gram, 1 to 4.
+    """
+    common, grams, (words, reference_words) = counts[:4], counts[4:8], counts[8:]
+    bleu = BLEU.compute_bleu(list(common), list(grams), words, reference_words, "none")
+    return bleu.bp * prod(p / 100 for p in bleu.precisions[:n]) ** (1 / n)

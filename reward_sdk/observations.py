@@ -4,7 +4,8 @@ Always index by name. The order below is that of the CheXbert heads; the CheXper
 MIMIC-CXR tables and torchxrayvision each use another one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 OBSERVATIONS = (
     "Enlarged Cardiomediastinum",
@@ -23,8 +24,32 @@ OBSERVATIONS = (
     "No Finding",
 )
 
+FINDINGS = tuple(name for name in OBSERVATIONS if name != "No Finding")
+"""All but "No Finding", which is the absence of the others."""
+
 CHEXPERT_5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 """The five observations of the CheXpert competition, a usual subset in papers."""
 
 Labels = Mapping[str, int | None]
 """One report's labels: observation -> 1 positive, 0 negative, -1 uncertain, None not mentioned."""
+
+Uncertain = Literal["positive", "negative"]
+"""What an uncertain observation counts as."""
+
+
+def asserted(
+    labels: Labels, uncertain: Uncertain = "positive", observations: Iterable[str] = FINDINGS
+) -> tuple[str, ...]:
+    """The observations that a labelled report asserts.
+
+    Args:
+        labels: of the report.
+        uncertain: what an uncertain observation counts as. "positive", the U-Ones convention of the
+            CheXpert paper, is f1chexbert's mode "rrg".
+        observations: those that count; the result is in their order.
+
+    >>> asserted({**dict.fromkeys(OBSERVATIONS), "Edema": -1, "Cardiomegaly": 1, "Fracture": 0})
+    ('Cardiomegaly', 'Edema')
+    """
+    counted = (1, -1) if uncertain == "positive" else (1,)
+    return tuple(name for name in observations if labels[name] in counted)

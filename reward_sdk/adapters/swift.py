@@ -50,7 +50,7 @@ def register(rewards: RewardSet | RewardClient | str) -> None:
     rollouts = Rollouts(rewards)
     built: list[str] = []
 
-    class Column(ORM):
+    class RewardORM(ORM):
         def __init__(self, args: Any = None, **_: Any) -> None:
             super().__init__(args)
             if type(self).__name__ in built:  # of an earlier trainer in this process
@@ -69,7 +69,7 @@ def register(rewards: RewardSet | RewardClient | str) -> None:
             return [value[name] for value in found]
 
     for name in rollouts.names:
-        orms[name] = type(name, (Column,), {})
+        orms[name] = type(name, (RewardORM,), {})
 
 
 def _wanted(rollouts: Rollouts, args: Any) -> dict[str, float]:

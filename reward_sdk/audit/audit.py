@@ -5,7 +5,7 @@ again after each edit of `reward_sdk.audit.edits`, and counts how often the scor
 must lower) or stayed (edits that must not matter). A single reward need not notice everything;
 what the set's total does not notice, a policy is free to do.
 
-The data are lines as `reward_sdk.jsonl` describes them, each with a reference. Without a response
+The data are rows as `reward_sdk.jsonl` describes them, each with a reference. Without a response
 the reference itself is judged, which is the stricter audit, because an edit may mend a response
 that was wrong.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from reward_sdk.audit.edits import EDITS, Kind
 from reward_sdk.errors import ConfigError
-from reward_sdk.jsonl import BadLine, Line, read_lines
+from reward_sdk.jsonl import BadRow, Row, read_rows
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Outcome, Sample, Score
@@ -62,7 +62,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class EditResult:
     """One edit's results.
 
     Attributes:
@@ -95,7 +95,7 @@ class Audit:
     reports: int
     seed: int
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[EditResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON holds it, with kind and description of every edit."""
@@ -125,12 +125,12 @@ class Audit:
         return "\n".join(lines)
 
     @staticmethod
-    def _cell(row: Row, column: str) -> str:
+    def _cell(row: EditResult, column: str) -> str:
         good, gap = row.good(column), row.cells[column].mean_gap
         return "-" if good is None or gap is None else f"{good:4.0%} {gap:+7.3f}"
 
 
-def row_notes(row: Row) -> str:
+def row_notes(row: EditResult) -> str:
     """How many pairs of an edit were left out, by column and cause; "" if none was."""
     notes = []
     for column, cell in row.cells.items():
@@ -190,7 +190,7 @@ def audit(
             )
             for column, low in lowest.items()
         }
-        rows.append(Row(name, len(edited), cells))
+        rows.append(EditResult(name, len(edited), cells))
     return Audit(len(samples), seed, (*rewards.names, TOTAL), tuple(rows))
 
 
@@ -241,11 +241,11 @@ def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sampl
         ConfigError: the file cannot be read, or none of its rows can be used; names the first one.
     """
     samples, problems = [], []
-    for line in islice(read_lines(path), limit):
+    for row in islice(read_rows(path), limit):
         try:
-            samples.append(_sample(line))
+            samples.append(_sample(row))
         except ConfigError as error:
-            problems.append(f"{path}, line {line.number}: {error}")
+            problems.append(f"{path}, line {row.number}: {error}")
     if not samples:
         raise ConfigError(
             f"{path} holds no report to audit. {problems[0]}" if problems else f"{path} is empty"
@@ -253,15 +253,15 @@ def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sampl
     return samples, problems
 
 
-def _sample(line: Line | BadLine) -> Sample:
-    if isinstance(line, BadLine):
-        raise ConfigError(line.problem)
-    if line.reference is None or not line.reference.strip():
+def _sample(row: Row | BadRow) -> Sample:
+    if isinstance(row, BadRow):
+        raise ConfigError(row.problem)
+    if row.reference is None or not row.reference.strip():
         raise ConfigError("the row has no 'reference' (a text)")
-    response = line.response or line.reference
+    response = row.response or row.reference
     if "<report>" not in response:
         response = wrap_report(response)
-    sample = Sample(response, line.reference, line.image, line.id)
+    sample = Sample(response, row.reference, row.image, row.id)
     if sample.report is None:
         raise ConfigError("its report is empty, or its tags are not one pair around everything")
     return sample

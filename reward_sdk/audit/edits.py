@@ -15,6 +15,7 @@ from typing import Literal
 
 from reward_sdk.audit.paraphrases import capital, reworded
 from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.observations import asserted
 from reward_sdk.text import sentences, wrap_report
 from reward_sdk.types import ImageRef, Sample
 
@@ -131,7 +132,7 @@ def _edit(kind: Kind) -> Callable[[Callable[[Case], str | ImageRef | None]], Edi
 def findings(text: str) -> frozenset[str]:
     """The findings that a report asserts, the uncertain ones among them."""
     (labels,) = label_reports([text])
-    return frozenset(name for name in NOUNS if labels[name] in (1, -1))
+    return frozenset(asserted(labels))
 
 
 def _words(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, BinaryIO
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.jsonl import BadLine, Line, read_lines
+from reward_sdk.jsonl import BadRow, Row, read_rows
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
@@ -49,7 +49,7 @@ def score_file(
     plain: bool = False,
     step: int | None = None,
     progress: Callable[[int], object] = lambda line: None,
-) -> tuple[dict[str, Summary], list[BadLine]]:
+) -> tuple[dict[str, Summary], list[BadRow]]:
     """Scores the rows of `data` and appends one JSON object each to `out`.
 
     A row of `out` holds the `line` of the data, `id`, `total` and per reward `value`, `status` and
@@ -77,7 +77,7 @@ def score_file(
     if step is None and rewards.needs_step:
         raise ConfigError(f"{set_file}: rewards with `every` > 1: say the policy step, --step N")
     key = _key(set_file, data, f"{step} {plain}")
-    rejected: list[BadLine] = []
+    rejected: list[BadRow] = []
     rows = _usable(data, rejected)
     with _opened(out, key) as (file, done):
         while chunk := list(islice(rows, _CHUNK)):
@@ -100,18 +100,18 @@ def rejected_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.rejected")
 
 
-def _usable(data: Path, rejected: list[BadLine]) -> Iterator[Line]:
+def _usable(data: Path, rejected: list[BadRow]) -> Iterator[Row]:
     """The rows with a response; the others are collected."""
-    for row in read_lines(data):
-        if isinstance(row, BadLine):
+    for row in read_rows(data):
+        if isinstance(row, BadRow):
             rejected.append(row)
         elif row.response is None:
-            rejected.append(BadLine(row.number, "the row has no 'response' (a text)", row.id))
+            rejected.append(BadRow(row.number, "the row has no 'response' (a text)", row.id))
         else:
             yield row
 
 
-def _sample(row: Line, plain: bool) -> Sample:
+def _sample(row: Row, plain: bool) -> Sample:
     response = row.response or ""
     return Sample(wrap_report(response) if plain else response, row.reference, row.image, row.id)
 

@@ -20,12 +20,10 @@ from reward_sdk.errors import ConfigError, nearest
 from reward_sdk.models import Graph
 from reward_sdk.models.annotator import Annotator
 from reward_sdk.models.rule_labeler import label_reports
-from reward_sdk.observations import CHEXPERT_5, OBSERVATIONS, Labels
+from reward_sdk.observations import CHEXPERT_5, FINDINGS, OBSERVATIONS, Labels, Uncertain, asserted
 from reward_sdk.registry import reward
 from reward_sdk.types import Outcome, Sample
 
-FINDINGS = tuple(name for name in OBSERVATIONS if name != "No Finding")
-Uncertain = Literal["positive", "negative"]
 Level = Literal["simple", "partial", "complete"]
 
 
@@ -48,13 +46,10 @@ def labels_f1(
         report: labels of the judged report.
         reference: labels of the reference.
         observations: those that count.
-        uncertain: what an uncertain observation counts as. "positive" (u-ones) is f1chexbert's
-            mode "rrg".
+        uncertain: what an uncertain observation counts as.
     """
-    asserted = (1, -1) if uncertain == "positive" else (1,)
     found, expected = (
-        {name for name in observations if labels[name] in asserted}
-        for labels in (report, reference)
+        set(asserted(labels, uncertain, observations)) for labels in (report, reference)
     )
     return f1(found, expected)
 
@@ -138,8 +133,7 @@ def findings_f1(
     """F1 of the observations that report and reference assert, by the rule labeler, in [0, 1].
 
     Args:
-        observations: names of `OBSERVATIONS` that count; all but No Finding by default, because it
-            is the absence of the others.
+        observations: names of `OBSERVATIONS` that count; by default `FINDINGS`, all but No Finding.
         uncertain: what an uncertain observation counts as.
     """
     chosen = FINDINGS if observations is None else _known(observations)

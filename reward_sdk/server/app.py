@@ -95,7 +95,7 @@ class RewardServer:
             rewards.with_deadline(DEADLINE), max_batch, max_wait, max_queue, self.telemetry.called
         )
         self.telemetry.watch(self.batched)
-        self.cold: dict[str, str] = dict.fromkeys(rewards.names, "not called yet")
+        self.not_ready: dict[str, str] = dict.fromkeys(rewards.names, "not called yet")
         self._images: WeakValueDictionary[ImageFile | ImageBytes, ImageRef] = WeakValueDictionary()
         self._answers: OrderedDict[str, tuple[bytes, asyncio.Task[list[Score]]]] = OrderedDict()
 
@@ -103,15 +103,18 @@ class RewardServer:
         """Calls every reward once, again and again until none of them fails."""
         image = ImageRef(pixels=Image.linear_gradient("L"))
         sample = Sample(wrap_report("No effusion."), "No effusion.", image, "warm-up")
-        while self.cold:
+        while self.not_ready:
             try:
-                [score] = await self.batched.score([sample], counting=frozenset(self.cold))
-                parts = {name: score.parts[name] for name in self.cold}
-                self.cold = {n: part.reason for n, part in parts.items() if part.status == "failed"}
+                [score] = await self.batched.score([sample], counting=frozenset(self.not_ready))
+                parts = {name: score.parts[name] for name in self.not_ready}
+                failed = {name: p for name, p in parts.items() if p.status == "failed"}
+                self.not_ready = {name: part.reason for name, part in failed.items()}
             except RewardSDKError as error:  # failures may have to raise, the queue may be full
-                self.cold = dict.fromkeys(self.cold, str(error))
-            if self.cold:
-                logger.error("not ready: %s; tried again every %g s", ", ".join(self.cold), _RETRY)
+                self.not_ready = dict.fromkeys(self.not_ready, str(error))
+            if self.not_ready:
+                logger.error(
+                    "not ready: %s; tried again every %g s", ", ".join(self.not_ready), _RETRY
+                )
                 await asyncio.sleep(_RETRY)
         logger.info("ready: %s", ", ".join(self.rewards.names))
 
@@ -199,7 +202,7 @@ class RewardServer:
             return await asyncio.to_thread(open_wire_image, wire, self.folders)
         except (RefusedError, ValidationError) as error:
             message = places(error) if isinstance(error, ValidationError) else str(error)
-            self.telemetry.trouble("image", message)
+            self.telemetry.problem("image", message)
             return ImageRef(data=b"", view=image.view)
 
 
@@ -288,7 +291,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
             except Exception as error:  # the client would drop the sample without a word
                 if not isinstance(error, RewardSDKError):
                     logger.error("/get_reward: %s", type(error).__name__)
-                server.telemetry.trouble("/get_reward", one_line(error))
+                server.telemetry.problem("/get_reward", one_line(error))
                 return None
 
         rows = zip(query.query, query.prompts, query.labels, strict=True)
@@ -310,7 +313,7 @@ def _add_scoring(app: FastAPI, server: RewardServer) -> None:
             score = await server.score_row(nemo_gym.sample(request, server.needs))
         except RewardSDKError as error:
             problem = str(error)
-            server.telemetry.trouble("/verify", problem)
+            server.telemetry.problem("/verify", problem)
         reply = nemo_gym.reply(request, score, weights, log_keys, problem)
         try:
             # Escaped, because the request may hold what is no Unicode text, and comes back.
@@ -342,7 +345,7 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
     async def readyz() -> Response:
         """Whether every reward has been called without failing, and none has stopped answering."""
         stuck = {c.name: c.stuck for c in server.batched.rewards.members if c.stuck}
-        waiting_for = {**server.cold, **stuck}
+        waiting_for = {**server.not_ready, **stuck}
         ready = not waiting_for
         content: dict[str, Any] = {"ready": ready, "set": server.digest}
         if not ready:

@@ -68,7 +68,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
         rewards.append(
             {
                 "info": info,
-                "cold": server.cold.get(info.name),
+                "not_ready": server.not_ready.get(info.name),
                 "outcomes": recent.outcomes,
                 "values": bars(values, *info.bounds),
                 "mean": sum(values) / len(values) if values else None,
@@ -81,7 +81,7 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
     longest = max(latencies, default=0.0)
     html = _templates.get_template("status.html.jinja").render(
         info=set_,
-        ready=not server.cold,
+        ready=not server.not_ready,
         rewards=rewards,
         pending=server.batched.pending,
         uptime=_duration(time.time() - telemetry.started),
@@ -89,9 +89,9 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
         latencies=bars(latencies, 0.0, longest),
         longest=_milliseconds(longest),
         quantiles={f"p{q:.0f}": _milliseconds(quantile(latencies, q / 100)) for q in (50, 95, 99)},
-        troubles=[
-            (time.strftime("%H:%M:%S", time.localtime(trouble.when)), trouble)
-            for trouble in telemetry.troubles()
+        problems=[
+            (time.strftime("%H:%M:%S", time.localtime(problem.when)), problem)
+            for problem in telemetry.problems()
         ],
         tried=tried,
     )

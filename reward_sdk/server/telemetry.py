@@ -45,7 +45,7 @@ class Recent:
 
 
 @dataclass
-class Trouble:
+class Problem:
     """Something that went wrong: where, what, how often, and when last, in seconds since 1970."""
 
     where: str
@@ -83,7 +83,7 @@ class Telemetry:
         # Looked up once, because that costs more than counting; a reward without calls is there too
         self._of_reward = {n: (calls.labels(n), sizes.labels(n), waits.labels(n)) for n in names}
         self._parts = {(n, s): parts.labels(n, s) for n in names for s in get_args(Status)}
-        self._troubles: OrderedDict[tuple[str, str], Trouble] = OrderedDict()
+        self._problems: OrderedDict[tuple[str, str], Problem] = OrderedDict()
         self._lock = Lock()
         self.latencies: deque[float] = deque(maxlen=_RECENT)
         self._seconds: deque[list[int]] = deque(maxlen=_WINDOW)  # [second, requests, samples]
@@ -116,7 +116,7 @@ class Telemetry:
             if part.value is not None:
                 recent.values.append(part.value)
             elif part.status == "failed":
-                self.trouble(call.reward, part.reason)
+                self.problem(call.reward, part.reason)
 
     def answered(self, path: str, code: int, seconds: float, samples: int) -> None:
         """A request was answered."""
@@ -128,20 +128,20 @@ class Telemetry:
         self._seconds[-1][1] += 1
         self._seconds[-1][2] += samples
 
-    def trouble(self, where: str, what: str) -> None:
+    def problem(self, where: str, what: str) -> None:
         """Something went wrong."""
         what = what[:300]
         with self._lock:
-            trouble = self._troubles.setdefault((where, what), Trouble(where, what))
-            trouble.times, trouble.when = trouble.times + 1, time.time()
-            self._troubles.move_to_end((where, what))
-            while len(self._troubles) > _ERRORS:
-                self._troubles.popitem(last=False)
+            problem = self._problems.setdefault((where, what), Problem(where, what))
+            problem.times, problem.when = problem.times + 1, time.time()
+            self._problems.move_to_end((where, what))
+            while len(self._problems) > _ERRORS:
+                self._problems.popitem(last=False)
 
-    def troubles(self) -> list[Trouble]:
+    def problems(self) -> list[Problem]:
         """What went wrong, the latest first."""
         with self._lock:
-            return list(reversed(self._troubles.values()))
+            return list(reversed(self._problems.values()))
 
     def rates(self) -> tuple[float, float]:
         """Requests and samples per second, over the last minute."""

@@ -5,7 +5,7 @@ from support.annotations import read_annotation
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.models import Entity, Graph
-from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.observations import OBSERVATIONS, asserted
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.clinical import graphs_f1, labels_f1, labels_similarity
 from reward_sdk.types import Sample
@@ -62,6 +62,12 @@ def test_uncertain_observations_count_as_told():
     both = labels(Edema=-1), labels(Edema=1)
     assert labels_f1(*both, OBSERVATIONS, "positive") == 1
     assert labels_f1(*both, OBSERVATIONS, "negative") == 0
+
+
+def test_a_report_asserts_what_is_present_in_the_order_of_the_observations_that_count():
+    report = labels(Fracture=1, Edema=-1, Pneumonia=0, No_Finding=1)
+    assert asserted(report) == ("Edema", "Fracture")
+    assert asserted(report, "negative", OBSERVATIONS) == ("Fracture", "No Finding")
 
 
 def test_signed_similarity_of_hand_made_labels():
