@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from reward_sdk.errors import ConfigError, nearest, one_line
+from reward_sdk.errors import ConfigError, explain, nearest, one_line
 from reward_sdk.registry import Reward, factory
 
 # Settings that had other names: reward -> old name -> new one.
@@ -208,12 +208,3 @@ def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
             f"{low:g} to {high:g}"
         )
     return built
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: place, what is wrong, what was given."""
-    parts = []
-    for item in error.errors():
-        place = ".".join(str(key) for key in item["loc"])
-        parts.append(f"{place + ': ' if place else ''}{item['msg']} (got {item['input']!r})")
-    return "; ".join(dict.fromkeys(parts))

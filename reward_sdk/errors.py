@@ -1,6 +1,6 @@
 """The error model.
 
-Three kinds of trouble are kept apart, because each wants another reaction:
+Three kinds of failure are kept apart, because each wants another reaction:
 
 * **Configuration errors** are the user's to mend and stop everything before work starts. The
   message names the file, the place in it, what is wrong and what would be right: `ConfigError`.
@@ -13,8 +13,9 @@ Three kinds of trouble are kept apart, because each wants another reaction:
 Programming errors of the caller, such as a step that is not an integer, propagate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any, Protocol
 
 
 class RewardSDKError(Exception):
@@ -46,6 +47,27 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+class _Invalid(Protocol):
+    """A validation error of pydantic, or FastAPI's."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+def explain(error: _Invalid, values: bool = True) -> str:
+    """A validation error as one line: what is wrong at which places, of which ten are named.
+
+    Args:
+        error: pydantic's, or FastAPI's.
+        values: whether to repeat what was given there, which may be a report.
+    """
+    parts = []
+    for item in error.errors()[:10]:
+        place = ".".join(str(key) for key in item["loc"])
+        given = f" (got {item['input']!r})" if values else ""
+        parts.append(f"{place + ': ' if place else ''}{item['msg']}{given}")
+    return "; ".join(dict.fromkeys(parts))
 
 
 def one_line(error: BaseException) -> str:

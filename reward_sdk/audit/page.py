@@ -8,6 +8,7 @@ from pathlib import Path
 from reward_sdk.audit.audit import TOLERANCE, Audit, row_notes
 from reward_sdk.audit.edits import EDITS
 from reward_sdk.errors import ConfigError
+from reward_sdk.templates import template
 
 _VERDICTS = {"must lower": "score fell", "must not matter": "score stayed"}
 # Share as it should be 0, 1/2, 1. Ours: light enough for dark text, and apart in lightness too.
@@ -24,10 +25,6 @@ def _colour(share: float | None) -> str:
     return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
-def _missing(error: ImportError) -> ConfigError:
-    return ConfigError(f"the audit's pictures: {error}: pip install 'valor-rrg[report]'")
-
-
 def draw(path: Path, audit: Audit) -> None:
     """Draws the heatmap as a PNG: edits by rewards, green where the score did what it should.
 
@@ -38,7 +35,9 @@ def draw(path: Path, audit: Audit) -> None:
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
     except ImportError as error:
-        raise _missing(error) from error
+        raise ConfigError(
+            f"the audit's picture: {error}: pip install 'valor-rrg[report]'"
+        ) from error
     width, label, height = 1.35, 2.7, 0.34  # inches: a column, the edits' names, a row
     lines = len(audit.rows) + 2 * len(_VERDICTS) + 1.5
     figure = Figure((label + width * len(audit.columns) + 0.25, height * lines + 0.3), dpi=150)
@@ -89,18 +88,7 @@ def write_page(path: Path, audit: Audit, data: str, problems: Sequence[str]) -> 
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise _missing(error) from error
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("page.html.jinja").render(
+    html = template(Path(__file__).parent, "page.html.jinja").render(
         audit=audit,
         data=data,
         problems=problems,

@@ -6,16 +6,15 @@ set. The file names the weights it was fitted with, so that the two cannot be mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ConfigError
-from reward_sdk.images import open_image
+from reward_sdk.errors import ConfigError, explain
+from reward_sdk.images import is_lateral, open_image
 from reward_sdk.models import Expert
 from reward_sdk.types import ImageRef
 
@@ -51,7 +50,7 @@ class Calibration(BaseModel):
 
     Attributes:
         weights: `Expert.weights` of the expert.
-        images: how many there were.
+        images: how many there were, side views left out.
         findings: one entry per finding of the expert, in its order.
         features: None in files that were fitted for the evidence alone.
     """
@@ -62,37 +61,41 @@ class Calibration(BaseModel):
     findings: dict[str, Moments]
     features: Features | None = None
 
+    def save(self, path: str | Path) -> None:
+        """Writes the file that `read_calibration` reads."""
+        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
 
 def fit_calibration(
     expert: Expert,
-    images: Iterable[ImageRef],
+    images: Sequence[ImageRef],
     progress: Callable[[int], object] = lambda done: None,
 ) -> Calibration:
-    """Encodes the training images, a few at a time.
+    """Encodes the training images, a few at a time; side views are left out, as `image_text` skips
+    them.
 
     Args:
         expert: see `load_expert`.
         images: the training images.
-        progress: told the number of images done, after each batch.
+        progress: told the number of images done, side views among them, after each batch.
 
     Raises:
-        ConfigError: fewer than two images.
+        ConfigError: fewer than two frontal images.
         ScoringError: an image cannot be read.
     """
-    remaining = iter(images)
+    frontal = [image for image in images if not is_lateral(image)]
+    if len(frontal) < 2:
+        raise ConfigError(f"a calibration needs the training images, got {len(frontal)}")
     evidence, features = ([array] for array in expert.encode([]))
-    done = 0
-    while batch := [open_image(ref) for ref in islice(remaining, _BATCH)]:
+    for start in range(0, len(frontal), _BATCH):
+        batch = [open_image(image) for image in frontal[start : start + _BATCH]]
         for rows, new in zip((evidence, features), expert.encode(batch), strict=True):
             rows.append(new)
-        done += len(batch)
-        progress(done)
-    if done < 2:
-        raise ConfigError(f"a calibration needs the training images, got {done}")
+        progress(len(images) - len(frontal) + start + len(batch))
     columns = np.concatenate(evidence).T.astype(float)
     return Calibration(
         weights=expert.weights,
-        images=done,
+        images=len(frontal),
         findings={
             name: Moments(mean=column.mean(), sd=column.std())
             for name, column in zip(expert.findings, columns, strict=True)
@@ -132,7 +135,7 @@ def read_calibration(path: str, expert: Expert) -> Calibration:
             "`reward-sdk calibrate`"
         ) from error
     except ValidationError as error:
-        raise ConfigError(f"calibration {path}: {error}") from error
+        raise ConfigError(f"calibration {path}: {explain(error, values=False)}") from error
     if calibration.weights != expert.weights:
         raise ConfigError(
             f"calibration {path}: fitted with {calibration.weights}, but the expert is "

@@ -377,7 +377,7 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, e
     progress = []
     fitted = fit_calibration(expert(trained_weights), training, progress.append)
     assert progress[-1] == fitted.images == 256
-    (tmp_path / "calibration.json").write_text(fitted.model_dump_json())
+    fitted.save(tmp_path / "calibration.json")
     settings = {"expert": trained_weights, "calibration": str(tmp_path / "calibration.json")}
     reward = factory("image_text")(**settings, embedding=embedding)
 
@@ -392,6 +392,14 @@ def test_the_whole_chain_from_weight_file_to_scores(trained_weights, tmp_path, e
     assert mean([report([0] * 4, reward.findings)] * 200) < 0.25 * mean(true)
     assert mean([report([1] * 4, reward.findings)] * 200) < 0.15 * mean(true)
     assert mean(true[1:] + true[:1]) < 0.25 * mean(true)
+
+
+def test_side_views_are_left_out_of_the_fit_before_any_image_is_opened(trained_weights):
+    _, training = four_corner_x_rays(3, seed=1)
+    side, progress = ImageRef(path=__file__, view="LATERAL"), []
+    fitted = fit_calibration(expert(trained_weights), [*training, side], progress.append)
+    assert (fitted.images, progress) == (3, [4])
+    assert fitted == fit_calibration(expert(trained_weights), training)
 
 
 def test_fitting_names_an_unreadable_image(trained_weights):
