@@ -236,7 +236,7 @@ class BatchedSet:
                 return await batcher.submit(wanted)
         except TimeoutError:
             late = Outcome(None, "failed", f"no answer within {limit:g} s")
-            return [{c.name: late for c in members if c.name in w.counting} for w in wanted]
+            return [{m.name: late for m in members if m.name in w.counting} for w in wanted]
 
     def _parts(
         self, members: Sequence[Member], wanted: Sequence[_Wanted]

@@ -28,9 +28,9 @@ from typing import Any, Self, TypeVar
 import httpx
 import PIL.Image
 from PIL.Image import Image
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from reward_sdk.errors import ConfigError, ScoringError, ServerError, one_line
+from reward_sdk.errors import ConfigError, ScoringError, ServerError, explain, one_line
 from reward_sdk.images import check_pixels, to_gray
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
@@ -41,7 +41,7 @@ from reward_sdk.wire import (
     ImageFile,
     ScoreReply,
     ScoreRequest,
-    SetInfo,
+    ServedSet,
     WireSample,
     clean_token,
 )
@@ -109,10 +109,10 @@ class AsyncRewardClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
             trust_env=False,  # a proxy for the outer world is not the way to a node of the cluster
         )
-        self._info: SetInfo | None = None
+        self._info: ServedSet | None = None
         self._connecting = asyncio.Lock()
 
-    async def connect(self, timeout: float | None = None) -> SetInfo:
+    async def connect(self, timeout: float | None = None) -> ServedSet:
         """What the servers serve; waits until one of them is ready.
 
         Args:
@@ -129,7 +129,7 @@ class AsyncRewardClient:
                 if self._info is None:
                     await self._request("GET", "/readyz", None, end)
                     reply = await self._request("GET", "/v1/rewards", None, end)
-                    info = _parsed(SetInfo, reply)
+                    info = _parsed(ServedSet, reply)
                     self._check(info.set, str(reply.url))
                     self._info = info
                 return self._info
@@ -271,7 +271,7 @@ class RewardClient:
         except CancelledError:
             raise ServerError("reward servers: the client was closed meanwhile") from None
 
-    def connect(self, timeout: float | None = None) -> SetInfo:
+    def connect(self, timeout: float | None = None) -> ServedSet:
         """See `AsyncRewardClient.connect`."""
         return self._run(self._client.connect(timeout))
 
@@ -329,7 +329,7 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host) and (url.port or 80) < 1 << 16
 
 
-def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSample]]:
+def _chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:
     """The samples as they travel, so many at a time as a request holds."""
     chunk: list[WireSample] = []
     inline = 0
@@ -347,16 +347,13 @@ def _chunks(samples: Sequence[Sample], info: SetInfo) -> Iterator[list[WireSampl
                 )
             )
         except ValidationError as error:
-            place = ".".join(str(key) for key in error.errors()[0]["loc"])
-            raise ConfigError(
-                f"sample {sample.id!r}: {place}: {error.errors()[0]['msg']}"
-            ) from None
+            raise ConfigError(f"sample {sample.id!r}: {explain(error, values=False)}") from None
         inline += size
     if chunk:
         yield chunk
 
 
-def _image(image: ImageRef, info: SetInfo) -> ImageFile | ImageBytes:
+def _image(image: ImageRef, info: ServedSet) -> ImageFile | ImageBytes:
     """The image as it travels; empty, so that rewards fail on it, if it cannot."""
     try:
         check_pixels(image)
@@ -389,9 +386,10 @@ def _png(image: Image) -> bytes:
 
 def _parsed(kind: type[T], response: httpx.Response) -> T:
     try:
-        return kind.model_validate_json(response.content)  # type: ignore[attr-defined]
+        return TypeAdapter(kind).validate_json(response.content)
     except ValidationError as error:
-        raise ConfigError(f"{response.url}: no answer of a reward server: {error}") from error
+        problem = explain(error, values=False)
+        raise ConfigError(f"{response.url}: no answer of a reward server: {problem}") from error
 
 
 def _detail(response: httpx.Response) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -15,7 +16,7 @@ from typing import Any
 from reward_sdk.config import Entry, build_reward, parse_set, read_set
 from reward_sdk.errors import ConfigError, ScoringError, one_line, plain
 from reward_sdk.registry import Reward
-from reward_sdk.types import Outcome, Sample, Score
+from reward_sdk.types import Outcome, RewardInfo, Sample, Score, SetInfo
 
 UNSCORED = "unscored"
 """The log key of stacks that have no other way to say that a sample has no total."""
@@ -50,6 +51,17 @@ class Member:
     def light(self) -> bool:
         """Whether the reward says that it may share a thread, see `Reward`."""
         return getattr(self.reward, "light", False)
+
+    @property
+    def info(self) -> RewardInfo:
+        """The reward and its entry, in plain values."""
+        return RewardInfo(
+            name=self.name,
+            bounds=self.reward.bounds,
+            needs=tuple(sorted(self.reward.needs)),
+            settings=self.entry.settings,
+            **self.entry.model_dump(include=set(Entry.model_fields)),
+        )
 
     def parts(self, samples: Sequence[Sample]) -> list[Outcome]:
         """The reward's parts, one per sample, in order; nothing that a reward does raises here."""
@@ -185,14 +197,14 @@ class RewardSet:
     def without_schedule(self) -> RewardSet:
         """The same rewards, each of which counts on every step."""
         always = {"every": 1, "offset": 0, "mode": "add"}
-        return RewardSet([(c.reward, c.entry.model_copy(update=always)) for c in self.members])
+        return RewardSet([(m.reward, m.entry.model_copy(update=always)) for m in self.members])
 
     def with_deadline(self, seconds: float) -> RewardSet:
         """The same rewards; those that have no deadline get this one."""
         return RewardSet(
             [
-                (c.reward, c.entry.model_copy(update={"deadline": c.entry.deadline or seconds}))
-                for c in self.members
+                (m.reward, m.entry.model_copy(update={"deadline": m.entry.deadline or seconds}))
+                for m in self.members
             ]
         )
 
@@ -212,6 +224,19 @@ class RewardSet:
         counted and whether it failed."""
         return tuple(f"{name}{tail}" for name in self.names for tail in ("", "/applied", "/failed"))
 
+    @property
+    def info(self) -> SetInfo:
+        """What the set is, in plain values."""
+        return SetInfo(
+            set=self.digest,
+            version=version("valor-rrg"),
+            bounds=self.bounds,
+            needs=tuple(sorted(self.needs)),
+            needs_step=self.needs_step,
+            log_keys=self.log_keys,
+            rewards=tuple(member.info for member in self.members),
+        )
+
     def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
         """One score per sample, in order.
 
@@ -224,9 +249,9 @@ class RewardSet:
             ScoringError: a part failed whose policy is "raise".
         """
         counting = self.counting(step)
-        members = {c.name: c.parts(samples) for c in self.members if c.name in counting}
+        parts = {m.name: m.parts(samples) for m in self.members if m.name in counting}
         return [
-            self.combine({name: parts[i] for name, parts in members.items()}, sample)
+            self.combine({name: of_reward[i] for name, of_reward in parts.items()}, sample)
             for i, sample in enumerate(samples)
         ]
 
@@ -240,7 +265,7 @@ class RewardSet:
             raise ConfigError(f"policy steps are counted from 1: {step}")
         due = [member for member in self.members if member.entry.due(step)]
         if any(member.entry.mode == "replace" for member in due):
-            due = [c for c in due if c.entry.every > 1 or not _compares(c.reward)]
+            due = [m for m in due if m.entry.every > 1 or not _compares(m.reward)]
         return frozenset(member.name for member in due)
 
     def combine(self, parts: Mapping[str, Outcome], sample: Sample) -> Score:

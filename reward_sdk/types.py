@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reward_sdk.text import extract_report
 
@@ -94,3 +94,42 @@ class Score:
     total: float | None
     parts: Mapping[str, Outcome]
     logs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RewardInfo:
+    """One reward of a set, with the keys of `reward_sdk.config.Entry`; `needs` is sorted."""
+
+    name: str
+    bounds: tuple[float, float]
+    needs: tuple[str, ...]
+    weight: float
+    every: int
+    offset: int
+    mode: str
+    on_failure: str | float
+    deadline: float | None
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """What a reward set is, in plain values.
+
+    Attributes:
+        set: the digest of its configuration.
+        version: of this package, where the set was built.
+        bounds: range of every total.
+        needs: what some reward wants in a sample, of "image", "reference" and "report"; sorted.
+        needs_step: whether the set has a schedule.
+        log_keys: the keys of every score's `logs`.
+        rewards: the set.
+    """
+
+    set: str
+    version: str
+    bounds: tuple[float, float]
+    needs: tuple[str, ...]
+    needs_step: bool
+    log_keys: tuple[str, ...]
+    rewards: tuple[RewardInfo, ...]

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.reward_set import RewardSet
-from reward_sdk.types import Score
+from reward_sdk.types import Score, SetInfo
 
 MAX_SAMPLES = 256  # ours: per request
 MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
@@ -34,11 +32,6 @@ def clean_token(text: str, source: str) -> str:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{source}: a token is one word of printable ASCII characters")
     return token
-
-
-def places(error: ValidationError) -> str:
-    """What is wrong where; without what was sent, which may be a report."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10])
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -149,68 +142,15 @@ class ScoreReply(BaseModel):
     scores: list[Score]
 
 
-class RewardInfo(BaseModel):
-    """One reward of a set, with the keys of `reward_sdk.config.Entry`."""
-
-    name: str
-    bounds: tuple[float, float]
-    needs: list[str]
-    weight: float
-    every: int
-    offset: int
-    mode: str
-    on_failure: str | float
-    deadline: float | None
-    settings: dict[str, Any]
-
-
-class SetInfo(BaseModel):
+@dataclass(frozen=True)
+class ServedSet(SetInfo):
     """The answer to `GET /v1/rewards`.
 
     Attributes:
-        set: the digest of the reward set's configuration.
-        version: of this package, where the server runs.
-        bounds: range of every total.
-        needs: what some reward wants in a sample.
-        needs_step: whether the set has a schedule.
-        log_keys: the keys of every score's `logs`.
         image_folders: where images may be that are given by path.
-        rewards: the set.
     """
 
-    set: str
-    version: str
-    bounds: tuple[float, float]
-    needs: list[str]
-    needs_step: bool
-    log_keys: list[str]
-    image_folders: list[str]
-    rewards: list[RewardInfo]
+    image_folders: tuple[str, ...]
 
-
-def set_info(rewards: RewardSet, folders: Sequence[Path] = ()) -> SetInfo:
-    """What a set is.
-
-    Args:
-        rewards: the set.
-        folders: image folders of its server.
-    """
-    return SetInfo(
-        set=rewards.digest,
-        version=version("valor-rrg"),
-        bounds=rewards.bounds,
-        needs=sorted(rewards.needs),
-        needs_step=rewards.needs_step,
-        log_keys=list(rewards.log_keys),
-        image_folders=[str(folder) for folder in folders],
-        rewards=[
-            RewardInfo(
-                name=column.name,
-                bounds=column.reward.bounds,
-                needs=sorted(column.reward.needs),
-                settings=column.entry.settings,
-                **column.entry.model_dump(include=set(type(column.entry).model_fields)),
-            )
-            for column in rewards.members
-        ],
-    )
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))

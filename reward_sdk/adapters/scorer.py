@@ -13,8 +13,7 @@ from reward_sdk.batching import BatchedSet
 from reward_sdk.client import RewardClient
 from reward_sdk.errors import ConfigError, ServerError
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.types import Sample, Score
-from reward_sdk.wire import SetInfo, set_info
+from reward_sdk.types import Sample, Score, SetInfo
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Scorer:
         elif isinstance(rewards, str | Path):
             rewards = RewardSet.from_file(rewards)
         self.info: SetInfo = (
-            _connected(rewards) if isinstance(rewards, RewardClient) else set_info(rewards)
+            _connected(rewards) if isinstance(rewards, RewardClient) else rewards.info
         )
         self.weights = {reward.name: reward.weight for reward in self.info.rewards}
         if self.info.needs_step and not has_step:

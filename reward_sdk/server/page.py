@@ -5,30 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import FastAPI, Form, UploadFile
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from reward_sdk.errors import RewardSDKError
+from reward_sdk.server.service import RewardServer
+from reward_sdk.templates import template
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample, Score
-from reward_sdk.wire import MAX_IMAGE, MAX_TEXT, set_info
-
-if TYPE_CHECKING:
-    from reward_sdk.server.app import RewardServer
+from reward_sdk.wire import MAX_IMAGE, MAX_TEXT
 
 _BINS = 32
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_template = template(Path(__file__).parent, "status.html.jinja")
 
 
 def bars(values: Iterable[float], low: float, high: float) -> list[tuple[int, float]]:
@@ -59,16 +51,15 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
     telemetry = server.telemetry
     requests, samples = telemetry.rates()
     latencies = list(telemetry.latencies)
-    rewards = []
-    set_ = set_info(server.rewards, server.folders)
-    for info in set_.rewards:
+    rewards, not_ready = [], server.not_ready
+    for info in server.info.rewards:
         recent = telemetry.recent[info.name]
         values, seconds, sizes = (list(x) for x in (recent.values, recent.seconds, recent.sizes))
         longest = max(seconds, default=0.0)
         rewards.append(
             {
                 "info": info,
-                "not_ready": server.not_ready.get(info.name),
+                "not_ready": not_ready.get(info.name),
                 "outcomes": recent.outcomes,
                 "values": bars(values, *info.bounds),
                 "mean": sum(values) / len(values) if values else None,
@@ -79,9 +70,9 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
             }
         )
     longest = max(latencies, default=0.0)
-    html = _templates.get_template("status.html.jinja").render(
-        info=set_,
-        ready=not server.not_ready,
+    html = _template.render(
+        info=server.info,
+        ready=not not_ready,
         rewards=rewards,
         pending=server.batched.pending,
         uptime=_duration(time.time() - telemetry.started),
@@ -134,8 +125,7 @@ def add_page(app: FastAPI, server: RewardServer) -> None:
         response = report if "<report>" in report else wrap_report(report)
         sample = Sample(response, reference.strip() or None, _image(image), "tried on the page")
         try:
-            counting = frozenset(server.rewards.names)
-            [score] = await server.batched.score([sample], counting=counting, limit=60)
+            score = await server.score_one(sample, limit=60)
         except RewardSDKError as error:
             problem = str(error)
         tried = {"report": report, "reference": reference, "score": score, "problem": problem}

@@ -22,7 +22,7 @@ from ray import serve
 from ray.serve import Application
 
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.server.app import create_app
+from reward_sdk.server.routes import create_app
 from reward_sdk.server.security import check_folders
 from reward_sdk.wire import TOKEN
 

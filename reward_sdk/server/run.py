@@ -12,8 +12,9 @@ import uvicorn
 
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.server.app import LIMIT, create_app
+from reward_sdk.server.routes import create_app
 from reward_sdk.server.security import check_address, check_folders, read_token
+from reward_sdk.server.service import LIMIT
 
 logger = logging.getLogger(__name__)
 

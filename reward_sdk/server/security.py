@@ -97,38 +97,55 @@ class RefusedError(RewardSDKError):
 
 
 def open_wire_image(image: ImageFile | ImageBytes, folders: Sequence[Path]) -> ImageRef:
-    """The image that a request names or holds, its file in memory, its size checked.
+    """The image that a request names or holds, see `admit`; RefusedError for what is no base64."""
+    if isinstance(image, ImageFile):
+        return admit(ImageRef(image.path, view=image.view), folders, image.size)
+    try:
+        data = image.data()
+    except ScoringError as error:
+        raise RefusedError(str(error)) from None
+    return admit(ImageRef(data=data, view=image.view), folders)
+
+
+def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> ImageRef:
+    """An image that a client names or sends, its file in memory, its size checked.
 
     A file that is not there, or is no image, is left for rewards to fail on.
 
+    Args:
+        image: with a path or data.
+        folders: where a path may lead.
+        size: bytes that a path's file must have.
+
     Raises:
-        RefusedError: a path outside of the folders, a file that is too large or of another size
-            than was said, no base64, more pixels than `MAX_PIXELS`.
+        RefusedError: a path outside of the folders, a file that is too large or of another size,
+            more pixels than `MAX_PIXELS`.
     """
+    if image.data is None:
+        image = _read(image, folders, size)
+    elif len(image.data) > MAX_IMAGE:
+        raise RefusedError(f"image: more than {MAX_IMAGE:,} bytes")
     try:
-        if isinstance(image, ImageBytes):
-            ref = ImageRef(data=image.data(), view=image.view)
-        else:
-            ref = _read(image, folders)
-        check_pixels(ref)
+        check_pixels(image)
     except ScoringError as error:
         raise RefusedError(str(error)) from None
-    return ref
+    return image
 
 
-def _read(image: ImageFile, folders: Sequence[Path]) -> ImageRef:
+def _read(image: ImageRef, folders: Sequence[Path], size: int | None) -> ImageRef:
     """A file inside of the folders; without content if there is none."""
+    path = image.path or ""
     reals = []
     for folder in folders:
         try:
-            real = (folder / image.path).resolve()
+            real = (folder / path).resolve()
         except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
             continue
         if any(real.is_relative_to(each) for each in folders):
             reals.append(real)
     if not reals:
         raise RefusedError(
-            f"image {image.path}: not inside of the server's image folders (serve --images FOLDER)"
+            f"image {path}: not inside of the server's image folders (serve --images FOLDER)"
         )
     for real in reals:
         if not os.path.isfile(real):
@@ -142,13 +159,13 @@ def _read(image: ImageFile, folders: Sequence[Path]) -> ImageRef:
             status = os.fstat(descriptor)
             opened = os.readlink(f"/proc/self/fd/{descriptor}")
             if opened != str(real) or not stat.S_ISREG(status.st_mode):
-                raise RefusedError(f"image {image.path}: it was replaced while it was opened")
+                raise RefusedError(f"image {path}: it was replaced while it was opened")
             if status.st_size > MAX_IMAGE:
-                raise RefusedError(f"image {image.path}: more than {MAX_IMAGE:,} bytes")
-            if image.size not in (None, status.st_size):
+                raise RefusedError(f"image {path}: more than {MAX_IMAGE:,} bytes")
+            if size not in (None, status.st_size):
                 raise RefusedError(
-                    f"image {image.path}: {status.st_size} bytes on the server's machine and "
-                    f"{image.size} on the client's, so not the same file"
+                    f"image {path}: {status.st_size} bytes on the server's machine and "
+                    f"{size} on the client's, so not the same file"
                 )
             return ImageRef(str(real), file.read(status.st_size), view=image.view)
-    return ImageRef(image.path, b"", view=image.view)
+    return ImageRef(path, b"", view=image.view)

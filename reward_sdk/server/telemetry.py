@@ -97,8 +97,8 @@ class Telemetry:
             "reward_late_calls", "Calls given up at their deadline", ["reward"],
             registry=self.registry,
         )  # fmt: skip
-        for column in batched.rewards.members:
-            late.labels(column.name).set_function(lambda column=column: column.late_calls)
+        for member in batched.rewards.members:
+            late.labels(member.name).set_function(lambda member=member: member.late_calls)
 
     def called(self, call: Call) -> None:
         """A reward was called."""
