@@ -8,10 +8,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
+from reward_sdk.audit.audit import read_samples
+from reward_sdk.commands import set_option
 from reward_sdk.config import parse_set, read_set
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
+
+
+@click.command()
+@set_option
+@click.option("--data", required=True, type=click.Path(), help="JSONL: id, reference, image, ...")
+@click.option("--limit", default=64, show_default=True, type=click.IntRange(min=1))
+def bench(rewards: str, data: str, limit: int) -> None:
+    """Measures what each reward of a set costs on this machine, on the first rows of the data."""
+    samples, problems = read_samples(data, limit)
+    for problem in problems:
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(f"{len(samples)} samples in one batch; seconds per 1,000 samples, MB")
+    click.echo(f"{'':20} {'load, s':>8} {'unseen':>8} {'seen':>8} {'memory':>8}")
+    for cost in measure(Path(rewards), samples):
+        numbers = f"{cost.load:8.2f} {cost.new:8.2f} {cost.seen:8.2f} {cost.memory:8.0f}"
+        click.echo(f"{cost.name:20} {numbers}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, BinaryIO
 
+import click
+from tqdm import tqdm
+
+from reward_sdk.commands import set_option
 from reward_sdk.errors import ConfigError
 from reward_sdk.jsonl import BadRow, Row, read_rows
 from reward_sdk.reward_set import RewardSet
@@ -20,6 +25,50 @@ from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
 
 _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
+
+
+@click.command()
+@set_option
+@click.option(
+    "--data", required=True, type=click.Path(), help="JSONL: id, response, reference, ..."
+)
+@click.option("--out", required=True, type=click.Path(), help="JSONL; continued if it is there.")
+@click.option("--plain", is_flag=True, help="The responses are reports without tags.")
+@click.option("--step", type=click.IntRange(min=1), help="Policy step, for sets with a schedule.")
+def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> None:
+    """Scores the responses of a file, with every reward's part in every row.
+
+    `reward_sdk.jsonl` describes the data. Lines that cannot be scored are named and kept apart.
+
+    Exit codes: 0 every row scored, 1 a reward failed or lines were rejected, 2 the set or the data
+    are wrong.
+    """
+    with tqdm(total=_lines(data), desc="scoring", unit="line", disable=None) as bar:
+        summaries, rejected = score_file(
+            Path(rewards), Path(data), Path(out), plain=plain, step=step,
+            progress=lambda line: bar.update(line - bar.n),
+        )  # fmt: skip
+    click.echo(f"{'':20} {'mean':>7} {'scored':>7} {'skipped':>7} {'failed':>7}")
+    for name, summary in summaries.items():
+        mean = "-" if summary.mean is None else f"{summary.mean:.3f}"
+        counts = f"{summary.scored:7} {summary.skipped:7} {summary.failed:7}"
+        click.echo(f"{name:20} {mean:>7} {counts}  {summary.reason}".rstrip())
+    for row in rejected:
+        click.echo(f"rejected: {data}, line {row.number}: {row.problem}", err=True)
+    click.echo(out)
+    if rejected:
+        click.echo(rejected_path(Path(out)))
+    if rejected or any(summary.failed for summary in summaries.values()):
+        sys.exit(1)
+
+
+def _lines(path: str) -> int | None:
+    """Lines of a file, for the bar; None if that cannot be told."""
+    try:
+        with Path(path).open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -66,7 +115,7 @@ def score_file(
         progress: told the line that was reached, after every chunk.
 
     Returns:
-        Reward name or "total" -> its column over all of `out`, and the lines that were rejected.
+        Reward name or "total" -> its summary over all of `out`, and the lines that were rejected.
 
     Raises:
         ConfigError: a set or data that cannot be read, data without a line, an `out` that holds
@@ -173,10 +222,10 @@ def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
 def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
     with out.open(encoding="utf-8", newline="\n") as file:
         rows = [json.loads(text) for text in file]
-    columns = {name: _summary([row["parts"][name] for row in rows]) for name in names}
+    summaries = {name: _summary([row["parts"][name] for row in rows]) for name in names}
     totals = [row["total"] for row in rows if row["total"] is not None]
     mean = fmean(totals) if totals else None
-    return columns | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, "")}
+    return summaries | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, "")}
 
 
 def _summary(parts: list[dict[str, Any]]) -> Summary:
