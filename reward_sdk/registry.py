@@ -60,7 +60,15 @@ _factories: dict[str, Callable[..., Reward]] = {}
 def reward(name: str) -> Callable[[Factory], Factory]:
     """Registers a factory under the name by which reward sets ask for it.
 
+        from reward_sdk import reward
+
+        @reward("brevity")
+        def brevity(words: int = 60) -> Brevity: ...
+
     The factory's keyword arguments, with their type hints, are the reward's settings in YAML.
+
+    Raises:
+        ConfigError: another factory has this name already.
     """
 
     def register(factory: Factory) -> Factory:

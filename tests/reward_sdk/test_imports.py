@@ -4,6 +4,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -54,3 +55,24 @@ RewardSet.from_config({"format": {}, "rouge_l": {}, "findings_f1": {}}).score([s
 
 def test_importing_the_package_loads_no_web_client_and_no_numpy():
     assert loaded_by("import reward_sdk") & {"numpy", "httpx", "pydantic", "PIL"} == set()
+
+
+@pytest.mark.parametrize("name", reward_sdk.__all__)
+def test_the_face_of_the_package_shows_every_name_and_loads_nothing_heavy(name):
+    assert name in dir(reward_sdk)
+    loaded = loaded_by(f"from reward_sdk import {name}\nassert {name}.__name__ == {name!r}")
+    assert loaded & HEAVY == set()
+
+
+def test_samples_are_there_without_pydantic():
+    names = "ImageRef, Outcome, Sample, Score"
+    assert loaded_by(f"from reward_sdk import {names}") & {"numpy", "pydantic", "PIL"} == set()
+
+
+def test_a_name_that_the_package_has_not_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Rewards'"):
+        _ = reward_sdk.Rewards
+
+
+def test_the_package_says_that_it_is_typed():
+    assert files(reward_sdk).joinpath("py.typed").is_file()
