@@ -83,18 +83,16 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         raise ConfigError(f"no JSON: {error}") from None
     if not isinstance(row, dict):
         raise ConfigError("a row is a JSON object with `id`")
-    if row.get("reference") is None:
-        row["reference"] = row.get("report")
     if not isinstance(row.get("id"), str) or not row["id"].strip():
         raise ConfigError("the row has no 'id' (a text)")
-    for key in ("response", "reference", "image", "view"):
+    for key in ("response", "reference", "report", "image", "view"):
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
-    image = row.get("image")
+    image, reference = row.get("image"), row.get("reference")
     return Row(
         number,
         row["id"],
         row.get("response"),
-        row["reference"],
+        row.get("report") if reference is None else reference,
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
     )

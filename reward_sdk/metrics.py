@@ -64,7 +64,7 @@ def bleu_counts(report: Sequence[str], reference: Sequence[str]) -> tuple[int, .
     return *common, *(ours.total() for ours, _ in orders), len(report), len(reference)
 
 
-def corpus_bleu(counts: Sequence[float], n: int = 4) -> float:
+def corpus_bleu(counts: Sequence[int], n: int = 4) -> float:
     """BLEU-n of a corpus, by sacrebleu, without smoothing, in [0, 1].
 
     Args:

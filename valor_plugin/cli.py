@@ -59,28 +59,16 @@ def train(
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
-    from valor_plugin import command, launch, preflight
     from valor_plugin.recipe import load_recipe
+    from valor_plugin.train import describe, train
 
     with _errors("stopped; every process of the run has ended"):
         recipe = load_recipe(path, overrides)
-        folder = Path(out or f"runs/{recipe.name}").resolve()
-        if recipe.stage == "sft":
-            from valor_plugin.run import sft
-
-            if dry_run:
-                click.echo(sft.describe(recipe))
-                return
-            model = sft.train(recipe, folder, device)
-        elif dry_run:
-            command.check(recipe, path)
-            chosen = "cpu" if device == "cpu" else "cuda"
-            arguments = command.host_arguments(recipe, path, folder, chosen)
-            click.echo(command.text(arguments))
-            return
+        folder = Path(out or f"runs/{recipe.name}")
+        if dry_run:
+            click.echo(describe(recipe, folder, device))
         else:
-            model = launch.run(preflight.prepare(recipe, path, folder, device), launch.print_step)
-        click.echo(f"model: {model}")
+            click.echo(f"model: {train(recipe, folder, device)}")
 
 
 @main.command()
@@ -155,18 +143,18 @@ def doctor(model: str | None) -> None:
     """
     from valor_plugin import doctor
 
-    sections = {"installed": doctor.installed, "seams": doctor.seams}
+    sections = {"installed": doctor.packages, "seams": doctor.seams}
     if model is not None:
         sections[model] = lambda: doctor.model(model)
     wrong = 0
     marks = {True: ("ok", "green"), False: ("WRONG", "red"), None: ("untested", "yellow")}
     for title, look in sections.items():
         click.echo(f"{title}:")
-        for finding in look():
-            mark, colour = marks[finding.ok]
-            wrong += finding.ok is False
+        for check in look():
+            mark, colour = marks[check.ok]
+            wrong += check.ok is False
             click.secho(f"  {mark:<9}", fg=colour, nl=False)
-            click.echo(f"{finding.what}: {finding.detail}")
+            click.echo(f"{check.what}: {check.detail}")
     if wrong:
         click.echo(f"{wrong} of these would stop a run")
         sys.exit(1)

@@ -1,12 +1,12 @@
-"""The recipe: one YAML file that reads like the experiment.
+"""The recipe: one YAML file that reads like the experiment; it knows where it was read from.
 
     name: valor-stage2
     stage: grpo                      # sft | grpo
-    model: {path: runs/stage1/model, train: projector}
+    model: {path: runs/stage1/model, trainable: projector}
     data: {train: data/studies.jsonl}
     advantage: {rank: linear}
     rewards:
-      image_text: {weight: 0.9, weights: densenet121-res224-chex}
+      image_text: {weight: 0.9, expert: densenet121-res224-chex}
       format: {weight: 0.1}            # or a file of them, or `server: [URL, ...]`
     openrlhf:                        # the host's own options, verbatim
       rollout.batch_size: 128
@@ -20,19 +20,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from reward_sdk.client import parse_urls
-from reward_sdk.config import explain, parse_set, parse_yaml, read_set, read_yaml
-from reward_sdk.errors import ConfigError, nearest
-from valor_plugin.data.prompts import FINDINGS
-
-Part = Literal["tower", "projector", "language", "lora"]
+from reward_sdk.config import parse_set, parse_yaml, read_set, read_yaml
+from reward_sdk.errors import ConfigError, explain, nearest
+from reward_sdk.reward_set import RewardSet
+from valor_plugin.data.prompts import PLAIN_REPORT
+from valor_plugin.llava_med.parts import PARTS, Part
 
 
 def _parts(value: Any) -> Any:
     if value == "all":
-        return ("tower", "projector", "language")
+        return PARTS
     return (value,) if isinstance(value, str) else value
 
 
@@ -57,21 +66,21 @@ class Lora(_Section):
 class Model(_Section):
     """Attributes:
     path: a Hugging Face LLaVA folder with its processor.
-    train: the part or parts that train: projector, language, tower, lora (adapters on the frozen
-        language model), a list of them, or "all", which is the first three.
+    trainable: the part or parts that train: projector, language, tower, lora (adapters on the
+        frozen language model), a list of them, or "all", which is the first three.
     lora: sizes of the adapters; `Lora()` where they train and this is left out.
     """
 
     path: str
-    train: Annotated[tuple[Part, ...], BeforeValidator(_parts), Field(min_length=1)]
+    trainable: Annotated[tuple[Part, ...], BeforeValidator(_parts), Field(min_length=1)]
     lora: Lora | None = None
 
     @model_validator(mode="after")
     def _adapters(self) -> Model:
-        if {"language", "lora"} <= set(self.train):
-            raise ValueError("train: lora adapts a frozen language model; name one of the two")
-        if self.lora is not None and "lora" not in self.train:
-            raise ValueError("lora: these adapters do not train: add lora to `train`")
+        if {"language", "lora"} <= set(self.trainable):
+            raise ValueError("trainable: lora adapts a frozen language model; name one of the two")
+        if self.lora is not None and "lora" not in self.trainable:
+            raise ValueError("lora: these adapters do not train: add lora to `trainable`")
         return self
 
 
@@ -82,7 +91,7 @@ class Data(_Section):
     """
 
     train: str
-    prompt: str = FINDINGS
+    prompt: str = PLAIN_REPORT
 
 
 class Advantage(_Section):
@@ -121,6 +130,23 @@ class Recipe(_Section):
     advantage: Advantage = Advantage()
     rewards: dict[str, Any] | None = None  # a reward set, or `server` with URLs
     openrlhf: dict[str, Any] = Field(default_factory=dict)
+    _source: str = PrivateAttr("the recipe")
+
+    def error(self, message: str) -> ConfigError:
+        """What is wrong with the recipe, with the file that it was read from."""
+        return ConfigError(f"{self._source}: {message}")
+
+    def reward_set(self) -> RewardSet:
+        """The set of its rewards, built.
+
+        Raises:
+            ConfigError: its models cannot be loaded.
+        """
+        return RewardSet.from_config(self.rewards or {}, f"{self._source}: rewards")
+
+    def to_yaml(self) -> str:
+        """The recipe with every default and override."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
     @property
     def reward_servers(self) -> list[str]:
@@ -160,16 +186,17 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
+    recipe._source = str(path)
     if recipe.rewards is not None and "server" in recipe.rewards:
         if len(recipe.rewards) > 1:
-            raise ConfigError(f"{path}: rewards: the set is the server's; remove what is beside it")
+            raise recipe.error("rewards: the set is the server's; remove what is beside it")
         try:
             parse_urls(recipe.rewards["server"])
         except ConfigError as error:
-            raise ConfigError(f"{path}: rewards.server: {error}") from None
+            raise recipe.error(f"rewards.server: {error}") from None
     elif recipe.rewards is not None:
-        # The evidence statistics of `image_text` are computed when the run starts.
-        parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("baseline",)})
+        # The expert's calibration is fitted when the run starts.
+        parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("calibration",)})
     return recipe
 
 
@@ -178,11 +205,14 @@ def _keys(section: type[BaseModel]) -> list[str]:
 
 
 _SECTIONS = {"model": Model, "data": Data, "advantage": Advantage, "sft": Sft, "lora": Lora}
+_RENAMED: dict[tuple[type[BaseModel], str], str] = {(Model, "train"): "trainable"}
 
 
 def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
     """Unknown keys with the nearest known one; pydantic only says that they are extra."""
     for key, value in content.items():
+        if new := _RENAMED.get((section, key)):
+            raise ConfigError(f"{where}: {key!r} is called {new!r} now")
         if key not in section.model_fields:
             raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), _keys(section))}")
         inner = _SECTIONS.get(key)

@@ -55,7 +55,7 @@ def chain(seed: int) -> Path:
     root = DEMO if seed == SEEDS[0] else ROOT / f"seed{seed}"
     if root != DEMO:
         root.mkdir(parents=True, exist_ok=True)
-        for shared in (*pipeline.STUDIES, "expert.pt", "evidence_baseline.json"):
+        for shared in (*pipeline.STUDIES, "expert.pt", pipeline.CALIBRATION):
             if not (root / shared).exists():
                 (root / shared).symlink_to(DEMO / shared)
     pipeline.run(RECIPES, root, "cpu", seed)
@@ -66,12 +66,12 @@ def control(name: str, overrides: tuple[str, ...]) -> Path:
     """Stage 2 of the first seed under other settings, evaluated as the stages are."""
     root = ROOT / "controls"
     root.mkdir(parents=True, exist_ok=True)
-    for shared in ("test", "stage1", "stage2-studies", "expert.pt", "evidence_baseline.json"):
+    for shared in ("test", "stage1", "stage2-studies", "expert.pt", pipeline.CALIBRATION):
         if not (root / shared).exists():
             (root / shared).symlink_to(DEMO / shared)
     if not (root / name / "evaluation.json").exists():
         shutil.rmtree(root / name, ignore_errors=True)
-        pipeline.train(RECIPES / "stage2.yaml", root, root / name, "cpu", SEEDS[0], overrides)
+        pipeline.run_stage(RECIPES / "stage2.yaml", root, root / name, "cpu", SEEDS[0], overrides)
         pipeline.evaluate(root, name)
     return root
 
@@ -123,7 +123,7 @@ def main() -> int:
     os.environ["PYTHONPATH"] = str(plugin)
     plain = (
         f"rewards={{plain_cosine: {{weight: 0.9, expert: {DEMO}/expert.pt, "
-        f"calibration: {DEMO}/evidence_baseline.json}}, format: {{weight: 0.1}}}}"
+        f"calibration: {DEMO}/{pipeline.CALIBRATION}}}, format: {{weight: 0.1}}}}"
     )
     for name, overrides in {
         "raw-rewards": ("advantage.rank=off", "openrlhf.algo.advantage.estimator=dr_grpo"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import ImageRef, Sample
 from valor_plugin.demo import pipeline
-from valor_plugin.evaluation.curves import read_scalars
+from valor_plugin.records import read_steps
 
 DEMO, ROOT = Path("runs/demo").resolve(), Path("runs/bench-overhead").resolve()
 FILMS, GROUP = 16, 8  # of a rollout batch in the demo's recipes
@@ -28,10 +28,8 @@ def step_seconds(stage: str) -> float:
     out = ROOT / stage
     shutil.rmtree(out, ignore_errors=True)
     few = f"openrlhf.data.max_samples={8 * FILMS}"
-    pipeline.train(Path(f"recipes/demo/{stage}.yaml"), DEMO, out, "cpu", 0, (few,))
-    return min(
-        seconds for _, seconds in read_scalars(out / "tensorboard")["train/timing/step_total"]
-    )
+    pipeline.run_stage(Path(f"recipes/demo/{stage}.yaml"), DEMO, out, "cpu", 0, (few,))
+    return min(step.seconds["total"] for step in read_steps(out / "steps.jsonl"))
 
 
 def rollout_batch() -> list[Sample]:

@@ -20,7 +20,7 @@ from statistics import mean
 
 import numpy as np
 from PIL import Image
-from support.hostrun import COMMAND, WITHOUT, Chain, scalars
+from support.hostrun import COMMAND, WITHOUT, Chain, steps
 from support.serving import misbehaving
 
 from valor_plugin.data.studies import Study, write_studies
@@ -31,7 +31,7 @@ SHAPE = Shape(image=336, patch=14, tower=256, tower_layers=3, language=768, lang
 RECIPE = """
 name: bench
 stage: grpo
-model: {{path: {root}/model, train: {train}}}
+model: {{path: {root}/model, trainable: {train}}}
 data: {{train: {root}/studies.jsonl}}
 rewards:
   slow: {{weight: 1.0}}  # the length of the response, whatever it says
@@ -90,16 +90,13 @@ def run(root: Path, name: str, train: str, without: str | None) -> dict[str, flo
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")
-    chain = Chain(folder, {})
-    timing = scalars(chain, "out")
-    pattern = r"weights to vLLM: (\d+) tensors, ([\d.]+) MB in ([\d.]+) s"
-    syncs = re.findall(pattern, chain.log("out"))
+    taken = steps(Chain(folder, {}), "out")
+    last = taken[-1]
     return {
-        "tensors": float(syncs[-1][0]), "MB": float(syncs[-1][1]),
-        "sync": mean(float(seconds) for *_, seconds in syncs),
+        "tensors": last.synced["tensors"], "MB": last.synced["bytes"] / 1e6,
+        "sync": mean(step.seconds["sync"] for step in taken),
         "policy": most["PolicyModelActor"], "reference": most["ReferenceModelActor"],
-        **{phase: timing[f"train/timing/{phase}"][-1]
-           for phase in ("step_total", "make_experience", "ppo_train")},
+        **{phase: last.seconds[phase] for phase in ("total", "experience", "training")},
     }  # fmt: skip
 
 
@@ -124,8 +121,8 @@ def main() -> None:
         found = {}
         for variant, (train, without) in VARIANTS.items():
             found[variant] = one = run(root, variant, train, without)
-            print(f"{variant:<21} step {one['step_total']:5.1f}, log-probabilities "
-                  f"{one['make_experience']:5.1f}, training {one['ppo_train']:5.1f}; sync "
+            print(f"{variant:<21} step {one['total']:5.1f}, log-probabilities "
+                  f"{one['experience']:5.1f}, training {one['training']:5.1f}; sync "
                   f"{one['tensors']:.0f} tensors, {one['MB']:.3f} MB, {one['sync']:.2f} s; memory "
                   f"{one['policy'] / 1e6:.0f} + {one['reference'] / 1e6:.0f} MB",
                   flush=True)  # fmt: skip
@@ -134,8 +131,8 @@ def main() -> None:
     def phases(other: dict) -> str:
         return ", ".join(
             f"{label} {other[key] / base[key]:.2f}"
-            for label, key in (("step", "step_total"), ("log-probabilities", "make_experience"),
-                               ("training", "ppo_train"))
+            for label, key in (("step", "total"), ("log-probabilities", "experience"),
+                               ("training", "training"))
         )  # fmt: skip
 
     print(f"sync of everything against the projector: {every['MB'] / base['MB']:.0f} times the "

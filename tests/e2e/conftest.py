@@ -36,7 +36,7 @@ openrlhf:
 STAGE1 = """
 name: stage1
 stage: grpo
-model: {{path: {root}/sft/model, train: [projector, language]}}
+model: {{path: {root}/sft/model, trainable: [projector, language]}}
 data: {{train: {root}/studies.jsonl}}
 advantage: {{rank: "off"}}
 rewards:
@@ -47,7 +47,7 @@ rewards:
 STAGE2 = """
 name: stage2
 stage: grpo
-model: {{path: {root}/stage1/model, train: projector}}
+model: {{path: {root}/stage1/model, trainable: projector}}
 data: {{train: {root}/studies.jsonl}}
 rewards:
   brightness: {{weight: 1.0}}
@@ -61,7 +61,7 @@ KL = """  algo.kl.use_loss: true
 SFT = """
 name: sft
 stage: sft
-model: {{path: {root}/base, train: all}}
+model: {{path: {root}/base, trainable: all}}
 data: {{train: {root}/studies.jsonl}}
 sft: {{steps: 150, batch_size: 8, learning_rate: 3.0e-3}}
 """

@@ -193,7 +193,7 @@ def resumable(chain: Chain) -> list[str]:
         "--out", str(chain.root / "interrupted"),
         "--set", f"data.train={chain.root / 'damaged.jsonl'}",
         "--set", "openrlhf.train.num_episodes=6", "--set", "openrlhf.ckpt.save_steps=1",
-        "--set", "model.train=projector", "--set", "openrlhf.algo.kl.use_loss=true",
+        "--set", "model.trainable=projector", "--set", "openrlhf.algo.kl.use_loss=true",
         "--set", "openrlhf.algo.kl.init_coef=0.01",
     ]  # fmt: skip
 

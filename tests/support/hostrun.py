@@ -12,6 +12,7 @@ from PIL import Image
 
 from support.serving import misbehaving
 from valor_plugin.data.studies import Study, write_studies
+from valor_plugin.records import Step, read_steps
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,11 @@ reference.is_shared = lambda parts: False
 """,
     "images": """
 from valor_plugin.host import images
-def install():
-    from openrlhf.utils import vlm_utils
-    process = vlm_utils.process_prompt_with_images
-    vlm_utils.process_prompt_with_images = lambda processor, prompt, films: process(
-        processor, prompt, [film.image for film in films]
-    )
-images.install = install
-images.Encoder = lambda llava, most: llava.get_image_features
+images.prepare_once = lambda process, settings: lambda processor, prompt, images: process(
+    processor, prompt, [image.image for image in images]
+)
+images.merge_names = lambda merge, settings: merge
+images.encode_once = lambda encode, settings: encode
 """,
 }
 
@@ -58,11 +56,28 @@ def openrlhf(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 def scalars(chain: Chain, stage: str) -> dict[str, list[float]]:
-    """The host's own training log: name -> value per policy step."""
-    from valor_plugin.evaluation.curves import read_scalars
+    """The host's own training log, over all starts: name -> value per policy step; of a step that
+    was logged twice the later value."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-    series = read_scalars(chain.root / stage / "tensorboard")
-    return {name: [value for _, value in points] for name, points in series.items()}
+    series: dict[str, list] = {}
+    folder = chain.root / stage / "tensorboard"
+    for run in {file.parent for file in folder.rglob("*tfevents*")}:
+        log = EventAccumulator(str(run), size_guidance={SCALARS: 0})
+        log.Reload()
+        for name in log.Tags()[SCALARS]:
+            series.setdefault(name, []).extend(log.Scalars(name))
+    return {
+        name: list(
+            {e.step: e.value for e in sorted(events, key=lambda e: (e.step, e.wall_time))}.values()
+        )
+        for name, events in series.items()
+    }
+
+
+def steps(chain: Chain, stage: str) -> list[Step]:
+    """The run's own records."""
+    return read_steps(chain.root / stage / "steps.jsonl")
 
 
 def write_films(root: Path) -> None:
@@ -78,7 +93,7 @@ def write_films(root: Path) -> None:
 RECIPE = """
 name: films
 stage: grpo
-model: {{path: {model}, train: {train}}}
+model: {{path: {model}, trainable: {trainable}}}
 data: {{train: {root}/studies.jsonl}}
 rewards:
   slow: {{weight: 1.0}}  # the length of the response, whatever it says
@@ -100,12 +115,12 @@ openrlhf:
 
 
 def train_on_films(
-    root: Path, model: Path, train: str, without: str | None = None, **options: object
+    root: Path, model: Path, trainable: str, without: str | None = None, **options: object
 ) -> Chain:
     """Two policy steps, with `openrlhf.a.b` given as `a__b`, perhaps without an adaptation."""
     write_films(root)
     recipe = root / "recipe.yaml"
-    recipe.write_text(RECIPE.format(root=root, model=model, train=train))
+    recipe.write_text(RECIPE.format(root=root, model=model, trainable=trainable))
     environment = misbehaving(root / "site")
     if without is not None:
         (root / "site" / "sitecustomize.py").write_text(WITHOUT[without])

@@ -1,5 +1,4 @@
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -7,7 +6,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 from valor_plugin.host import advantage  # noqa: E402
-from valor_plugin.host.advantage import rank_normalise  # noqa: E402
+from valor_plugin.host.advantage import group_advantages, rank_normalise  # noqa: E402
+from valor_plugin.recipe import Advantage  # noqa: E402
 
 # Quarters are exact in float32, so ties are real ties and anything else is far from one.
 groups = st.lists(st.integers(-40, 40), min_size=1, max_size=12).map(
@@ -118,29 +118,26 @@ def test_a_chain_of_small_differences_is_no_tie_of_its_ends():
     assert rank_normalise(rewards, "linear", 1.0).tolist() == [[-0.5, -0.5, 1.0]]
 
 
-@pytest.fixture
-def maker(monkeypatch):
-    """The host's experience maker, cut down to the method that `install` wraps: it notes the
-    rewards that reach it, sample by sample."""
+class Maker:
+    """The host's experience maker, cut down to the method that the seam wraps: it notes the rewards
+    that reach it, sample by sample."""
 
-    class RemoteExperienceMaker:
-        def __init__(self, size: int) -> None:
-            rollout = SimpleNamespace(n_samples_per_prompt=size)
-            self.strategy = SimpleNamespace(args=SimpleNamespace(rollout=rollout))
+    def __init__(self, size: int, rank: str = "linear") -> None:
+        rollout = SimpleNamespace(n_samples_per_prompt=size)
+        self.strategy = SimpleNamespace(args=SimpleNamespace(rollout=rollout))
+        settings = Advantage(rank=rank, tie_tolerance=TOLERANCE)
+        self._wrapped = advantage.rank_groups(Maker._compute, SimpleNamespace(advantage=settings))
 
-        def compute_advantages_and_returns(self, experiences):
-            self.reached = {
-                i: reward.item()
-                for experience in experiences
-                for i, reward in zip(experience.index, experience.rewards, strict=True)
-            }
-            return experiences
+    def compute_advantages_and_returns(self, experiences):
+        return self._wrapped(self, experiences)
 
-    name = "openrlhf.trainer.ppo_utils.experience_maker"
-    module = ModuleType(name)
-    vars(module)["RemoteExperienceMaker"] = RemoteExperienceMaker
-    monkeypatch.setitem(sys.modules, name, module)
-    return RemoteExperienceMaker
+    def _compute(self, experiences):
+        self.reached = {
+            i: reward.item()
+            for experience in experiences
+            for i, reward in zip(experience.index, experience.rewards, strict=True)
+        }
+        return experiences
 
 
 def experiences(rewards: list[float], parts: list[list[int]], unscored: tuple[int, ...] = ()):
@@ -159,37 +156,32 @@ REWARDS = [1.0, 2.0, 3.0, 9.0, 7.0, 8.0]
 
 
 @pytest.mark.parametrize("parts", [[[0, 1, 2, 3, 4, 5]], [[5, 0], [2, 4, 1], [3]]])
-def test_the_host_gets_each_sample_its_rank_in_its_own_group(maker, parts):
-    advantage.install("linear", TOLERANCE)
-    host = maker(size=3)
+def test_the_host_gets_each_sample_its_rank_in_its_own_group(parts):
+    host = Maker(size=3)
     host.compute_advantages_and_returns(experiences(REWARDS, parts))
     assert host.reached == {0: -1, 1: 0, 2: 1, 3: 1, 4: -1, 5: 0}
 
 
-def test_without_ranks_the_host_gets_the_rewards_themselves(maker):
-    advantage.install("off", TOLERANCE)
-    host = maker(size=3)
+def test_without_ranks_the_host_gets_the_rewards_themselves():
+    host = Maker(size=3, rank="off")
     host.compute_advantages_and_returns(experiences(REWARDS, [[3, 1], [0, 2, 5, 4]]))
     assert host.reached == dict(enumerate(REWARDS))
 
 
-def test_without_ranks_an_unscored_sample_gets_the_mean_of_its_group(maker):
-    advantage.install("off", TOLERANCE)
-    host = maker(size=3)
+def test_without_ranks_an_unscored_sample_gets_the_mean_of_its_group():
+    host = Maker(size=3, rank="off")
     host.compute_advantages_and_returns(experiences(REWARDS, [[0, 1, 2, 3, 4, 5]], unscored=(3,)))
     assert host.reached == dict(enumerate([1, 2, 3, 7.5, 7, 8]))
 
 
-def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank(maker):
-    advantage.install("linear", TOLERANCE)
-    host = maker(size=4)
+def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank():
+    host = Maker(size=4)
     made = experiences([1.0, 2.0, 9.0, 5.0], [[3, 1], [0, 2]], unscored=(3,))
     host.compute_advantages_and_returns(made)
     assert host.reached == {0: -1, 1: 0, 2: 1, 3: 0}
 
 
-def test_a_step_in_which_everything_failed_ends_the_run_and_names_what(maker):
-    advantage.install("linear", TOLERANCE)
+def test_a_step_in_which_everything_failed_ends_the_run_and_names_what():
     made = experiences([1.0, 2.0, 3.0], [[0, 1], [2]], unscored=(0, 1, 2))
     for part, failed in zip(made, (0.0, 1.0), strict=True):
         n = len(part.index)
@@ -198,30 +190,46 @@ def test_a_step_in_which_everything_failed_ends_the_run_and_names_what(maker):
             "format/failed": torch.zeros(n),
         }
     with pytest.raises(RuntimeError, match=r"could be scored \(failed: image_text\)"):
-        maker(size=3).compute_advantages_and_returns(made)
+        Maker(size=3).compute_advantages_and_returns(made)
 
 
-def test_a_step_in_which_no_reward_was_due_goes_on_without_advantages(maker):
-    advantage.install("linear", TOLERANCE)
-    host = maker(size=3)
+def test_a_step_in_which_no_reward_was_due_goes_on_without_advantages():
+    host = Maker(size=3)
     host.compute_advantages_and_returns(experiences([0.0] * 3, [[0, 1, 2]], unscored=(0, 1, 2)))
     assert host.reached == {0: 0, 1: 0, 2: 0}
 
 
-def test_without_ranks_a_group_that_no_reward_could_score_gets_the_mean_of_the_step(maker):
-    advantage.install("off", TOLERANCE)
-    host = maker(size=2)
+def test_without_ranks_a_group_that_no_reward_could_score_gets_the_mean_of_the_step():
+    host = Maker(size=2, rank="off")
     host.compute_advantages_and_returns(
         experiences([0.7, 0.9, 5.0, 6.0], [[0, 1, 2, 3]], unscored=(2, 3))
     )
     assert list(host.reached.values()) == pytest.approx([0.7, 0.9, 0.8, 0.8])
 
 
-def test_the_log_tells_tied_groups_and_the_spread_of_the_rewards(maker):
-    advantage.install("linear", TOLERANCE)
-    made = maker(size=2).compute_advantages_and_returns(
+def test_the_log_tells_tied_groups_and_the_spread_of_the_rewards():
+    made = Maker(size=2).compute_advantages_and_returns(
         experiences([5.0, 5.0, 1.0, 4.0], [[3, 0], [1, 2]])
     )
     assert [e.info[advantage.TIED].tolist() for e in made] == [[0, 1], [1, 0]]
     spread = torch.tensor([1.0, 4.0]).std().item()
     assert [e.info["group_reward_std"].tolist() for e in made] == [[spread, 0], [0, spread]]
+
+
+@given(groups, scales)
+def test_where_everything_is_scored_the_advantages_are_the_ranks_of_the_rewards(rewards, scale):
+    found = group_advantages(rewards, torch.ones_like(rewards, dtype=torch.bool), scale, TOLERANCE)
+    assert torch.equal(found.rewards, rewards)
+    assert torch.equal(found.ranked, rank_normalise(rewards, scale, TOLERANCE))
+
+
+@given(groups, st.data())
+def test_a_sample_that_was_not_scored_never_leaves_the_range_of_those_that_were(rewards, data):
+    drawn = st.lists(st.booleans(), min_size=rewards.shape[1], max_size=rewards.shape[1])
+    scored = torch.tensor([data.draw(drawn)])
+    found = group_advantages(rewards, scored, "off", TOLERANCE)
+    if scored.any():
+        low, high = rewards[scored].min(), rewards[scored].max()
+        assert bool(((found.rewards >= low - 1e-5) & (found.rewards <= high + 1e-5)).all())
+    else:
+        assert not found.rewards.any()

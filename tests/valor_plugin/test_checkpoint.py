@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from valor_plugin.llava_med import checkpoint  # noqa: E402
-from valor_plugin.run.grpo import check_model  # noqa: E402
+from valor_plugin.llava_med.check import check_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +22,13 @@ def processor(tiny_model):
     return transformers.AutoProcessor.from_pretrained(tiny_model)
 
 
-class Sharded:
+@pytest.fixture
+def sharded(model, monkeypatch):
     """The model, saved in several files as a large one is."""
-
-    def __init__(self, model) -> None:
-        self.model = model
-
-    def save_pretrained(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, max_shard_size="200KB")
+    monkeypatch.setattr(
+        model, "save_pretrained", partial(model.save_pretrained, max_shard_size="200KB")
+    )
+    return model
 
 
 def keys_of(folder: Path) -> list[str]:
@@ -53,18 +53,20 @@ def test_a_saved_folder_is_a_complete_model(model, processor, tmp_path):
     check_model(str(tmp_path))
 
 
-def test_the_index_of_a_large_model_names_the_keys_that_its_files_hold(model, processor, tmp_path):
-    checkpoint.save(Sharded(model), processor, tmp_path)
+def test_the_index_of_a_large_model_names_the_keys_that_its_files_hold(
+    sharded, processor, tmp_path
+):
+    checkpoint.save(sharded, processor, tmp_path)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 1
     for file in set(index.values()):
         assert {key for key, at in index.items() if at == file} == set(load_file(tmp_path / file))
 
 
-def test_a_large_model_is_read_back_as_it_was(model, processor, tmp_path):
-    checkpoint.save(Sharded(model), processor, tmp_path)
+def test_a_large_model_is_read_back_as_it_was(sharded, processor, tmp_path):
+    checkpoint.save(sharded, processor, tmp_path)
     again = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(again[name], tensor) for name, tensor in sharded.state_dict().items())
 
 
 def test_the_processor_is_read_back_with_its_template(processor, tmp_path, model):

@@ -12,7 +12,6 @@ from PIL import Image
 pytest.importorskip("openrlhf")
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
-from valor_plugin.host import options
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if "\nstage:" in p.read_text()]
@@ -29,7 +28,10 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
     Image.new("L", (40, 40), 90).save(tmp_path / "film.png")
     rows = [{"id": f"s{i}", "image": "film.png", "report": "Clear."} for i in (1, 2)]
     (tmp_path / "studies.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    common = {"model": {"path": "model", "train": "projector"}, "data": {"train": "studies.jsonl"}}
+    common = {
+        "model": {"path": "model", "trainable": "projector"},
+        "data": {"train": "studies.jsonl"},
+    }
     grpo = common | {
         "name": "grpo-test", "stage": "grpo", "rewards": {"rouge_l": {}, "format": {}},
         "openrlhf": {
@@ -51,12 +53,12 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
 @pytest.fixture(autouse=True)
 def no_process(monkeypatch):
     """Nothing here may come as far as starting the host, or training."""
-    from valor_plugin import launch, sft
+    from valor_plugin.run import process, sft
 
     def started(*_args, **_kwargs):
         raise AssertionError("training was started")
 
-    monkeypatch.setattr(launch, "run", started)
+    monkeypatch.setattr(process, "run", started)
     monkeypatch.setattr(sft, "_train", started)
 
 
@@ -87,10 +89,15 @@ def test_a_folder_is_no_recipe(there):
     assert "cannot read recipe model: Is a directory" in train("model")
 
 
+def test_the_old_name_of_a_key_is_refused_with_the_new_one(there):
+    message = train("grpo.yaml", "--set", "model.train=all")
+    assert "grpo.yaml: model: 'train' is called 'trainable' now" in message
+
+
 @BOTH
 def test_an_unknown_key_is_refused_with_file_and_nearest_name(there, recipe):
-    message = train(recipe, "--set", "model.trian=all")
-    assert f"{recipe}: model: unknown key 'trian': did you mean 'train'?" in message
+    message = train(recipe, "--set", "model.trianable=all")
+    assert f"{recipe}: model: unknown key 'trianable': did you mean 'trainable'?" in message
 
 
 def test_an_unknown_host_option_is_refused_with_file_and_nearest_name(there):
@@ -102,8 +109,8 @@ def test_an_unknown_host_option_is_refused_with_file_and_nearest_name(there):
 @pytest.mark.parametrize(
     ("rewards", "why"),
     [
-        ("{image_text: {}}", "rewards.image_text: the reward needs weights"),
-        ("{image_text: {weights: 3}}", "rewards.image_text.weights: .*string"),
+        ("{image_text: {}}", "rewards.image_text: the reward needs expert"),
+        ("{image_text: {expert: 3}}", "rewards.image_text.expert: .*string"),
         ("{findings_f1: {every: 0}}", "rewards.findings_f1: every: .*greater than or equal to 1"),
     ],
 )
@@ -150,16 +157,16 @@ def test_another_type_of_model_is_refused(there, recipe):
 def test_a_missing_image_is_refused_with_file_and_line(there, recipe):
     (there / "film.png").unlink()
     message = train(recipe)
-    assert "studies.jsonl, line 1: image " in message
-    assert "film.png of study 's1' does not exist" in message
+    assert "studies.jsonl, line 1: study 's1': image " in message
+    assert "film.png: no such file" in message
 
 
 @BOTH
 def test_an_unreadable_image_is_refused_with_file_and_line(there, recipe):
     (there / "film.png").write_bytes(b"no image")
     message = train(recipe)
-    assert "studies.jsonl, line 1: image " in message
-    assert "film.png of study 's1' cannot be read" in message
+    assert "studies.jsonl, line 1: study 's1': image " in message
+    assert "film.png: cannot be read" in message
 
 
 @BOTH
@@ -180,7 +187,7 @@ def test_a_line_without_a_field_is_refused_with_file_and_line(there, recipe, fie
     del row[field]
     with (there / "studies.jsonl").open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(row))
-    assert f"studies.jsonl, line 3: the study has no '{field}'" in train(recipe)
+    assert f"studies.jsonl, line 3: the row has no '{field}'" in train(recipe)
 
 
 @BOTH
@@ -207,14 +214,14 @@ def test_a_folder_with_a_finished_run_is_refused(there, recipe):
 
 def test_missing_weights_of_the_expert_are_refused(there):
     pytest.importorskip("torchxrayvision")
-    message = train("grpo.yaml", "--set", "rewards={image_text: {weights: none.pt}}")
+    message = train("grpo.yaml", "--set", "rewards={image_text: {expert: none.pt}}")
     assert "none.pt" in message
 
 
 def test_an_expert_without_weights_is_refused(there):
     pytest.importorskip("torchxrayvision")
     message = train("grpo.yaml", "--set", "rewards={image_text: {}}")
-    assert "grpo.yaml: rewards.image_text: the reward needs weights" in message
+    assert "grpo.yaml: rewards.image_text: the reward needs expert" in message
 
 
 @BOTH
@@ -229,16 +236,17 @@ def dry_run(*arguments: str) -> str:
     return result.output
 
 
-def host_command(*arguments: str) -> dict:
-    """The host's options as it would read them from the printed command."""
+def host_command(*arguments: str) -> dict[str, str]:
+    """The host's options of the printed command: name -> value, "" for a bare flag."""
     python, dash, module, *rest = shlex.split(dry_run(*arguments))
     assert (python, dash, module) == ("python", "-m", "openrlhf.cli.train_ppo_ray")
-    return vars(options.parser().parse_args(rest))
+    named = " ".join(rest).split("--")[1:]
+    return {name: value.strip() for name, _, value in (text.partition(" ") for text in named)}
 
 
 def test_a_dry_run_prints_the_hosts_command(there):
     read = host_command("--recipe", "grpo.yaml")
-    assert read["rollout.n_samples_per_prompt"] == 4
+    assert read["rollout.n_samples_per_prompt"] == "4"
     assert read["ckpt.output_dir"] == str(there / "runs/grpo-test/model.part")
 
 
@@ -249,8 +257,8 @@ def test_a_dry_run_writes_nothing(there):
 
 
 def test_a_dry_run_shows_what_the_cpu_needs_only_when_asked(there):
-    assert host_command("--recipe", "grpo.yaml", "--device", "cpu")["vllm.enforce_eager"]
-    assert not host_command("--recipe", "grpo.yaml")["vllm.enforce_eager"]
+    assert "vllm.enforce_eager" in host_command("--recipe", "grpo.yaml", "--device", "cpu")
+    assert "vllm.enforce_eager" not in host_command("--recipe", "grpo.yaml")
 
 
 def test_set_overrides_the_recipe(there):
@@ -258,7 +266,7 @@ def test_set_overrides_the_recipe(there):
         "--recipe", "grpo.yaml", "--set", "openrlhf.rollout.batch_size=64", "--set", "seed=7",
         "--set", "model.path=other", "--out", "here",
     )  # fmt: skip
-    assert (read["rollout.batch_size"], read["train.seed"]) == (64, 7)
+    assert (read["rollout.batch_size"], read["train.seed"]) == ("64", "7")
     assert read["actor.model_name_or_path"] == "other"
     assert read["ckpt.path"] == str(there / "here/checkpoints")
 
@@ -296,20 +304,22 @@ def test_an_override_that_is_no_yaml_is_refused(there, value):
 
 
 def test_a_run_that_fails_exits_with_1(there, monkeypatch):
+    from valor_plugin.run import process
 
     def fail(*_args):
-        raise launch.RunError("The run failed: no room.")
+        raise process.RunError("The run failed: no room.")
 
-    monkeypatch.setattr(launch, "run", fail)
+    monkeypatch.setattr(process, "run", fail)
     assert "no room" in refused("train", "--recipe", "grpo.yaml", "--device", "cpu", code=1)
 
 
 def test_ctrl_c_exits_with_130(there, monkeypatch):
+    from valor_plugin.run import process
 
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "run", interrupt)
+    monkeypatch.setattr(process, "run", interrupt)
     message = refused("train", "--recipe", "grpo.yaml", "--device", "cpu", code=130)
     assert "stopped; every process of the run has ended" in message
 

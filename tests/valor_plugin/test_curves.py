@@ -4,74 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from reward_sdk.errors import ConfigError
-from valor_plugin.evaluation.curves import curve_svg, read_scalars, reward_curve, running_mean
+from valor_plugin.evaluation.curves import curve_svg, reward_curve, running_mean
+from valor_plugin.records import PartMeans, Step
 
 NAN = float("nan")
 POINTS = [(1, 0.2), (2, 0.4), (3, 0.3)]
 
 
-def write_log(folder, records):
-    """Writes (wall time, step, key, value) as the host's SummaryWriter does."""
-    writer = EventFileWriter(str(folder))
-    for wall_time, step, key, value in records:
-        summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
-        writer.add_event(Event(wall_time=wall_time, step=step, summary=summary))
-    writer.close()
-
-
-def test_scalars_are_read_by_key_and_step(tmp_path):
-    write_log(
-        tmp_path / "ppo_0101T10:00",
-        [
-            (1, 1, "train/reward", 0.5),
-            (2, 2, "train/reward", 0.75),
-            (2, 2, "train/findings_f1/applied", 0.25),
-        ],
-    )
-    assert read_scalars(tmp_path) == {
-        "train/findings_f1/applied": [(2, 0.25)],
-        "train/reward": [(1, 0.5), (2, 0.75)],
-    }
-
-
-def test_the_log_of_the_hosts_own_writer_is_read(tmp_path):
-    tensorboard = pytest.importorskip("torch.utils.tensorboard")
-    with tensorboard.SummaryWriter(log_dir=str(tmp_path / "run")) as writer:
-        for step in range(1, 30):
-            writer.add_scalar("train/reward", step / 32, step)
-        writer.add_text("train/generated_samples", "Sample", 1)
-    assert read_scalars(tmp_path) == {"train/reward": [(i, i / 32) for i in range(1, 30)]}
-
-
-def test_a_resumed_run_continues_the_curve_and_its_repeated_steps_stand(tmp_path):
-    first = [(float(step), step, "train/reward", 0.0) for step in (1, 2, 3)]
-    again = [(float(step + 10), step, "train/reward", 1.0) for step in (3, 4)]
-    write_log(tmp_path / "z_first", first)
-    write_log(tmp_path / "a_again", again)
-    assert read_scalars(tmp_path) == {"train/reward": [(1, 0), (2, 0), (3, 1), (4, 1)]}
-
-
-def test_no_step_of_a_long_log_is_dropped(tmp_path):
-    write_log(tmp_path, [(i, i, "train/kl", 1.0) for i in range(12_000)])
-    assert len(read_scalars(tmp_path)["train/kl"]) == 12_000
-
-
-def test_a_folder_without_a_log_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="tensorboard_dir"):
-        read_scalars(tmp_path)
+def step(number: int, mean: float | None) -> Step:
+    part = PartMeans(mean, float(mean is not None), 0.0)
+    return Step(number, 0.0, 0.5, {"bleu": part}, 0.0, 0.0, None, 9.0, 0.0, {}, {})
 
 
 def test_a_reward_that_waits_or_is_skipped_does_not_look_like_zero():
-    scalars = {
-        "train/bleu": [(1, 0.0), (2, 0.5), (3, 0.2)],
-        "train/bleu/applied": [(1, 0.0), (2, 1.0), (3, 0.25)],
-    }
-    assert reward_curve(scalars, "bleu") == [(2, 0.5), (3, 0.8)]
+    steps = [step(1, None), step(2, 0.5), step(3, 0.8)]
+    assert reward_curve(steps, "bleu") == [(2, 0.5), (3, 0.8)]
 
 
 def test_the_running_mean_is_centred_shortens_at_the_ends_and_skips_nan():

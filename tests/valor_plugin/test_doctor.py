@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from support.hostrun import openrlhf
 
 from valor_plugin import doctor
+from valor_plugin.host.seams import Seam
 
 
-def findings(folder: Path) -> dict[str, doctor.Finding]:
+def findings(folder: Path) -> dict[str, doctor.Check]:
     return {finding.what: finding for finding in doctor.model(str(folder))}
 
 
@@ -100,23 +101,22 @@ def test_the_command_looks_at_packages_seams_and_model(tiny_model):
     for words in (
         "openrlhf: 0.11.2",
         "entry point vllm.general_plugins: registered",
-        "replaced by host/advantage.py in trainer processes",
+        "replaced by host/advantage:rank_groups in trainer processes",
         "chat template: there",
     ):
         assert words in done.stdout
 
 
 def test_a_package_that_is_missing_is_said(monkeypatch):
-    monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "1.0")
-    found = {finding.what: finding for finding in doctor.installed()}
+    monkeypatch.setitem(doctor.TESTED, "no-such-package", "1.0")
+    found = {finding.what: finding for finding in doctor.packages()}
     assert found["no-such-package"].ok is False
     assert "not installed" in found["no-such-package"].detail
 
 
 def test_a_seam_that_is_gone_is_said(monkeypatch):
-    seam = ("openrlhf.models.actor:Actor.no_such_method", "actor", "policy")
-    monkeypatch.setattr(doctor.install, "SEAMS", (seam,))
-    monkeypatch.setattr(doctor, "_prepare", lambda: None)
-    found = {finding.what: finding for finding in doctor.seams()}
-    assert found[seam[0]].ok is False
-    assert "not there" in found[seam[0]].detail
+    seam = Seam("openrlhf.models.actor:Actor.no_such_method", "policy:train_parts", "policy")
+    monkeypatch.setattr(doctor, "SEAMS", (seam,))
+    found = {check.what: check for check in doctor.seams()}
+    assert found[seam.target].ok is False
+    assert "not there" in found[seam.target].detail

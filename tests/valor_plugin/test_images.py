@@ -1,13 +1,16 @@
 """Images that are opened, sent and encoded once: the same numbers with less work. Ray's object
 store is the one thing that is not there; tests/e2e/test_same.py has it."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 ray = pytest.importorskip("ray")
-from valor_plugin.host.images import Encoder, Film, Sent  # noqa: E402
+from valor_plugin.host.images import Encoder, GroupImage, SentImage, encode_once  # noqa: E402
 from valor_plugin.llava_med.parts import train_only  # noqa: E402
 
 TEXT = [1, 5, 9, 7]
@@ -26,14 +29,14 @@ def model(tiny_model):
     return model.float()
 
 
-def sent(name: str, seed: int) -> Sent:
-    return Sent(name, torch.randn(1, 3, 32, 32, generator=torch.manual_seed(seed)).numpy())
+def sent(name: str, seed: int) -> SentImage:
+    return SentImage(name, torch.randn(1, 3, 32, 32, generator=torch.manual_seed(seed)).numpy())
 
 
 A, B, C = sent("a", 1), sent("b", 2), sent("c", 3)
 
 
-def logits(model, images: list[Sent], once: bool) -> torch.Tensor:
+def logits(model, images: list[SentImage], once: bool) -> torch.Tensor:
     tokens = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
     tokens += model.config.vision_feature_select_strategy == "full"
     ids = torch.tensor([[model.config.image_token_id] * tokens + TEXT] * len(images))
@@ -46,8 +49,12 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 def encoding_once(model, most: int = 8) -> Encoder:
-    model.model.get_image_features = Encoder(model.model, most)
-    return model.model.get_image_features
+    """What the seam does to the class, for this model alone."""
+    kind = type(model.model)
+    encode = encode_once(kind.get_image_features, SimpleNamespace(rollout_images=most))
+    model.model.get_image_features = partial(encode, model.model)
+    model.model.image_encoder = Encoder(model.model, most)
+    return model.model.image_encoder
 
 
 def calls(model) -> list[int]:
@@ -57,6 +64,12 @@ def calls(model) -> list[int]:
         lambda _module, given, _found: seen.append(len(given[0]))
     )
     return seen
+
+
+def test_pixels_are_encoded_as_ever(model):
+    wanted = logits(model, [A, B], once=False)
+    encoding_once(model)
+    assert torch.equal(logits(model, [A, B], once=False), wanted)
 
 
 @pytest.mark.parametrize("strategy", ["default", "full"])
@@ -136,15 +149,15 @@ def processing(times: list[str]):
     return process
 
 
-def film(folder, gray: int) -> Film:
+def group_image(folder, gray: int) -> GroupImage:
     path = folder / f"{gray}.png"
     Image.new("L", (50, 40), gray).save(path)
-    return Film(str(path), "s1")
+    return GroupImage(str(path), "s1")
 
 
-def test_a_film_is_processed_once_for_its_whole_group(tmp_path):
+def test_an_image_is_processed_once_for_its_whole_group(tmp_path):
     times: list[str] = []
-    shared = film(tmp_path, 7)
+    shared = group_image(tmp_path, 7)
     outcomes = [shared.prepared(processing(times), None, "Describe.") for _ in range(3)]
     assert times == ["Describe."]
     ids, inputs, [image] = outcomes[0]
@@ -154,18 +167,20 @@ def test_a_film_is_processed_once_for_its_whole_group(tmp_path):
     assert all(outcome is outcomes[0] for outcome in outcomes)
 
 
-def test_films_are_told_apart_by_their_pixels_and_vllm_takes_their_name(tmp_path):
-    prepared = [film(tmp_path, gray).prepared(processing([]), None, "") for gray in (7, 7, 8)]
+def test_images_are_told_apart_by_their_pixels_and_vllm_takes_their_name(tmp_path):
+    prepared = [
+        group_image(tmp_path, gray).prepared(processing([]), None, "") for gray in (7, 7, 8)
+    ]
     names = [inputs["pixel_values"].name for _, inputs, _ in prepared]
     assert names[0] == names[1] != names[2]
     tag = Image.ExifTags.Base.ImageID
     assert [image.getexif()[tag].hex for *_, [image] in prepared] == names
 
 
-def test_a_film_that_cannot_be_read_is_blank_and_says_so(tmp_path, caplog):
+def test_an_image_that_cannot_be_read_is_blank_and_says_so(tmp_path, caplog):
     path = tmp_path / "broken.png"
     path.write_bytes(b"no picture")
-    broken = Film(str(path), "s7")
+    broken = GroupImage(str(path), "s7")
     assert not broken.readable
     assert broken.image.getextrema() == ((0, 0),) * 3
     assert "study s7: " in caplog.text

@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
+from valor_plugin.host.merged import merged  # noqa: E402
 from valor_plugin.llava_med import lora  # noqa: E402
 from valor_plugin.llava_med.parts import part_of, train_only  # noqa: E402
 
@@ -73,12 +74,11 @@ def test_a_frozen_tower_is_not_differentiated_for_adapters(adapted):
     assert not towers[0].requires_grad
 
 
-def test_adapters_alone_train_and_the_table_has_them(adapted, caplog):
-    train_only(adapted, ["lora"])
+def test_adapters_alone_train_and_the_table_has_them(adapted):
+    table = train_only(adapted, ["lora"])
     trains = {part_of(name) for name, p in adapted.named_parameters() if p.requires_grad}
     assert trains == {"lora"}
-    assert caplog.messages[-1].split()[0] == "lora"
-    assert caplog.messages[-1].split()[-1] == "trains"
+    assert [part.part for part in table if part.trains] == ["lora"]
 
 
 def test_adapters_that_were_not_added_cannot_train(base):
@@ -90,7 +90,7 @@ def test_the_plain_state_is_a_model_without_adapters_that_says_the_same(base, ad
     trained(adapted)
     wanted = adapted(IDS).logits
     assert not torch.allclose(wanted, base(IDS).logits, atol=1e-2)
-    with lora.plain(adapted):
+    with merged(adapted):
         state = adapted.state_dict()
     assert state.keys() == base.state_dict().keys()
     base.load_state_dict(state)
@@ -101,7 +101,7 @@ def test_what_vllm_is_sent_are_whole_weights_by_their_usual_names(base, adapted)
     train_only(adapted, ["projector", "lora"])
     trained(adapted)
     usual = dict(base.named_parameters())
-    with lora.plain(adapted):
+    with merged(adapted):
         sent = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
         state = adapted.state_dict()
     assert {part_of(name) for name in sent} == {"projector", "language"}
@@ -113,7 +113,7 @@ def test_what_vllm_is_sent_are_whole_weights_by_their_usual_names(base, adapted)
 
 def test_afterwards_the_model_shows_its_adapters_again(adapted):
     before = [name for name, _ in adapted.named_parameters()]
-    with pytest.raises(RuntimeError, match="disk"), lora.plain(adapted):
+    with pytest.raises(RuntimeError, match="disk"), merged(adapted):
         raise RuntimeError("disk full")
     assert [name for name, _ in adapted.named_parameters()] == before
     assert any("lora_A" in name for name in adapted.state_dict())
@@ -121,14 +121,14 @@ def test_afterwards_the_model_shows_its_adapters_again(adapted):
 
 def test_a_model_without_adapters_is_shown_as_it_is(base):
     names = [name for name, _ in base.named_parameters()]
-    with lora.plain(base):
+    with merged(base):
         assert [name for name, _ in base.named_parameters()] == names
         assert base.state_dict()[names[0]].data_ptr() == base.get_parameter(names[0]).data_ptr()
 
 
 def test_what_is_saved_is_loaded_as_a_model_without_adapters(adapted, tmp_path):
     trained(adapted)
-    with lora.plain(adapted):
+    with merged(adapted):
         adapted.save_pretrained(tmp_path, state_dict=adapted.state_dict())
     loaded, report = transformers.LlavaForConditionalGeneration.from_pretrained(
         tmp_path, output_loading_info=True
@@ -140,7 +140,7 @@ def test_what_is_saved_is_loaded_as_a_model_without_adapters(adapted, tmp_path):
 
 @pytest.mark.parametrize("parts", [["lora"], ["projector"], ["tower", "lora"]], ids="+".join)
 def test_the_optimizer_decays_matrices_and_neither_biases_nor_norms(adapted, parts):
-    from valor_plugin.host.actor import optimizer_groups
+    from valor_plugin.host.policy import optimizer_groups
 
     train_only(adapted, parts)
     decayed, others = optimizer_groups(adapted, 0.1)

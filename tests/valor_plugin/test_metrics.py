@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.text import wrap_report
+from reward_sdk.metrics import bleu_counts, corpus_metrics
+from reward_sdk.text import tokens, wrap_report
 from valor_plugin.evaluation.metrics import (
     METRICS,
     Evaluation,
-    Findings,
-    Study,
+    FindingsComparison,
+    StudyResult,
     compare_findings,
     evaluate,
     paired_bootstrap,
@@ -32,7 +33,9 @@ def from_cells(stated: np.ndarray, reference: np.ndarray) -> Evaluation:
 
     return Evaluation(
         tuple(
-            Study(True, findings=Findings(names(a & b), names(b & ~a), names(a & ~b)))
+            StudyResult(
+                True, findings=FindingsComparison(names(a & b), names(b & ~a), names(a & ~b))
+            )
             for a, b in zip(stated.astype(bool), reference.astype(bool), strict=True)
         )
     )
@@ -47,18 +50,22 @@ def test_reports_equal_to_their_references_are_perfect():
 
 
 def test_a_malformed_response_counts_as_a_report_that_states_nothing():
-    malformed = Study(False, 0.0, 0.0, None, Findings(missed=("Cardiomegaly",)))
+    malformed = StudyResult(
+        False, 0.0, 0.0, bleu_counts([], tokens(ENLARGED)), None,
+        FindingsComparison(missed=("Cardiomegaly",)),
+    )  # fmt: skip
     assert evaluate([ENLARGED], [ENLARGED]).studies == (malformed,)
 
 
 def test_a_malformed_response_earns_nothing_from_a_reference_without_words():
-    assert evaluate(["no tags"], ["..."]).studies == (Study(False, 0.0, 0.0, None, Findings()),)
+    nothing = StudyResult(False, 0.0, 0.0, (0,) * 10, None, FindingsComparison())
+    assert evaluate(["no tags"], ["..."]).studies == (nothing,)
 
 
 def test_a_study_without_reference_counts_in_form_and_similarity_alone():
     evaluation = evaluate(["no tags", wrap_report(ENLARGED)], [None, ENLARGED], [0.25, 0.75])
     alone = evaluate([wrap_report(ENLARGED)], [ENLARGED], [0.75])
-    assert evaluation.studies[0] == Study(False, similarity=0.25)
+    assert evaluation.studies[0] == StudyResult(False, similarity=0.25)
     assert evaluation.metrics == alone.metrics | {"well_formed": 0.5, "similarity": 0.5}
 
 
@@ -75,7 +82,7 @@ def test_an_uncertain_mention_counts_as_stated_and_a_negated_one_does_not():
 def test_findings_are_sorted_into_correct_missed_and_unsupported():
     both = f"{ENLARGED} Displaced rib fracture."
     found = compare_findings([both], ["The heart is enlarged. There is pulmonary edema."])
-    assert found == [Findings(("Cardiomegaly",), ("Edema",), ("Fracture",))]
+    assert found == [FindingsComparison(("Cardiomegaly",), ("Edema",), ("Fracture",))]
 
 
 def test_f1_pools_cells_or_averages_observations_over_those_in_the_references():
@@ -105,13 +112,24 @@ def test_an_evaluation_survives_json():
     assert json.loads(evaluation.to_json()).keys() == {"studies"}
 
 
+def test_wording_is_that_of_the_corpus_metrics_and_not_a_mean_of_sentence_bleu():
+    reports = [ENLARGED, NORMAL, EFFUSION, "There is no pleural effusion or pneumothorax."]
+    references = [EFFUSION, NORMAL, ENLARGED, "No pleural effusion or pneumothorax is seen."]
+    evaluation = evaluate([wrap_report(text) for text in reports], references)
+    expected = corpus_metrics(reports, references, meteor=False)
+    for name in ("bleu_4", "rouge_l"):
+        assert evaluation.metrics[name] == pytest.approx(expected[name], abs=1e-12)
+    sentences = [study.sentence_bleu_4 for study in evaluation.studies]
+    assert sum(sentences) / 4 != pytest.approx(expected["bleu_4"], abs=0.005)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"studies": [{"well_formed": "perhaps"}]}'])
 def test_json_that_is_no_evaluation_is_refused_with_its_place(text):
-    with pytest.raises(ConfigError, match=r"not a stored evaluation: .* at (top level|studies)"):
+    with pytest.raises(ConfigError, match=r"not a stored evaluation.*: (Invalid JSON|Input should|studies)"):
         Evaluation.from_json(text)
 
 
-@pytest.mark.parametrize("metric", ["rouge_l", "micro_f1", "macro_f1"])
+@pytest.mark.parametrize("metric", ["rouge_l", "bleu_4", "micro_f1", "macro_f1"])
 def test_the_bootstrap_agrees_with_resampling_one_corpus_at_a_time(metric):
     before, after = (
         evaluate([wrap_report(text) for text in texts] * 10, [ENLARGED, EFFUSION, NORMAL] * 10)
@@ -132,7 +150,7 @@ def test_the_bootstrap_of_a_mean_has_the_width_that_theory_gives():
     rng = np.random.default_rng(0)
     before, change = rng.normal(size=400), rng.normal(0.3, 1, size=400)
     sides = [
-        Evaluation(tuple(Study(True, similarity=float(value)) for value in values))
+        Evaluation(tuple(StudyResult(True, similarity=float(value)) for value in values))
         for values in (before, before + change)
     ]
     difference, low, high = paired_bootstrap(sides[0], sides[1], "similarity", resamples=4000)

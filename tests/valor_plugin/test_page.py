@@ -8,7 +8,7 @@ from PIL import Image
 
 from reward_sdk.text import wrap_report
 from valor_plugin.evaluation.curves import curve_svg
-from valor_plugin.evaluation.metrics import Evaluation, Study, evaluate
+from valor_plugin.evaluation.metrics import Evaluation, StudyResult, evaluate
 from valor_plugin.evaluation.page import Example, StageRow, table_text, write_page
 
 REFERENCE = "The heart is enlarged. There is a left pleural effusion."
@@ -49,7 +49,7 @@ class Reader(HTMLParser):
 
 def rows(**similarity: float | None) -> list[StageRow]:
     return [
-        StageRow(stage, "greedy", Evaluation((Study(True, similarity=value),)))
+        StageRow(stage, "greedy", Evaluation((StudyResult(True, similarity=value),)))
         for stage, value in similarity.items()
     ]
 

@@ -15,11 +15,11 @@ from reward_sdk.models.rule_labeler import label_reports
 from valor_plugin.demo.phantom_reports import (
     MAX_REPORT_WORDS,
     SentenceBank,
-    _mirrored,
     iu_xray_sentences,
+    mirrored,
 )
 from valor_plugin.demo.phantoms import (
-    FINDINGS,
+    DRAWABLE,
     OBSERVATION_OF,
     Finding,
     draw,
@@ -28,7 +28,7 @@ from valor_plugin.demo.phantoms import (
 )
 
 SEEDS = st.integers(0, 2**63 - 1)
-DRAWN = st.sets(st.sampled_from(FINDINGS), max_size=3)
+DRAWN = st.sets(st.sampled_from(DRAWABLE), max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def pixels(findings: Collection[Finding], seed: int) -> np.ndarray:
 @given(DRAWN, SEEDS)
 @settings(max_examples=40, deadline=None)
 def test_the_same_findings_in_any_order_and_seed_give_the_same_film(findings, seed):
-    order: list[Finding] = [finding for finding in FINDINGS if finding in findings]
+    order: list[Finding] = [finding for finding in DRAWABLE if finding in findings]
     first, second = draw(order, seed), draw(order[::-1], seed)
     assert first.image.tobytes() == second.image.tobytes()
     assert first.boxes == second.boxes
@@ -71,14 +71,14 @@ def test_every_finding_has_a_box_of_sensible_size_within_the_film(findings, seed
         assert (x1 - x0) * (y1 - y0) < size * size / 2
 
 
-@pytest.mark.parametrize("finding", [f for f in FINDINGS if f.endswith(("left", "right"))])
+@pytest.mark.parametrize("finding", [f for f in DRAWABLE if f.endswith(("left", "right"))])
 def test_the_left_of_the_image_is_the_right_of_the_patient(finding: Finding):
     for seed in range(20):
         x0, _, x1, _ = draw([finding], seed).boxes[finding]
         assert ((x0 + x1) / 2 > 48) == finding.endswith("left")
 
 
-@pytest.mark.parametrize("finding", FINDINGS)
+@pytest.mark.parametrize("finding", DRAWABLE)
 def test_a_finding_is_visible_in_its_box_and_hardly_elsewhere(finding: Finding):
     strongest = []
     for seed in range(20):
@@ -101,14 +101,14 @@ def test_sampled_findings_have_the_stated_number_and_are_equally_common():
     sampled = [sample_findings(rng) for _ in range(8000)]
     share = np.bincount([len(findings) for findings in sampled]) / len(sampled)
     assert np.allclose(share, (0.20, 0.35, 0.30, 0.15), atol=0.02)
-    prevalence = [sum(f in findings for findings in sampled) / len(sampled) for f in FINDINGS]
+    prevalence = [sum(f in findings for findings in sampled) / len(sampled) for f in DRAWABLE]
     assert np.allclose(prevalence, 0.14, atol=0.02)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_report_states_exactly_what_is_drawn_and_denies_none_of_it(bank, count):
     rng = np.random.default_rng(0)
-    for findings in combinations(FINDINGS, count):
+    for findings in combinations(DRAWABLE, count):
         reports = [bank.report(findings, rng) for _ in range(5)]
         for report, labels in zip(reports, label_reports(reports), strict=True):
             labels = {k: v for k, v in labels.items() if v is not None and k != "No Finding"}
@@ -127,10 +127,10 @@ def test_a_sided_finding_is_stated_with_its_side_and_never_the_other(bank, side)
 
 
 def test_both_sides_are_stated_in_the_same_words(bank):
-    for finding in FINDINGS:
+    for finding in DRAWABLE:
         if finding.endswith("_left"):
             right = bank.states[finding.replace("_left", "_right")]
-            assert {_mirrored(wording): weight for wording, weight in right.items()} == dict(
+            assert {mirrored(wording): weight for wording, weight in right.items()} == dict(
                 bank.states[finding]
             )
 
@@ -152,7 +152,7 @@ def test_reports_are_short_and_varied(bank):
 
 def test_clear_lungs_are_not_claimed_of_a_film_with_a_disease_of_the_lungs(bank):
     rng = np.random.default_rng(0)
-    for finding in FINDINGS:
+    for finding in DRAWABLE:
         if finding not in ("cardiomegaly", "device"):
             assert not any("clear" in bank.report([finding], rng) for _ in range(40))
 
@@ -163,23 +163,25 @@ def test_a_bank_without_a_sentence_for_some_finding_is_refused():
 
 
 def test_the_same_seed_writes_the_same_files_and_another_seed_other_ids(bank, tmp_path: Path):
-    first = write_phantoms(tmp_path / "a", 6, 1, bank)
-    write_phantoms(tmp_path / "b", 6, 1, bank)
-    other = write_phantoms(tmp_path / "c", 6, 2, bank)
+    first = write_phantoms(tmp_path / "a", 6, 1, bank.report)
+    write_phantoms(tmp_path / "b", 6, 1, bank.report)
+    other = write_phantoms(tmp_path / "c", 6, 2, bank.report)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 7
-    assert not {study.id for study in first} & {study.id for study in other}
+    assert not {one.study.id for one in first} & {one.study.id for one in other}
 
 
 def test_the_table_of_phantoms_agrees_with_the_studies_returned(bank, tmp_path: Path):
-    studies = write_phantoms(tmp_path, 6, 1, bank)
+    phantoms = write_phantoms(tmp_path, 6, 1, bank.report)
     rows = [json.loads(line) for line in (tmp_path / "phantoms.jsonl").read_text().splitlines()]
-    for study, row in zip(studies, rows, strict=True):
+    for phantom, row in zip(phantoms, rows, strict=True):
+        study = phantom.study
         assert (row["id"], tmp_path / row["image"], row["report"]) == (
             study.id,
             study.image,
             study.report,
         )
+        assert list(phantom.findings) == row["findings"]
         assert study.image.is_file()
         assert list(row["boxes"]) == row["findings"]

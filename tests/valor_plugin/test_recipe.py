@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.data.prompts import FINDINGS
+from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.recipe import Advantage, Data, Lora, Model, Recipe, Sft, load_recipe
 
 GRPO = {
     "name": "test",
     "stage": "grpo",
-    "model": {"path": "runs/sft/model", "train": "projector"},
+    "model": {"path": "runs/sft/model", "trainable": "projector"},
     "data": {"train": "studies.jsonl"},
     "rewards": {"format": {"weight": 0.1}},
     "openrlhf": {"rollout.batch_size": 8},
@@ -58,9 +58,9 @@ def changed(key: str, value, base=GRPO) -> dict:
 
 def test_a_recipe_is_read_with_its_defaults(load):
     recipe = load()
-    assert recipe.model == Model(path="runs/sft/model", train=("projector",))
+    assert recipe.model == Model(path="runs/sft/model", trainable=("projector",))
     assert recipe.advantage == Advantage(rank="linear", tie_tolerance=1e-6)
-    assert (recipe.seed, recipe.data.prompt) == (42, FINDINGS)
+    assert (recipe.seed, recipe.data.prompt) == (42, PLAIN_REPORT)
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def test_a_recipe_is_read_with_its_defaults(load):
     ],
 )
 def test_the_part_that_trains_is_one_some_or_all(load, written, meant):
-    assert load(changed("model.train", written)).model.train == meant
+    assert load(changed("model.trainable", written)).model.trainable == meant
 
 
 def test_adapters_have_llavas_sizes_unless_the_recipe_names_others(load):
-    assert load(GRPO, "model.train=lora").model.lora is None
+    assert load(GRPO, "model.trainable=lora").model.lora is None
     assert Lora().model_dump() == {"rank": 128, "alpha": 256}
-    lora = load(GRPO, "model.train=lora", "model.lora={rank: 8, alpha: 16}").model.lora
+    lora = load(GRPO, "model.trainable=lora", "model.lora={rank: 8, alpha: 16}").model.lora
     assert (lora.rank, lora.alpha) == (8, 16)
 
 
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("model.train=[language, lora]", "name one of the two"),
+        ("model.trainable=[language, lora]", "name one of the two"),
         ("model.lora.rank=0", "rank"),
         ("model.lora={rnk: 8}", "unknown key 'rnk': did you mean 'rank'"),
         ("model.lora={rank: 8}", "these adapters do not train"),
@@ -139,8 +139,8 @@ def test_an_unknown_reward_is_refused_with_the_nearest_name(refused):
         ("stage", "ppo"),
         ("seed", "many"),
         ("model.path", None),
-        ("model.train", "projectr"),
-        ("model.train", []),
+        ("model.trainable", "projectr"),
+        ("model.trainable", []),
         ("data.train", 3),
         ("advantage.rank", "logistic"),
         ("advantage.rank", True),
@@ -221,7 +221,7 @@ def test_set_takes_the_rest_of_a_key_under_openrlhf_as_one_option(load, option, 
 
 
 def test_set_reads_values_as_yaml(load):
-    assert load(GRPO, "model.train=[tower, language]").model.train == ("tower", "language")
+    assert load(GRPO, "model.trainable=[tower, language]").model.trainable == ("tower", "language")
 
 
 def test_set_splits_at_the_first_equals_sign(load):
@@ -256,7 +256,7 @@ def test_a_resolved_recipe_is_a_recipe(load):
 def with_rewards(tmp_path, rewards):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "name: r\nstage: grpo\nmodel: {path: m, train: projector}\ndata: {train: d}\n"
+        "name: r\nstage: grpo\nmodel: {path: m, trainable: projector}\ndata: {train: d}\n"
         f"rewards: {rewards}\n"
     )
     return path

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 torch = pytest.importorskip("torch")
-from valor_plugin.host.reference import Initial, is_shared  # noqa: E402
+from valor_plugin.host.reference import ReferenceWeights, is_shared  # noqa: E402
 from valor_plugin.llava_med.parts import train_only  # noqa: E402
 
 transformers = pytest.importorskip("transformers")
@@ -33,36 +33,36 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_the_start_is_in_place_inside_and_the_policy_is_whole_afterwards(model):
-    start, initial = state(model), Initial(model, sharded=False)
+    start, reference = state(model), ReferenceWeights(model, sharded=False)
     for _ in range(3):
         trained(model)
         now = state(model)
         assert not same(now, start)
-        with initial.in_place():
+        with reference.in_place():
             assert same(state(model), start)
         assert same(state(model), now)
 
 
 def test_the_policy_comes_back_when_the_forward_pass_fails(model):
-    initial = Initial(model, sharded=False)
+    reference = ReferenceWeights(model, sharded=False)
     trained(model)
     now = state(model)
-    with pytest.raises(RuntimeError, match="out of memory"), initial.in_place():
+    with pytest.raises(RuntimeError, match="out of memory"), reference.in_place():
         raise RuntimeError("out of memory")
     assert same(state(model), now)
 
 
 def test_parameters_keep_their_storage_which_deepspeed_holds(model):
-    initial = Initial(model, sharded=False)
+    reference = ReferenceWeights(model, sharded=False)
     before = [p.data_ptr() for p in model.parameters()]
-    with initial.in_place():
+    with reference.in_place():
         assert [p.data_ptr() for p in model.parameters()] == before
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
 def test_only_what_trains_is_kept(model, caplog):
-    initial = Initial(model, sharded=False)
-    kept = sum(tensor.numel() for tensor in initial._others)
+    reference = ReferenceWeights(model, sharded=False)
+    kept = sum(tensor.numel() for tensor in reference._others)
     assert kept == sum(p.numel() for p in model.model.multi_modal_projector.parameters())
     assert "KL reference: no model, 4 tensors" in caplog.text
 

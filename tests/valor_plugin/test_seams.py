@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from valor_plugin import torchvision_schemas
+from valor_plugin.host import policy
+from valor_plugin.host.seams import Seam, SeamError
+from valor_plugin.host.settings import HostSettings
+from valor_plugin.recipe import Advantage, Lora
 
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "valor_plugin/host"
@@ -60,34 +65,77 @@ def test_the_wall_test_sees_imports():
     assert offenders(imported_by("valor_plugin/host"), "openrlhf", "ray", "vllm") != {}
 
 
-@pytest.mark.parametrize("folder", ["llava_med", "data", "evaluation"])
-def test_what_lies_below_the_host_imports_nothing_from_it(folder):
-    assert offenders(imported_by(f"valor_plugin/{folder}"), "valor_plugin.host") == {}
+ROOMS = (
+    "torchvision_schemas", "records", "llava_med", "data", "recipe", "host", "run", "train",
+    "evaluation", "demo", "doctor", "cli",
+)  # fmt: skip
+"""The rooms of the plugin from the ground up: each imports from those before it, and from itself.
+"""
 
 
-def test_the_host_folder_imports_nothing_from_above_it():
-    above = (
-        "valor_plugin.cli",
-        "valor_plugin.run.process",
-        "valor_plugin.run.sft",
-        "valor_plugin.demo",
-    )
-    assert offenders(imported_by("valor_plugin/host"), *above) == {}
+def room(module: str) -> int | None:
+    """The floor of a module of the plugin; None for any other."""
+    package, _, name = module.partition(".")
+    name = name.partition(".")[0]
+    return ROOMS.index(name) if package == "valor_plugin" and name in ROOMS else None
 
 
-def test_only_the_launcher_starts_processes():
-    launcher = ROOT / "valor_plugin/launch.py"
+def test_every_file_of_the_plugin_stands_in_a_room():
+    found = {path.stem if path.is_file() else path.name
+             for path in (ROOT / "valor_plugin").iterdir() if "__" not in path.name}  # fmt: skip
+    assert found == set(ROOMS)
+
+
+def test_arrows_point_down():
+    up = {}
+    for file, names in imported_by("valor_plugin").items():
+        own = room(file.removesuffix(".py").replace("/", "."))
+        above = {name for name in names if (floor := room(name)) is not None and own is not None
+                 and floor > own}  # fmt: skip
+        if above:
+            up[file] = above
+    assert up == {}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {
+        str(f.relative_to(ROOT))[:-3].replace("/", ".").removesuffix(".__init__") for f in FILES
+    }
+
+    def target(name: str) -> str | None:
+        while name and name not in modules:  # `from package.module import name`
+            name = name.rpartition(".")[0]
+        return name if "." in name else None
+
+    arrows = {
+        file[:-3].replace("/", ".").removesuffix(".__init__"): {
+            found for name in names if (found := target(name)) is not None
+        }
+        for file, names in (imported_by("valor_plugin") | imported_by("reward_sdk")).items()
+    }
+    for start in arrows:
+        seen, open_ = set(), arrows[start] - {start}
+        while open_:
+            seen |= open_
+            open_ = set().union(*(arrows.get(each, set()) for each in open_)) - seen
+        assert start not in seen, start
+
+
+def test_only_the_run_starts_processes():
+    launcher = ROOT / "valor_plugin/run/process.py"
     files = imported_by("valor_plugin", launcher) | imported_by("reward_sdk")
     assert offenders(files, "subprocess", "multiprocessing") == {}
 
 
-def test_cpu_stand_ins_are_never_imported_with_their_neighbours():
-    # imports at the top of a file run with it; those inside of functions only when asked for
+def test_nobody_outside_of_the_host_names_one_of_its_files():
     for file in FILES:
-        top = [s for s in ast.parse(file.read_text(encoding="utf-8")).body
-               if isinstance(s, ast.Import | ast.ImportFrom)]  # fmt: skip
-        names = {name for statement in top for name in imports(statement)}
-        assert "valor_plugin.host.cpu" not in names, file
+        if not file.is_relative_to(HOST):
+            assert '"_actor"' not in file.read_text(encoding="utf-8"), file
+
+
+def test_nobody_reads_facts_out_of_a_printed_log():
+    files = imported_by("valor_plugin/run") | imported_by("valor_plugin/host")
+    assert offenders(files, "re") == {}
 
 
 def in_a_fresh_process(code: str, **environment: str) -> str:
@@ -114,9 +162,9 @@ for package in (reward_sdk, valor_plugin):
         if module.name not in ("valor_plugin.host.executor", "valor_plugin.host.main",
                                "reward_sdk.server.ray"):
             importlib.import_module(module.name)
-from valor_plugin.host import engine, install
-install.install()
-engine.register()
+from valor_plugin.host import seams, vllm_plugin
+seams.adapt()
+vllm_plugin.register()
 
 assert now() == before, "torch.cuda was changed"
 assert modules == [n for n in sys.modules if n.startswith(("flash_attn", "openrlhf"))]
@@ -130,12 +178,66 @@ def test_outside_of_a_run_cpu_mode_leaves_no_trace():
     in_a_fresh_process(NO_TRACE)
 
 
+ADAPTED = """
+from valor_plugin.host import cpu, seams
+from valor_plugin.host.settings import HostSettings
+cpu.provide_flash_attn()
+before = {seam.target: seam.find()[2] for seam in seams.SEAMS}
+settings = HostSettings.current()
+for processes in (seams.IN_RAY, seams.IN_VLLM):
+    seams.adapt(processes)
+    seams.adapt(processes)  # once is enough
+wanted = [seam for seam in seams.SEAMS if seam.wanted(settings)]
+assert len(wanted) == len(seams.SEAMS), "this run needs every seam"
+for seam in wanted:
+    assert seam.find()[2] is not before[seam.target], seam.target
+"""
+
+
+def settings(records: Path, **changes) -> HostSettings:
+    given = dict(
+        run="r", records=str(records), device="cuda", trainable=("projector",), lora=Lora(),
+        advantage=Advantage(), rewards={"format": {}}, served=None, bounds=(0, 1),
+        log_keys=("format",), rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
+    )  # fmt: skip
+    return HostSettings(**given | changes)
+
+
+def test_every_target_of_the_table_is_replaced_in_the_real_host(tmp_path):
+    pytest.importorskip("openrlhf")
+    pytest.importorskip("vllm")
+    here = settings(tmp_path, device="cpu", deterministic=True)
+    in_a_fresh_process(ADAPTED, DS_ACCELERATOR="cpu", **here.environment())
+
+
+def test_a_target_that_is_gone_is_refused_with_its_name():
+    seam = Seam("json:JSONDecoder.no_such_method", "policy:train_parts", "policy")
+    with pytest.raises(SeamError, match=r"json:JSONDecoder\.no_such_method is not there: .*tested"):
+        seam.apply(settings(Path("out")))
+
+
+def test_a_wrapper_gets_what_stands_at_the_target_and_the_settings(monkeypatch, tmp_path):
+    calls = []
+
+    def wrap(found, given):
+        calls.append((found, given))
+        return lambda: "wrapped"
+
+    monkeypatch.setattr(json, "one", lambda: "original", raising=False)
+    monkeypatch.setattr(policy, "wrap", wrap, raising=False)
+    here = settings(tmp_path)
+    Seam("json:one", "policy:wrap", "policy").apply(here)
+    assert calls[0][0]() == "original"
+    assert calls[0][1] is here
+    assert json.one() == "wrapped"
+
+
 CUDA_RUN = """
 import sys
 from valor_plugin.host import vllm_plugin
 from valor_plugin.host.settings import HostSettings
 assert HostSettings.current().device == "cuda"
-engine.register()
+vllm_plugin.register()
 assert not {"flash_attn", "valor_plugin.host.cpu"} & set(sys.modules)
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 for name in ("vision_tower.", "vision_tower.vision_model.", "model.vision_tower."):
@@ -144,23 +246,15 @@ for name in ("vision_tower.", "vision_tower.vision_model.", "model.vision_tower.
 """
 
 
-def test_in_a_run_on_cuda_vllm_learns_both_spellings_of_a_tower_and_nothing_else():
+def test_in_a_run_on_cuda_vllm_learns_both_spellings_of_a_tower_and_nothing_else(tmp_path):
     pytest.importorskip("vllm")
-    from valor_plugin.host.settings import HostSettings
-    from valor_plugin.recipe import Advantage, Lora
-
-    settings = HostSettings(
-        run="r", device="cuda", train=("projector",), lora=Lora(), advantage=Advantage(),
-        rewards={"format": {}}, served=None, bounds=(0, 1), log_keys=("format",),
-        rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
-    )  # fmt: skip
-    in_a_fresh_process(CUDA_RUN, **settings.environment())
+    in_a_fresh_process(CUDA_RUN, **settings(tmp_path).environment())
 
 
 def test_outside_of_a_run_the_hooks_load_nothing_heavy():
     in_a_fresh_process(
-        "import sys\nfrom valor_plugin.host import engine, install\n"
-        "install.install(); engine.register()\n"
+        "import sys\nfrom valor_plugin.host import seams, vllm_plugin\n"
+        "seams.adapt(); vllm_plugin.register()\n"
         "assert not {'torch', 'ray', 'vllm', 'openrlhf', 'transformers'} & set(sys.modules)"
     )
 

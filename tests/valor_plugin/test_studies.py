@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_more_keys_and_empty_lines_are_no_trouble(folder):
 
 
 studies_lists = st.lists(
-    st.tuples(st.text(min_size=1), st.none() | st.text()), min_size=1, max_size=4,
+    st.tuples(st.text(min_size=1).filter(str.strip), st.none() | st.text()), min_size=1, max_size=4,
     unique_by=lambda study: study[0],
 )  # fmt: skip
 
@@ -96,25 +97,25 @@ def test_written_image_paths_are_relative_where_they_can_be(folder):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{", "is not JSON"),
-        ("[]", "a study is a JSON object"),
-        ("null", "a study is a JSON object"),
-        (json.dumps({"image": "films/a.png"}), "the study has no 'id'"),
-        (json.dumps({"id": "s9"}), "the study has no 'image'"),
-        (row(id=""), "the study has no 'id'"),
-        (row(id=7), "the study has no 'id'"),
-        (row(image=None), "the study has no 'image'"),
+        ("{", "no JSON"),
+        ("[]", "a row is a JSON object"),
+        ("null", "a row is a JSON object"),
+        (json.dumps({"image": "films/a.png"}), "the row has no 'id'"),
+        (json.dumps({"id": "s9"}), "the row has no 'image'"),
+        (row(id=""), "the row has no 'id'"),
+        (row(id=7), "the row has no 'id'"),
+        (row(image=None), "the row has no 'image'"),
         (row(report=["Clear."]), "'report' must be a text or null"),
-        (row(image="films/none.png", id="s9"), "of study 's9' does not exist"),
-        (row(image="films", id="s9"), "of study 's9' cannot be read"),
-        (row(image="studies.jsonl", id="s9"), "of study 's9' cannot be read"),
+        (row(image="films/none.png", id="s9"), "study 's9': image .*none.png: no such file"),
+        (row(image="films", id="s9"), "study 's9': image .*: cannot be read"),
+        (row(image="studies.jsonl", id="s9"), "study 's9': image .*: cannot be read"),
         (row(), "id 's1' was used before"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(folder, line, why):
     message = refused(folder, row(), "", line)
     assert "studies.jsonl, line 3" in message
-    assert why in message
+    assert re.search(why, message)
 
 
 @pytest.mark.parametrize("content", ["", "\n", "  \n\n"])
@@ -128,7 +129,7 @@ def test_a_missing_file_is_refused_by_name(folder):
 
 
 def test_a_file_that_is_no_text_is_refused_by_name(folder):
-    with pytest.raises(ConfigError, match=r"a\.png is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"a\.png, line 1: no UTF-8"):
         read_studies(folder / "films/a.png")
 
 
@@ -158,7 +159,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_a_folder_with_a_broken_image_is_refused_by_its_name(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"broken\.png .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"broken\.png: cannot be read"):
         studies_of_folder(tmp_path)
 
 
@@ -182,7 +183,7 @@ def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, kind):
     Image.effect_noise((200, 200), 80).save(path)
     path.write_bytes(path.read_bytes()[:-5000])
     (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": path.name}))
-    with pytest.raises(ConfigError, match=rf"film\.{kind} of study 'a' cannot be read"):
+    with pytest.raises(ConfigError, match=rf"study 'a': image .*film\.{kind}: cannot be read"):
         read_studies(tmp_path / "s.jsonl")
 
 

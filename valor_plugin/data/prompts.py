@@ -1,5 +1,5 @@
 """What the model is asked. Training, rollout and evaluation read it here."""
 
-FINDINGS = (
+PLAIN_REPORT = (
     "Describe the findings of this chest X-ray. Write the report between <report> and </report>."
 )

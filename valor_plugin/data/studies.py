@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import filecmp
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from reward_sdk.errors import ConfigError
-from reward_sdk.images import check_size
+from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.images import check_image
+from reward_sdk.jsonl import BadRow, read_rows
 from reward_sdk.types import ImageRef
+from valor_plugin.data import labels
+from valor_plugin.data.labels import Label
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Study:
 
     Attributes:
         id: unique name.
-        image: path of the film.
+        image: path of the X-ray.
         report: the radiologist's report without tags, or None.
         view: how it was taken, or None where that is not known.
     """
@@ -40,99 +41,71 @@ class Study:
     view: str | None = None
 
     @property
-    def film(self) -> ImageRef:
-        """The film as rewards take it."""
+    def image_ref(self) -> ImageRef:
+        """The X-ray as rewards take it."""
         return ImageRef(path=str(self.image), view=self.view)
 
 
 def read_studies(path: str | Path) -> list[Study]:
-    """The studies of a JSONL file, with every image's header read once.
+    """The studies of a JSONL file, see `reward_sdk.jsonl`; every image is checked.
 
     Raises:
         ConfigError: naming file and line, for a missing file, an empty one, a line that is not a
-            study, an id that occurs twice, an image that is missing or not an image.
+            study, an id that occurs twice, an image that is missing or cannot be read.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # reports may hold U+2028 and its like
-    except OSError as error:
-        raise ConfigError(f"cannot read studies {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
     studies: list[Study] = []
     places: list[str] = []
     first: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        study = _study(line, path.parent, place)
-        if study.id in first:
-            raise ConfigError(f"{place}: id {study.id!r} was used before, in {first[study.id]}")
-        first[study.id] = place
-        studies.append(study)
+    for row in read_rows(path, "studies"):
+        place = f"{path}, line {row.number}"
+        if isinstance(row, BadRow):
+            raise ConfigError(f"{place}: {row.problem}")
+        if row.image is None:
+            raise ConfigError(f"{place}: the row has no 'image' (a text)")
+        if row.id in first:
+            raise ConfigError(f"{place}: id {row.id!r} was used before, in {first[row.id]}")
+        first[row.id] = place
+        image = Path(row.image.path or "").resolve()
+        studies.append(Study(row.id, image, row.reference, row.image.view))
         places.append(place)
     if not studies:
         raise ConfigError(f"{path} holds no study: it needs one JSON object per line")
-    with ThreadPoolExecutor(16) as pool:
-        for place, problem in zip(places, pool.map(_image_problem, studies), strict=True):
-            if problem:
-                raise ConfigError(f"{place}: {problem}")
+    _check_images(studies, places)
     return studies
 
 
-def _study(line: str, folder: Path, place: str) -> Study:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{place} is not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{place}: a study is a JSON object with `id`, `image` and `report`")
-    for key in ("id", "image"):
-        if not isinstance(row.get(key), str) or not row[key]:
-            raise ConfigError(f"{place}: the study has no {key!r} (a text)")
-    for key in ("report", "view"):
-        if not isinstance(row.get(key), str | None):
-            raise ConfigError(f"{place}: {key!r} must be a text or null, not {row[key]!r}")
-    image = (folder / row["image"]).resolve()
-    return Study(row["id"], image, row.get("report"), row.get("view"))
+def _check_images(studies: Sequence[Study], places: Sequence[str]) -> None:
+    """Raises ConfigError, with its place, for the first image that cannot be used."""
+
+    def problem(study: Study) -> str:
+        try:
+            check_image(study.image_ref)
+        except ScoringError as error:
+            return f"study {study.id!r}: {error}"
+        return ""
+
+    with ThreadPoolExecutor(16) as pool:
+        for place, found in zip(places, pool.map(problem, studies), strict=True):
+            if found:
+                raise ConfigError(f"{place}: {found}")
 
 
-_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-_TAIL = 4096
-
-
-def _image_problem(study: Study) -> str | None:
-    """Reads the header, and the end of PNG and JPEG files, which tells at little cost that nothing
-    was cut off; any other file, and one without its end mark, is decoded."""
-    try:
-        with Image.open(study.image) as image:
-            check_size(image, f"image {study.image}")
-            end = _ENDS.get(image.format or "")
-            with study.image.open("rb") as file:
-                file.seek(max(0, study.image.stat().st_size - _TAIL))
-                if end is None or end not in file.read():
-                    image.load()
-    except FileNotFoundError:
-        return f"image {study.image} of study {study.id!r} does not exist"
-    except Exception as error:  # Pillow raises many kinds
-        return f"image {study.image} of study {study.id!r} cannot be read: {error}"
-    return None
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
 
 def studies_of_folder(folder: Path) -> list[Study]:
-    """Every PNG or JPEG below a folder as a study without a report, in the order of their names.
+    """Every PNG, JPEG or DICOM file below a folder as a study without a report, in the order of
+    their names.
 
     Raises:
         ConfigError: there is none, or one cannot be read.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     studies = [Study(str(path.relative_to(folder)), path.resolve()) for path in files]
     if not studies:
-        raise ConfigError(f"{folder} holds no PNG or JPEG image")
-    for study in studies:
-        if problem := _image_problem(study):
-            raise ConfigError(problem)
+        raise ConfigError(f"{folder} holds no PNG or JPEG image, and no DICOM file (.dcm)")
+    _check_images(studies, [str(folder)] * len(studies))
     return studies
 
 
@@ -153,10 +126,8 @@ def write_studies(studies: Iterable[Study], path: Path) -> None:
 def write_host_rows(
     studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False
 ) -> None:
-    """Writes the dataset that the host reads: prompt, image, and what rewards need as the label.
-
-    The label is a JSON string, because `datasets` would pad a mapping with nulls, and because it is
-    the only channel from the data to a reward.
+    """Writes the dataset that the host reads: prompt, image, and the label, see
+    `valor_plugin.data.labels`.
 
     Args:
         must_match: a run goes on with the rows that are there.
@@ -170,7 +141,7 @@ def write_host_rows(
             row = {
                 "prompt": f"<image>{prompt}",
                 "images": [str(study.image)],
-                "label": json.dumps({"id": study.id, "report": study.report, "view": study.view}),
+                "label": labels.encode(Label(study.id, study.report, study.view)),
             }
             file.write(json.dumps(row) + "\n")
     if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):

@@ -31,7 +31,7 @@ import numpy as np
 from reward_sdk.errors import ConfigError
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.text import sentences
-from valor_plugin.demo.phantoms import FINDINGS, OBSERVATION_OF, Finding
+from valor_plugin.demo.phantoms import DRAWABLE, OBSERVATION_OF, Finding
 
 Item = TypeVar("Item")
 
@@ -123,7 +123,7 @@ class SentenceBank:
             for sentence, count in counts.items()
             if len(sentence.split()) <= MAX_WORDS and not _UNCLEAN.search(sentence)
         }
-        stated: dict[Finding, Counter[str]] = {finding: Counter() for finding in FINDINGS}
+        stated: dict[Finding, Counter[str]] = {finding: Counter() for finding in DRAWABLE}
         denied: dict[frozenset[str], Counter[str]] = defaultdict(Counter)
         normal: Counter[str] = Counter()
         deniable = set(OBSERVATION_OF.values()) | _RULES_OUT.keys()
@@ -146,7 +146,7 @@ class SentenceBank:
                 if labels != {observation: 1} or len(sided) != bool(side):
                     continue
                 if finding != "device" or _PACEMAKER.search(sentence):
-                    wording = sentence if not side or side in sided else _mirrored(sentence)
+                    wording = sentence if not side or side in sided else mirrored(sentence)
                     stated[finding][wording] += adapted[sentence]
         self.states = {finding: _common(found) for finding, found in stated.items()}
         """Finding -> sentences that state it and nothing else -> weight."""
@@ -173,7 +173,7 @@ class SentenceBank:
         Returns:
             A report of `MAX_REPORT_WORDS` words at most, without tags.
         """
-        chosen = [_draw(self.states[finding], rng) for finding in FINDINGS if finding in findings]
+        chosen = [_draw(self.states[finding], rng) for finding in DRAWABLE if finding in findings]
         wanted = len(chosen) + int(rng.integers(2, 4)) + (not chosen)
         if not chosen and rng.random() < 0.7:
             chosen.append(_draw(self.normal, rng))
@@ -205,7 +205,7 @@ def _labels(texts: Collection[str]) -> list[dict[str, int]]:
     ]
 
 
-def _mirrored(sentence: str) -> str:
+def mirrored(sentence: str) -> str:
     """The sentence about the other side."""
     other = {"left": "right", "Left": "Right", "right": "left", "Right": "Left"}
     return _SIDE.sub(lambda side: other[side[0]], sentence)

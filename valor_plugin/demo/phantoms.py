@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,6 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from valor_plugin.data.studies import Study
-
-if TYPE_CHECKING:
-    from valor_plugin.demo.phantom_reports import SentenceBank
 
 Finding = Literal[
     "cardiomegaly",
@@ -60,7 +57,7 @@ OBSERVATION_OF: Mapping[Finding, str] = {
 }
 """The CheXpert observation that each finding is an instance of."""
 
-FINDINGS: tuple[Finding, ...] = tuple(OBSERVATION_OF)
+DRAWABLE: tuple[Finding, ...] = tuple(OBSERVATION_OF)
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,9 @@ class Phantom:
 
 
 def sample_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
-    """None to three findings (20, 35, 30, 15 %), all equally likely, in the order of FINDINGS."""
+    """None to three findings (20, 35, 30, 15 %), all equally likely, in the order of DRAWABLE."""
     count = rng.choice(4, p=(0.20, 0.35, 0.30, 0.15))
-    return tuple(FINDINGS[i] for i in sorted(rng.choice(len(FINDINGS), count, replace=False)))
+    return tuple(DRAWABLE[i] for i in sorted(rng.choice(len(DRAWABLE), count, replace=False)))
 
 
 def draw(findings: Collection[Finding], seed: int, size: int = 96) -> Phantom:
@@ -93,58 +90,83 @@ def draw(findings: Collection[Finding], seed: int, size: int = 96) -> Phantom:
         size: side of the image in pixels, 32 at least.
 
     Raises:
-        ValueError: a finding that is not in FINDINGS.
+        ValueError: a finding that is not in DRAWABLE.
     """
-    if unknown := set(findings) - set(FINDINGS):
-        raise ValueError(f"unknown findings {sorted(unknown)}; known: {', '.join(FINDINGS)}")
-    film = _Film(np.random.default_rng([seed, 0]), findings, size)
+    if unknown := set(findings) - set(DRAWABLE):
+        raise ValueError(f"unknown findings {sorted(unknown)}; known: {', '.join(DRAWABLE)}")
+    film = _Chest(np.random.default_rng([seed, 0]), findings, size)
     boxes: dict[Finding, Box] = {}
-    for finding in FINDINGS:
+    for finding in DRAWABLE:
         if finding in findings:
             name, _, side = finding.partition("_")
-            rng = np.random.default_rng([seed, 1 + FINDINGS.index(finding)])
+            rng = np.random.default_rng([seed, 1 + DRAWABLE.index(finding)])
             boxes[finding] = _box(_DRAW[name](film, rng, side))
     return Phantom(film.develop(), boxes)
 
 
+Reporter = Callable[[Collection[Finding], np.random.Generator], str]
+"""Writes a report about findings, see `valor_plugin.demo.phantom_reports.SentenceBank.report`."""
+_LIST = "phantoms.jsonl"
+
+
+@dataclass(frozen=True)
+class PhantomStudy:
+    """A phantom in a folder.
+
+    Attributes:
+        study: its image and report.
+        findings: what is drawn.
+        boxes: where, see `Phantom`.
+    """
+
+    study: Study
+    findings: tuple[Finding, ...]
+    boxes: Mapping[Finding, Box]
+
+
 def write_phantoms(
-    folder: Path,
-    n: int,
-    seed: int,
-    bank: SentenceBank,
-    size: int = 96,
-) -> list[Study]:
+    folder: Path, n: int, seed: int, report: Reporter, size: int = 96
+) -> list[PhantomStudy]:
     """Draws phantoms into a folder: `<id>.png` each, and `phantoms.jsonl` about all of them.
 
-    A line of `phantoms.jsonl` holds id, image, report, findings and boxes (see `Phantom`), so that
-    it is a studies file too. The same arguments give the same files; another seed gives other ids
-    and other films.
+    A line of `phantoms.jsonl` holds id, image, report, findings and boxes, so that it is a studies
+    file too. The same arguments give the same files; another seed gives other ids and other films.
 
     Args:
         folder: made if need be; files of the same name are overwritten.
         n: how many.
         seed: not negative.
-        bank: where the reports come from.
+        report: where the reports come from.
         size: side of the images in pixels.
 
     Returns:
-        The phantoms as studies, in the order of `phantoms.jsonl`.
+        The phantoms, in the order of `phantoms.jsonl`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    studies = []
-    with (folder / "phantoms.jsonl").open("w", encoding="utf-8") as lines:
+    with (folder / _LIST).open("w", encoding="utf-8") as lines:
         for i in tqdm(range(n), "phantoms", disable=None):
             rng = np.random.default_rng([seed, i])
             findings = sample_findings(rng)
-            report = bank.report(findings, rng)
+            text = report(findings, rng)
             phantom = draw(findings, int(rng.integers(2**63)), size)
             name = f"phantom-{seed}-{i:05d}"
-            study = Study(name, folder / f"{name}.png", report)
-            phantom.image.save(study.image, compress_level=1)
-            row = {"id": name, "image": study.image.name, "report": report}
+            phantom.image.save(folder / f"{name}.png", compress_level=1)
+            row = {"id": name, "image": f"{name}.png", "report": text}
             lines.write(json.dumps(row | {"findings": findings, "boxes": phantom.boxes}) + "\n")
-            studies.append(study)
-    return studies
+    return read_phantoms(folder)
+
+
+def read_phantoms(folder: Path) -> list[PhantomStudy]:
+    """The phantoms that `write_phantoms` left in a folder, in their order."""
+    with (folder / _LIST).open(encoding="utf-8") as lines:
+        return [
+            PhantomStudy(
+                Study(row["id"], folder / row["image"], row["report"]),
+                tuple(row["findings"]),
+                {finding: tuple(box) for finding, box in row["boxes"].items()},
+            )
+            for row in map(json.loads, lines)
+        ]
 
 
 @lru_cache(maxsize=4)
@@ -188,7 +210,7 @@ def _box(region: Plane) -> Box:
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
-class _Film:
+class _Chest:
     """A chest being drawn: what absorbs (`tissue`), where the lungs hold air (`air`), and noise."""
 
     def __init__(self, rng: np.random.Generator, findings: Collection[Finding], size: int) -> None:
@@ -307,11 +329,11 @@ class _Film:
         return Image.fromarray((255 * grey).astype(np.uint8))
 
 
-def _cardiomegaly(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _cardiomegaly(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     return film.heart  # drawn with the chest
 
 
-def _effusion(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _effusion(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """Fluid at the base whose surface climbs the chest wall."""
     depth, climb = rng.uniform(-0.01, 0.18), rng.uniform(0.04, 0.12)
     level = film.angle[side] - 0.05 - depth - climb * (film.u(side) / film.wide) ** 3
@@ -320,7 +342,7 @@ def _effusion(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     return fluid
 
 
-def _pneumothorax(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _pneumothorax(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A lung fallen from the wall: a thin white edge, and beyond it air without vessels."""
     gap = rng.uniform(0.045, 0.11)
     inside = film.wall(gap) - film.u(side) * (1 - 0.1 * film.y)
@@ -332,7 +354,7 @@ def _pneumothorax(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     return beyond
 
 
-def _consolidation(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _consolidation(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A patch with a ragged edge in the lower half, above an effusion if there is one."""
     lowest = 0.50 if side in film.blocked else 0.66
     y = rng.uniform(0.42, lowest)
@@ -344,7 +366,7 @@ def _consolidation(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     return patch
 
 
-def _atelectasis(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _atelectasis(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A plate above a raised hemidiaphragm."""
     side = film.collapsed
     low = 0.55 if side in film.blocked else film.dome[side] - rng.uniform(0.04, 0.10)
@@ -355,7 +377,7 @@ def _atelectasis(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     return plate
 
 
-def _edema(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _edema(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """Haze around both hila that hides the vessels."""
     y, reach = rng.uniform(0.46, 0.54), rng.uniform(0.16, 0.22)
     spread = np.abs(film.x - film.mid) - 0.12
@@ -367,7 +389,7 @@ def _edema(film: _Film, rng: np.random.Generator, side: str) -> Plane:
     return wings
 
 
-def _device(film: _Film, rng: np.random.Generator, side: str) -> Plane:
+def _device(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A pacemaker below a clavicle, its lead through the superior vena cava into the heart."""
     side = "left" if rng.random() < 0.6 else "right"
     x, y = film.at(side, rng.uniform(0.22, 0.29)), rng.uniform(0.22, 0.30)

@@ -18,9 +18,14 @@ import click
 import numpy as np
 
 from reward_sdk.text import wrap_report
-from valor_plugin import command, launch, preflight, sft
+from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
+from valor_plugin.demo.phantoms import read_phantoms
 from valor_plugin.recipe import load_recipe
+from valor_plugin.records import read_steps
+from valor_plugin.run import calibration
+from valor_plugin.run.folder import RunFolder
+from valor_plugin.train import describe, train
 
 STAGES = {"sft": "SFT", "stage1": "Stage 1", "stage2": "Stage 2"}
 """The stages that are evaluated: folder and recipe -> title."""
@@ -36,6 +41,7 @@ NOTICE = (
 STUDIES = {"train": (6000, 1), "stage1-studies": (400, 11), "stage2-studies": (1280, 12),
             "test": (512, 2)}  # fmt: skip
 """Folder -> (how many phantoms, seed); seeds differ, so no film is in two folders."""
+CALIBRATION = "calibration.json"
 _MAX_NEW_TOKENS = 48
 _MISPAIRED = 0.4  # ours
 
@@ -51,9 +57,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         seed: of model, data order and sampling.
     """
     for stage in RUNS:
-        recipe = load_recipe(recipes / f"{stage}.yaml")
-        if recipe.stage == "grpo":
-            command.check(recipe, str(recipes / f"{stage}.yaml"))
+        describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
@@ -67,7 +71,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         if target:
             from valor_plugin.demo.pretrain import train_expert
 
-            train_expert(_studies(root / "train"), drawn(root / "train"), target)
+            train_expert(read_phantoms(root / "train"), target)
     with _step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
         if target:
             _base(root / "train", target, seed)
@@ -75,7 +79,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         with _step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
             if target:
                 shutil.rmtree(root / stage, ignore_errors=True)
-                train(recipes / f"{stage}.yaml", root, root / stage, device, seed)
+                run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
         with _step(target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films") as target:
@@ -86,22 +90,15 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     return page
 
 
-def train(recipe: Path, root: Path, out: Path, device: str, seed: int,
-          overrides: tuple[str, ...] = ()) -> Path:  # fmt: skip
+def run_stage(recipe: Path, root: Path, out: Path, device: str, seed: int,
+              overrides: tuple[str, ...] = ()) -> Path:  # fmt: skip
     """Runs one stage from its recipe, with `runs/demo` in its paths replaced by `root`."""
-    loaded = load_recipe(recipe, (*_moved(recipe, root), f"seed={seed + 1}", *overrides))
-    if loaded.stage == "sft":
-        return sft.train(loaded, out, device)
-    return launch.run(preflight.prepare(loaded, str(recipe), out, device), launch.print_step)
-
-
-def _moved(recipe: Path, root: Path) -> tuple[str, ...]:
     loaded = load_recipe(recipe)
-    found = {"model.path": loaded.model.path, "data.train": loaded.data.train}
-    expert = (loaded.rewards or {}).get("image_text", {}).get("weights")
-    if expert:
-        found["rewards.image_text.weights"] = expert
-    return tuple(f"{key}={value.replace('runs/demo', str(root))}" for key, value in found.items())
+    paths = {"model.path": loaded.model.path, "data.train": loaded.data.train}
+    if expert := (loaded.rewards or {}).get("image_text", {}).get("expert"):
+        paths["rewards.image_text.expert"] = expert
+    moved = [f"{key}={value.replace('runs/demo', str(root))}" for key, value in paths.items()]
+    return train(load_recipe(recipe, (*moved, f"seed={seed + 1}", *overrides)), out, device)
 
 
 @contextmanager
@@ -126,17 +123,11 @@ def _studies(folder: Path) -> list[Study]:
     return read_studies(folder / "phantoms.jsonl")
 
 
-def drawn(folder: Path) -> dict[str, tuple]:
-    """Study id -> findings drawn."""
-    with (folder / "phantoms.jsonl").open(encoding="utf-8") as lines:
-        return {row["id"]: tuple(row["findings"]) for row in map(json.loads, lines)}
-
-
 def _phantoms(folder: Path, count: int, seed: int) -> None:
-    from valor_plugin.demo.phantoms import write_phantoms
     from valor_plugin.demo.phantom_reports import SentenceBank, iu_xray_sentences
+    from valor_plugin.demo.phantoms import write_phantoms
 
-    write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()))
+    write_phantoms(folder, count, seed, SentenceBank(iu_xray_sentences()).report)
 
 
 def mispaired(studies: Sequence[Study], share: float, seed: int) -> list[Study]:
@@ -151,50 +142,43 @@ def mispaired(studies: Sequence[Study], share: float, seed: int) -> list[Study]:
 
 
 def _base(data: Path, folder: Path, seed: int) -> None:
-    from valor_plugin.data.prompts import FINDINGS
     from valor_plugin.demo import model, pretrain
     from valor_plugin.llava_med import checkpoint
 
-    studies = _studies(data)
-    texts = [wrap_report(study.report or "") for study in studies]
+    phantoms = read_phantoms(data)
+    texts = [wrap_report(phantom.study.report or "") for phantom in phantoms]
     shape = model.Shape()
-    processor = model.make_processor([*texts, *[FINDINGS] * 200], shape)
+    processor = model.make_processor([*texts, *[PLAIN_REPORT] * 200], shape)
     network = model.make_model(processor, shape, seed)
-    pretrain.train_tower(network, processor, studies, drawn(data), seed=seed)
+    pretrain.train_tower(network, processor, phantoms, seed=seed)
     checkpoint.save(network.bfloat16(), processor, folder)
 
 
 def evaluate(root: Path, stage: str) -> None:
     """Samples a report for every held-out film and writes responses.jsonl and evaluation.json."""
     from reward_sdk.rewards.image_text import image_text
-    from valor_plugin.data.prompts import FINDINGS
     from valor_plugin.evaluation.evaluate import evaluate_model, write_responses
 
     studies = _studies(root / "test")
-    judge = image_text(str(root / "expert.pt"), str(_baseline(root)))
+    judge = image_text(str(root / "expert.pt"), str(_calibration(root)))
     evaluation, responses = evaluate_model(
-        root / stage / "model", studies, FINDINGS, judge,
+        root / stage / "model", studies, PLAIN_REPORT, judge,
         temperature=1.0, max_new_tokens=_MAX_NEW_TOKENS,
     )  # fmt: skip
     write_responses(root / stage / "responses.jsonl", studies, responses)
     (root / stage / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
 
 
-def _baseline(root: Path) -> Path:
-    """Evidence statistics over the SFT films, the same ruler for every stage."""
-    from reward_sdk.models.calibration import fit_calibration
-    from reward_sdk.models.xray_expert import load_expert
-
-    path = root / "evidence_baseline.json"
+def _calibration(root: Path) -> Path:
+    """The expert's, over the SFT films, the same ruler for every stage."""
+    path = root / CALIBRATION
     if not path.exists():
-        images = [study.film for study in _studies(root / "train")]
-        fitted = fit_calibration(load_expert(str(root / "expert.pt")), images)
-        path.write_text(fitted.model_dump_json(indent=2), encoding="utf-8")
+        calibration.write(path, str(root / "expert.pt"), "cpu", _studies(root / "train"))
     return path
 
 
 def _page(root: Path) -> Path:
-    from valor_plugin.evaluation.curves import curve_svg, read_scalars, reward_curve
+    from valor_plugin.evaluation.curves import curve_svg, reward_curve
     from valor_plugin.evaluation.metrics import Evaluation
     from valor_plugin.evaluation.page import Example, StageRow, table_text, write_page
 
@@ -206,8 +190,8 @@ def _page(root: Path) -> Path:
     curves = []
     for stage, rewards in (("stage1", ("rouge_l", "bleu", "findings_f1", "format")),
                            ("stage2", ("image_text", "format"))):  # fmt: skip
-        scalars = read_scalars(root / stage / "tensorboard")
-        series = {name: reward_curve(scalars, name) for name in rewards}
+        steps = read_steps(RunFolder(root / stage).steps)
+        series = {name: reward_curve(steps, name) for name in rewards}
         title = f"{STAGES[stage]}: rewards of the rollouts"
         curves.append((title, curve_svg(series, title)))
     page = root / "index.html"
@@ -218,20 +202,17 @@ def _page(root: Path) -> Path:
 
 def _examples(root: Path, example: type, count: int = 6) -> list:
     from reward_sdk.images import open_image
-    from reward_sdk.types import ImageRef
 
     responses = {}
     for stage, title in STAGES.items():
         with (root / stage / "responses.jsonl").open(encoding="utf-8") as lines:
             responses[title] = [json.loads(line)["response"] for line in lines]
-    with (root / "test" / "phantoms.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines][:count]
     return [
         example(
-            image=open_image(ImageRef(path=str(root / "test" / row["image"]))),
-            reference=row["report"],
+            image=open_image(phantom.study.image_ref),
+            reference=phantom.study.report,
             responses={title: texts[i] for title, texts in responses.items()},
-            boxes=row["boxes"],
+            boxes=phantom.boxes,
         )
-        for i, row in enumerate(rows)
+        for i, phantom in enumerate(read_phantoms(root / "test")[:count])
     ]

@@ -13,19 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reward_sdk.models.xray_expert import CHEXPERT_NAME
 from reward_sdk.images import open_image, to_gray
-from reward_sdk.types import ImageRef
-from valor_plugin.demo.phantoms import FINDINGS, OBSERVATION_OF, Finding
-from valor_plugin.data.studies import Study
+from reward_sdk.models.xray_expert import CHEXPERT_NAME
+from valor_plugin.demo.phantoms import DRAWABLE, OBSERVATION_OF, PhantomStudy
 from valor_plugin.llava_med.processor import open_rgb
-
-Drawn = dict[str, tuple[Finding, ...]]
-"""Study id -> the findings drawn in its image."""
 
 
 def train_expert(
-    studies: Sequence[Study], drawn: Drawn, path: Path, *, steps: int = 500, seed: int = 0
+    phantoms: Sequence[PhantomStudy], path: Path, *, steps: int = 500, seed: int = 0
 ) -> None:
     """Trains a small DenseNet of torchxrayvision's class to tell the CheXpert observations of
     phantoms and saves it as torchxrayvision's own files are: a pickled module.
@@ -42,12 +37,12 @@ def train_expert(
     shown = set(OBSERVATION_OF.values())
     names = [CHEXPERT_NAME.get(name, name) for name in torchxrayvision.models.DenseNet.targets]
     trained = [i for i, name in enumerate(names) if name in shown]
-    pixels = torch.stack([_expert_pixels(study) for study in studies])
+    pixels = torch.stack([_expert_pixels(phantom) for phantom in phantoms])
     labels = torch.tensor(
-        [[float(names[i] in {OBSERVATION_OF[f] for f in drawn[s.id]}) for i in trained]
-         for s in studies]
+        [[float(names[i] in {OBSERVATION_OF[f] for f in phantom.findings}) for i in trained]
+         for phantom in phantoms]
     )  # fmt: skip
-    held_out = len(studies) // 8
+    held_out = len(phantoms) // 8
     _fit(
         network,
         lambda rows: network(pixels[rows])[:, trained],
@@ -74,8 +69,8 @@ def train_expert(
 _EXPERT_SIDE = 64
 
 
-def _expert_pixels(study: Study) -> Tensor:
-    image = open_image(ImageRef(path=str(study.image)))
+def _expert_pixels(phantom: PhantomStudy) -> Tensor:
+    image = open_image(phantom.study.image_ref)
     gray = to_gray(image.resize((_EXPERT_SIDE, _EXPERT_SIDE)))
     return torch.from_numpy(gray / 255 * 2 - 1)[None] * 1024
 
@@ -89,9 +84,8 @@ def _operating_point(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def train_tower(
-    model: Any, processor: Any, studies: Sequence[Study], drawn: Drawn, *, steps: int = 500,
-    seed: int = 0,
-) -> None:  # fmt: skip
+    model: Any, processor: Any, phantoms: Sequence[PhantomStudy], *, steps: int = 500, seed: int = 0
+) -> None:
     """Teaches the vision tower to see the findings, in place, from image-level labels.
 
     Every patch votes for every finding; the votes of an image are pooled by log-mean-exp (multiple
@@ -99,10 +93,10 @@ def train_tower(
     """
     torch.manual_seed(seed)
     tower = model.model.vision_tower
-    images = [open_rgb(str(study.image)) for study in studies]
+    images = [open_rgb(str(phantom.study.image)) for phantom in phantoms]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    labels = torch.tensor([[float(f in drawn[s.id]) for f in FINDINGS] for s in studies])
-    votes = nn.Linear(model.config.vision_config.hidden_size, len(FINDINGS))
+    labels = torch.tensor([[float(f in p.findings) for f in DRAWABLE] for p in phantoms])
+    votes = nn.Linear(model.config.vision_config.hidden_size, len(DRAWABLE))
     layer = model.config.vision_feature_layer
 
     def forward(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training curves: from the host's TensorBoard log to an inline SVG."""
+"""Training curves: from the records of a run to an inline SVG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,9 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from reward_sdk.errors import ConfigError
+from valor_plugin.records import Step
 
 # Okabe and Ito's colours for colour-blind readers, those that show on white and on black alike;
 # the dashes tell lines apart without any colour.
@@ -38,52 +36,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar that one training stage logged: key -> (policy step, value), by step.
-
-    The host writes into `<--logger.tensorboard_dir>/<run name>`, and a resumed run gets a name
-    of its own. So all logs below `folder` are read as one history; where a step was logged
-    twice the later record stands. Keys are the host's: `train/reward`, `train/response_length`,
-    `train/<reward>`, `train/<reward>/applied`, `eval/...`. NaN stays NaN.
+def reward_curve(steps: Sequence[Step], name: str) -> list[tuple[int, float]]:
+    """A reward's mean over those samples of each policy step that it gave a value, by step. Steps
+    at which it gave none, because it waits for its step or failed, are left out.
 
     Raises:
-        ConfigError: there is no TensorBoard log below `folder`.
+        KeyError: the set of the run has no such reward.
     """
-    runs = sorted({file.parent for file in folder.rglob("*tfevents*")})
-    if not runs:
-        raise ConfigError(
-            f"{folder}: no TensorBoard log below this folder; "
-            "train with --logger.tensorboard_dir and give that folder"
-        )
-    events: dict[str, list[tuple[float, int, float]]] = {}
-    for run in runs:
-        log = EventAccumulator(str(run), size_guidance={SCALARS: 0})  # 0: keep all, no sampling
-        log.Reload()
-        for key in log.Tags()[SCALARS]:
-            for event in log.Scalars(key):
-                events.setdefault(key, []).append((event.wall_time, event.step, event.value))
-    return {
-        key: sorted({step: value for _, step, value in sorted(records)}.items())
-        for key, records in sorted(events.items())
-    }
-
-
-def reward_curve(
-    scalars: Mapping[str, Sequence[tuple[int, float]]], name: str
-) -> list[tuple[int, float]]:
-    """A reward's mean over those samples of each policy step that it gave a value.
-
-    The host averages over all samples, and `RewardSet` logs 0 where a reward has no value. So a
-    reward that waits for its step, or failed, would look like a bad one. Steps at which it gave
-    no value at all are left out.
-
-    Raises:
-        KeyError: the log has no `train/<name>` or no `train/<name>/applied`.
-    """
-    applied = dict(scalars[f"train/{name}/applied"])
-    return [
-        (step, mean / applied[step]) for step, mean in scalars[f"train/{name}"] if applied.get(step)
-    ]
+    means = [(step.step, step.parts[name].mean) for step in steps]
+    return [(step, mean) for step, mean in means if mean is not None]
 
 
 def running_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ def evaluate_model(
     )  # fmt: skip
     similarities = None
     if image_text is not None:
-        images = [study.film for study in studies]
+        images = [study.image_ref for study in studies]
         reports = [extract_report(response) or "" for response in responses]
         similarities = image_text.similarities(images, reports)
     references = [study.report for study in studies]

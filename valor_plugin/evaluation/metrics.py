@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.errors import ConfigError, explain, nearest
+from reward_sdk.metrics import bleu_counts, corpus_bleu
 from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.observations import asserted
 from reward_sdk.rewards.wording import bleu_score, rouge_l_score
 from reward_sdk.text import extract_report, tokens
 
@@ -25,7 +27,7 @@ METRICS = ("well_formed", "rouge_l", "bleu_4", "micro_f1", "macro_f1", "similari
 
 
 @dataclass(frozen=True)
-class Findings:
+class FindingsComparison:
     """Findings that a report states, held against its reference, in `OBSERVATIONS` order.
 
     Attributes:
@@ -40,36 +42,40 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResult:
     """One study's results; what needs a reference (or an image) is None where there is none.
 
     Attributes:
         well_formed: whether the response is one `<report>` pair with text inside.
-        rouge_l, bleu_4: sentence-level scores, [0, 1].
+        rouge_l: of this report, [0, 1].
+        sentence_bleu_4: smoothed BLEU-4 of this report alone, [0, 1]; their mean is no BLEU-4.
+        bleu_counts: what this report adds to the corpus' BLEU-4, see `reward_sdk.metrics`.
         similarity: image-text score, as handed in.
         findings: stated findings against the reference's.
     """
 
     well_formed: bool
     rouge_l: float | None = None
-    bleu_4: float | None = None
+    sentence_bleu_4: float | None = None
+    bleu_counts: tuple[int, ...] | None = None
     similarity: float | None = None
-    findings: Findings | None = None
+    findings: FindingsComparison | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The results of one policy on one list of studies, in the order of that list."""
 
-    studies: tuple[Study, ...]
+    studies: tuple[StudyResult, ...]
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """Corpus value of every metric of `METRICS`; None where no study defines it.
 
-        well_formed, rouge_l, bleu_4 and similarity are means over the studies that have them.
-        The F1 scores are corpus-level, over the observations that some reference states: micro
-        pools their cells, macro is the plain mean over observations.
+        well_formed, rouge_l and similarity are means over the studies that have them. bleu_4 is
+        that of `reward_sdk.metrics.corpus_metrics`, over the studies with a reference. The F1
+        scores are corpus-level, over the observations that some reference states: micro pools their
+        cells, macro is the plain mean over observations.
         """
         once = np.ones((1, len(self.studies)))
         values = {name: float(_corpus(self.studies, name, once)[0]) for name in METRICS}
@@ -85,32 +91,23 @@ class Evaluation:
         try:
             return _JSON.validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "top level"
             raise ConfigError(
-                f"not a stored evaluation: {first['msg']} at {place}; "
-                "give JSON that Evaluation.to_json wrote"
-            ) from error
+                f"not a stored evaluation, as Evaluation.to_json writes it: {explain(error, False)}"
+            ) from None
 
 
 _JSON = TypeAdapter(Evaluation)
 
 
 def stated_findings(reports: Sequence[str]) -> list[tuple[str, ...]]:
-    """The observations that each report states, by the rule labeler, "No Finding" left out.
-
-    An uncertain mention counts as stated (the U-Ones convention of the CheXpert paper).
-    """
-    return [
-        tuple(name for name, label in labels.items() if label in (1, -1) and name != "No Finding")
-        for labels in label_reports(reports)
-    ]
+    """The observations that each report states, by the rule labeler, "No Finding" left out."""
+    return [asserted(labels) for labels in label_reports(reports)]
 
 
-def compare_findings(reports: Sequence[str], references: Sequence[str]) -> list[Findings]:
+def compare_findings(reports: Sequence[str], references: Sequence[str]) -> list[FindingsComparison]:
     """Each report's stated findings against those of its reference; lists of equal length."""
     return [
-        Findings(
+        FindingsComparison(
             correct=tuple(name for name in ours if name in theirs),
             missed=tuple(name for name in theirs if name not in ours),
             unsupported=tuple(name for name in ours if name not in theirs),
@@ -151,13 +148,14 @@ def evaluate(
     for report, reference, similar in zip(reports, references, similarities, strict=True):
         well_formed = report is not None
         if reference is None:
-            studies.append(Study(well_formed, similarity=similar))
+            studies.append(StudyResult(well_formed, similarity=similar))
             continue
-        rouge_l = bleu_4 = 0.0
+        ours, theirs = tokens(report or ""), tokens(reference)
+        rouge_l = bleu = 0.0
         if report is not None:
-            ours, theirs = tokens(report), tokens(reference)
-            rouge_l, bleu_4 = rouge_l_score(ours, theirs), bleu_score(ours, theirs)
-        studies.append(Study(well_formed, rouge_l, bleu_4, similar, next(findings)))
+            rouge_l, bleu = rouge_l_score(ours, theirs), bleu_score(ours, theirs)
+        counts = bleu_counts(ours, theirs)
+        studies.append(StudyResult(well_formed, rouge_l, bleu, counts, similar, next(findings)))
     return Evaluation(tuple(studies))
 
 
@@ -199,7 +197,7 @@ def paired_bootstrap(
     return ends[1] - ends[0], float(low), float(high)
 
 
-def _reference(study: Study) -> frozenset[str] | None:
+def _reference(study: StudyResult) -> frozenset[str] | None:
     """The findings of a study's reference; None without one."""
     if study.findings is None:
         return None
@@ -207,7 +205,7 @@ def _reference(study: Study) -> frozenset[str] | None:
 
 
 def _corpus(
-    studies: Sequence[Study], metric: str, weights: NDArray[np.float64]
+    studies: Sequence[StudyResult], metric: str, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """A metric over corpora in which study i occurs weights[:, i] times.
 
@@ -218,11 +216,16 @@ def _corpus(
         Shape (corpora,); NaN where a corpus leaves the metric undefined.
     """
     with np.errstate(invalid="ignore"):
+        if metric == "bleu_4":
+            counts = np.array([study.bleu_counts or (0,) * 10 for study in studies], float)
+            known = np.array([study.bleu_counts is not None for study in studies], float)
+            summed = zip(weights @ counts, weights @ known, strict=True)
+            return np.array([corpus_bleu(row.astype(int).tolist()) if any_ else np.nan for row, any_ in summed])
         if metric not in ("micro_f1", "macro_f1"):
             values = np.array([getattr(study, metric) for study in studies], dtype=float)
             known = ~np.isnan(values)
             return (weights @ np.where(known, values, 0)) / (weights @ known)
-        found = [study.findings or Findings() for study in studies]
+        found = [study.findings or FindingsComparison() for study in studies]
         names = sorted({name for each in found for name in (*each.correct, *each.missed)})
         correct, missed, unsupported = (
             weights @ np.array([[name in stated for name in names] for stated in outcome], float)

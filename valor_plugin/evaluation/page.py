@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL.Image import Image
+from reward_sdk.templates import template
 
 from reward_sdk.text import extract_report, sentences
 from valor_plugin.evaluation.metrics import (
     METRICS,
     Evaluation,
-    Findings,
+    FindingsComparison,
     compare_findings,
     stated_findings,
 )
@@ -75,7 +75,7 @@ class _Report:
     stage: str
     text: str
     well_formed: bool
-    findings: Findings
+    findings: FindingsComparison
 
     def marked(self) -> list[tuple[str, str]]:
         """(sentence, "correct" | "unsupported" | "") of a well-formed report, in order.
@@ -126,14 +126,7 @@ def write_page(
         curves: (caption, svg) with the SVG as `curve_svg` makes it; put in unescaped.
         examples: X-rays to show with their reports.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("page.html.jinja").render(
+    html = template(Path(__file__).parent, "page.html.jinja").render(
         title=title,
         notice=notice,
         columns=_COLUMNS.values(),

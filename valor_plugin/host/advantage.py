@@ -8,13 +8,32 @@ tolerance, and exact zeros for a group in which nothing differs.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 
 from reward_sdk.reward_set import UNSCORED
+from valor_plugin.host.settings import HostSettings
 
 TIED = "group_tied"
+SPREAD = "group_reward_std"
+Scale = Literal["linear", "zscore", "off"]
+
+
+class Experience(Protocol):
+    """What is used of the host's micro-batch of samples.
+
+    Attributes:
+        index: of each sample in the rollout; groups are consecutive in it.
+        rewards: (samples,).
+        info: what is logged, (samples,) under each name.
+    """
+
+    index: list[int]
+    rewards: torch.Tensor
+    info: dict[str, torch.Tensor]
 
 
 def rank_normalise(
@@ -62,24 +81,66 @@ def _average_ranks(values: list[float], tolerance: float) -> list[float]:
     return ranks
 
 
-def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> None:
-    """Wraps the one place where the host sees groups whole.
+@dataclass(frozen=True)
+class GroupAdvantages:
+    """What becomes of the rewards of a policy step; all (groups, n).
+
+    Attributes:
+        rewards: as they came, but that a sample which could not be scored has the mean of its
+            group, or of the whole step where no sample of its group was scored.
+        ranked: what the host's estimator is given.
+        spread: standard deviation of the rewards of each group.
+        tied: 1 in groups whose rewards lie within the tolerance.
+    """
+
+    rewards: torch.Tensor
+    ranked: torch.Tensor
+    spread: torch.Tensor
+    tied: torch.Tensor
+
+
+def group_advantages(
+    rewards: torch.Tensor, scored: torch.Tensor, scale: Scale, tie_tolerance: float
+) -> GroupAdvantages:
+    """Advantages of whole groups, by rank, or the rewards themselves with scale "off".
+
+    Args:
+        rewards: (groups, n) raw rewards.
+        scored: (groups, n) bool; the others neither gain nor lose.
+        scale: see `rank_normalise`.
+        tie_tolerance: see `rank_normalise`.
+    """
+    count = scored.sum(-1, keepdim=True)
+    everywhere = (rewards * scored).sum() / scored.sum().clamp(min=1)
+    mean = (rewards * scored).sum(-1, keepdim=True) / count.clamp(min=1)
+    filled = torch.where(scored, rewards, torch.where(count > 0, mean, everywhere))
+    ranked = filled if scale == "off" else rank_normalise(filled, scale, tie_tolerance, scored)
+    tied = filled.amax(-1, keepdim=True) - filled.amin(-1, keepdim=True) <= tie_tolerance
+    return GroupAdvantages(
+        rewards=filled,
+        ranked=ranked,
+        spread=filled.std(-1, keepdim=True).expand_as(filled),
+        tied=tied.float().expand_as(filled),
+    )
+
+
+def rank_groups(
+    compute: Callable[[Any, list], list], settings: HostSettings
+) -> Callable[[Any, list], list]:
+    """For `RemoteExperienceMaker.compute_advantages_and_returns`, where groups are seen whole.
 
     With ranks the host runs its `dr_grpo` estimator, which subtracts the group mean (0 already) and
-    nothing else. With `scale="off"` the host's own estimator sees the raw rewards. Samples that no
-    reward could score get the mean of their group, so that they neither gain nor lose (a KL term
-    holds for them as for all). A policy step in which everything failed ends the run: it would go
-    on without learning.
+    nothing else. With `rank: off` the host's own estimator sees the rewards. A KL term holds for
+    samples that could not be scored as for all. A policy step in which everything failed ends the
+    run: it would go on without learning.
     """
-    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+    advantage = settings.advantage
 
-    original = RemoteExperienceMaker.compute_advantages_and_returns
-
-    def compute(self: Any, experiences: list[Any]) -> list[Any]:
+    def compute_by_rank(self: Any, experiences: list[Experience]) -> list[Experience]:
         size = self.strategy.args.rollout.n_samples_per_prompt
         index = torch.tensor([i for experience in experiences for i in experience.index])
 
-        def by_group(parts: list[torch.Tensor]) -> torch.Tensor:
+        def by_group(parts: Sequence[torch.Tensor]) -> torch.Tensor:
             flat = torch.cat([part.float().flatten() for part in parts])
             grouped = torch.empty_like(flat)
             grouped[index] = flat
@@ -89,43 +150,29 @@ def install(scale: Literal["linear", "zscore", "off"], tie_tolerance: float) -> 
             lengths = [len(experience.index) for experience in experiences]
             return list(grouped.reshape(-1)[index].split(lengths))
 
-        raw = by_group([experience.rewards for experience in experiences])
         scored = by_group([experience.info[UNSCORED] for experience in experiences]) == 0
         if not scored.any() and (failed := _failed(experiences)):
             raise RuntimeError(
                 f"no sample of this policy step could be scored (failed: {', '.join(failed)}); the "
                 "log says why, study by study"
             )
-        # Of its group, or of the whole step where no sample of the group could be scored.
-        count = scored.sum(-1, keepdim=True)
-        everywhere = (raw * scored).sum() / scored.sum().clamp(min=1)
-        mean = (raw * scored).sum(-1, keepdim=True) / count.clamp(min=1)
-        raw = torch.where(scored, raw, torch.where(count > 0, mean, everywhere))
-        spread = raw.amax(-1, keepdim=True) - raw.amin(-1, keepdim=True)
-        tied = (spread <= tie_tolerance).float().expand_as(raw)
-        ranked = raw if scale == "off" else rank_normalise(raw, scale, tie_tolerance, scored)
-
-        for experience, rewards in zip(experiences, by_experience(ranked), strict=True):
-            experience.rewards = rewards
-        experiences = original(self, experiences)
-        deviation = raw.std(-1, keepdim=True).expand_as(raw)
-        for experience, rewards, std, tie in zip(
-            experiences,
-            by_experience(raw),
-            by_experience(deviation),
-            by_experience(tied),
-            strict=True,
-        ):
-            # Ranks have done their work; what the host logs are the rewards.
-            experience.rewards = experience.info["reward"] = rewards
-            experience.info["group_reward_std"] = std  # of the rewards, not of their ranks
-            experience.info[TIED] = tie
+        rewards = by_group([experience.rewards for experience in experiences])
+        found = group_advantages(rewards, scored, advantage.rank, advantage.tie_tolerance)
+        for experience, ranked in zip(experiences, by_experience(found.ranked), strict=True):
+            experience.rewards = ranked
+        experiences = compute(self, experiences)
+        logged = {"reward": found.rewards, SPREAD: found.spread, TIED: found.tied}
+        for name, grouped in logged.items():
+            for experience, values in zip(experiences, by_experience(grouped), strict=True):
+                experience.info[name] = values
+        for experience in experiences:  # ranks have done their work
+            experience.rewards = experience.info["reward"]
         return experiences
 
-    RemoteExperienceMaker.compute_advantages_and_returns = compute
+    return compute_by_rank
 
 
-def _failed(experiences: list[Any]) -> list[str]:
+def _failed(experiences: Sequence[Experience]) -> list[str]:
     """What failed for some sample: rewards, or "image" where it could not be read."""
     keys = [key for key in experiences[0].info if key.endswith("/failed")]
     return [

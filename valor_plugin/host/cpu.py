@@ -7,9 +7,15 @@ helpers that it imports at module level, and the transport of weights to vLLM.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from valor_plugin.host.settings import HostSettings
 
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
@@ -30,14 +36,11 @@ HOST_OPTIONS = {
 """What the host must be told on a machine without CUDA, whatever the recipe says."""
 
 
-def install() -> None:
-    """Replaces device selection and the modules of flash-attn; before the host is imported."""
-    _flash_attn()
-    _cuda()
-
-
-def _flash_attn() -> None:
-    """The helpers that `openrlhf.models.ring_attn_utils` imports; used only with packing."""
+def provide_flash_attn() -> None:
+    """The helpers of flash-attn that `openrlhf.models.ring_attn_utils` imports, and uses only with
+    packing; before the host is imported."""
+    if "flash_attn" in sys.modules:
+        return
     from einops import rearrange
     from transformers import modeling_flash_attention_utils as flash
 
@@ -62,38 +65,38 @@ def _module(name: str, **members: Any) -> Any:
     return module
 
 
-def _cuda() -> None:
-    import torch
-
-    torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment]
-    torch.cuda.current_stream = lambda device=None: None  # type: ignore[assignment]
-    for name in ("set_device", "synchronize", "empty_cache"):
-        setattr(torch.cuda, name, lambda *_args, **_kwargs: None)
+def device_name(_: Any, settings: HostSettings) -> Callable[[], str]:
+    """For `torch.cuda.current_device`."""
+    return lambda: "cpu"
 
 
-def adapt_host() -> None:
-    """Replaces names inside the host's modules, which must be importable by now."""
-    import torch
-    from deepspeed.runtime.zero.partition_parameters import Init
-    from openrlhf.trainer.ppo_utils import replay_buffer
-    from openrlhf.trainer.ray import ppo_actor
-    from openrlhf.utils import distributed_util
-    from openrlhf.utils.deepspeed import deepspeed
-    from torch.distributed.device_mesh import init_device_mesh
+def nothing(_: Any, settings: HostSettings) -> Callable[..., None]:
+    """For calls that have nothing to do."""
+    return lambda *_args, **_kwargs: None
 
-    # Of tensors that are gathered together DeepSpeed waits for the last only. NCCL has finished the
-    # others by then, gloo need not have: a late one overwrites what was loaded in its place.
-    Init._allgather_params_coalesced = lambda self, param_list, hierarchy=0, quantize=False: (
-        self._allgather_params_sequential(param_list, hierarchy=hierarchy) if param_list else None
-    )
-    deepspeed.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh(
-        "cpu", *args, **kwargs
-    )
-    # NaiveReplayBuffer.__init__ builds torch.device(f"cuda:{...}") and uses nothing else of torch
-    # that would have to differ; the stand-in forwards everything but `device`.
-    replay_buffer.torch = _Forward(torch, device=lambda _name: torch.device("cpu"))
-    for module in (distributed_util, ppo_actor):
-        module.stateless_init_process_group = stateless_process_group  # type: ignore[attr-defined]
+
+def gather_one_by_one(_: Any, settings: HostSettings) -> Callable[..., Any]:
+    """For DeepSpeed's gathering of several tensors, of which it waits for the last only. NCCL has
+    finished the others by then, gloo need not have: a late one overwrites what was loaded in its
+    place."""
+
+    def gather(self: Any, param_list: list, hierarchy: int = 0, quantize: bool = False) -> Any:
+        if param_list:
+            return self._allgather_params_sequential(param_list, hierarchy=hierarchy)
+        return None
+
+    return gather
+
+
+def cpu_mesh(init_device_mesh: Callable[..., Any], settings: HostSettings) -> Callable[..., Any]:
+    """For `init_device_mesh`, which the host calls with "cuda"."""
+    return lambda _device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
+
+
+def torch_on_cpu(torch: ModuleType, settings: HostSettings) -> Any:
+    """For the module `torch` as the replay buffer sees it: its constructor builds
+    `torch.device(f"cuda:{...}")` and uses nothing else that would have to differ."""
+    return _Forward(torch, device=lambda _name: torch.device("cpu"))
 
 
 class _Forward:
@@ -107,10 +110,15 @@ class _Forward:
         return getattr(self._module, name)
 
 
-def stateless_process_group(
+def sync_over_tcp(_: Any, settings: HostSettings) -> Callable[..., SimpleNamespace]:
+    """For `stateless_init_process_group`, the group that carries weights to vLLM over NCCL."""
+    return tcp_process_group
+
+
+def tcp_process_group(
     address: str, port: int, rank: int, world_size: int, _device: Any
 ) -> SimpleNamespace:
-    """The trainer-to-vLLM group with `broadcast(tensor, src, stream)` over TCP instead of NCCL."""
+    """A group with `broadcast(tensor, src, stream)` over TCP."""
     from vllm.distributed.utils import StatelessProcessGroup
 
     group = StatelessProcessGroup.create(host=address, port=port, rank=rank, world_size=world_size)
@@ -123,15 +131,12 @@ def stateless_process_group(
     return SimpleNamespace(broadcast=broadcast)
 
 
-def adapt_vllm_worker() -> None:
-    """Weight updates in vLLM's worker: vLLM's CPU linear layers are packed after loading, so
-    tensors cannot be loaded one by one. They are collected and reloaded together at the last."""
+def reload_together(_: Any, settings: HostSettings) -> Callable[..., None]:
+    """For `WorkerWrap.update_weight` in vLLM's worker: vLLM's CPU linear layers are packed after
+    loading, so tensors cannot be loaded one by one. They are collected and reloaded together at the
+    last."""
     import torch
-    from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
-    from openrlhf.utils import distributed_util
     from vllm.config import set_current_vllm_config
-
-    distributed_util.stateless_init_process_group = stateless_process_group
 
     def update_weight(
         self: Any, name: str, dtype: torch.dtype, shape: torch.Size, empty_cache: bool = False
@@ -145,4 +150,4 @@ def adapt_vllm_worker() -> None:
                 self.model_runner.reload_weights(weights_iterator=iter(pending))
             pending.clear()
 
-    WorkerWrap.update_weight = update_weight
+    return update_weight

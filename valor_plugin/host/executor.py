@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 from copy import copy
 from typing import Any
@@ -18,10 +17,11 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import AsyncRewardClient
-from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.errors import ServerError
+from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.types import ImageRef, Sample, Score
-from valor_plugin.host.images import Film
+from valor_plugin.data import labels
+from valor_plugin.host.images import GroupImage
 from valor_plugin.host.sampling import STEP
 from valor_plugin.host.settings import HostSettings
 
@@ -58,7 +58,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             if "server" in settings.rewards
             else BatchedSet(RewardSet.from_config(settings.rewards))
         )
-        self._films: WeakValueDictionary[str, Film] = WeakValueDictionary()  # in use just now
+        self._images: WeakValueDictionary[str, GroupImage] = WeakValueDictionary()  # in use
         self._step = 1
         self._new_step = asyncio.Lock()
 
@@ -91,16 +91,16 @@ class AgentExecutor(SingleTurnAgentExecutor):
         images: Any = None,
     ) -> dict:
         step = sampling_params.extra_args[STEP]
-        study = json.loads(label)
+        study = labels.decode(label)
         if self._settings.deterministic:
-            sampling_params = _seeded(sampling_params, self._settings.seed, study["id"])
+            sampling_params = _seeded(sampling_params, self._settings.seed, study.id)
         await self._forget_images(step, llm_engine)
         [path] = images
-        film = self._films.get(path)
-        if film is None:
-            film = self._films[path] = Film(path, study["id"])
+        image = self._images.get(path)
+        if image is None:
+            image = self._images[path] = GroupImage(path, study.id)
         output = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, [film]
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, [image]
         )
         output["images"] = images
         [(start, end)] = output["action_ranges"]
@@ -108,9 +108,9 @@ class AgentExecutor(SingleTurnAgentExecutor):
             response=hf_tokenizer.decode(
                 output["observation_tokens"][start:end], skip_special_tokens=True
             ),
-            reference=study["report"],
-            image=ImageRef(path=path, view=study["view"]),
-            id=study["id"],
+            reference=study.report,
+            image=ImageRef(path=path, view=study.view),
+            id=study.id,
         )
         score = await self._score(sample, step)
         for part in score.parts.values():
@@ -118,7 +118,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 logger.warning("study %s: %s", sample.id, part.reason)
         # A sample that cannot be judged like its siblings must not be compared with them.
         unscored = (
-            not film.readable
+            not image.readable
             or score.total is None
             or any(part.status == "failed" and part.value is None for part in score.parts.values())
         )
@@ -129,7 +129,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             scores=(reward - low) / (high - low) if high > low else 0.0,
             extra_logs={
                 **score.logs,
-                "image/failed": float(not film.readable),
+                "image/failed": float(not image.readable),
                 UNSCORED: float(unscored),
             },
         )

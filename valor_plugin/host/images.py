@@ -1,12 +1,12 @@
 """One image of a group is opened, preprocessed, sent and encoded once.
 
 The host does each of these for every sample, and encodes again for the policy, the reference and
-every epoch: for a group of 8, one epoch, 24 times. Here the samples of a group share one `Film`,
-its pixels lie once in Ray's object store, and samples carry their name. A policy worker sends a
-name's pixels through the tower when it meets it first and keeps what came out, which stays true
-while the tower is frozen: at most as many as a rollout has images (1.2 MB each for LLaVA-Med 7B in
-bfloat16). The projector, which may train, runs once for every image of a micro-batch. A tower that
-trains encodes every image of a micro-batch once; nothing is kept.
+every epoch: for a group of 8, one epoch, 24 times. Here the samples of a group share one
+`GroupImage`, its pixels lie once in Ray's object store, and samples carry their name. A policy
+worker sends a name's pixels through the tower when it meets it first and keeps what came out, which
+stays true while the tower is frozen: at most as many as a rollout has images (1.2 MB each for
+LLaVA-Med 7B in bfloat16). The projector, which may train, runs once for every image of a
+micro-batch. A tower that trains encodes every image of a micro-batch once; nothing is kept.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from typing import Any
 from PIL import Image
 
 from reward_sdk.errors import ScoringError
+from valor_plugin.host.settings import HostSettings
 from valor_plugin.llava_med.processor import open_rgb
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentImage:
     """What travels with a sample instead of its pixels."""
 
     name: str  # the digest of the pixels
     pixels: Any  # Ray's reference to an array of (1, channels, height, width)
 
 
-class Film:
+class GroupImage:
     """An image that the samples of a group share, and what the processor makes of it.
 
     Attributes:
@@ -65,13 +66,13 @@ class Film:
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
             # vLLM would hash the whole picture for every sample; it takes this instead.
             self.image.getexif()[Image.ExifTags.Base.ImageID] = uuid.UUID(bytes=digest.digest())
-            sent = Sent(digest.hexdigest(), ray.put(pixels))
+            sent = SentImage(digest.hexdigest(), ray.put(pixels))
             self._prepared = ids, {"pixel_values": sent}, images
         return self._prepared
 
 
 class Encoder:
-    """Stands for `LlavaModel.get_image_features`, given `Sent` images instead of pixels."""
+    """Stands for `LlavaModel.get_image_features`, given `SentImage`s instead of pixels."""
 
     def __init__(self, llava: Any, most: int) -> None:
         """`most` images are remembered, the ones used last."""
@@ -79,7 +80,7 @@ class Encoder:
         self._most = most
         self._known: OrderedDict[str, Any] = OrderedDict()
 
-    def __call__(self, pixel_values: Sequence[Sent], **_: Any) -> Any:
+    def __call__(self, pixel_values: Sequence[SentImage], **_: Any) -> Any:
         """`pooler_output` has the projected features of every sample's image, (tokens, width)."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -89,7 +90,7 @@ class Encoder:
         every: Any = list(projected[[row[sent.name] for sent in pixel_values]])
         return BaseModelOutputWithPooling(pooler_output=every)
 
-    def _encoded(self, images: dict[str, Sent]) -> Any:
+    def _encoded(self, images: dict[str, SentImage]) -> Any:
         """What the tower makes of each, (images, tokens, width); remembered if it is frozen."""
         import torch
 
@@ -108,7 +109,7 @@ class Encoder:
             self._known.popitem(last=False)
         return every
 
-    def _tower(self, images: list[Sent]) -> Any:
+    def _tower(self, images: list[SentImage]) -> Any:
         import ray
         import torch
 
@@ -137,22 +138,34 @@ class Encoder:
         return bool(flag)
 
 
-def install() -> None:
-    """Adapts the rollout, which prepares a `Film`, and what the policy makes of its samples."""
-    from openrlhf.trainer.ray import ppo_actor
-    from openrlhf.utils import vlm_utils
+def prepare_once(process: Callable[..., tuple], settings: HostSettings) -> Callable[..., tuple]:
+    """For `process_prompt_with_images`, which is given a `GroupImage` instead of an image."""
 
-    merging: tuple[Any, ...] = (vlm_utils, ppo_actor)
-    process = vlm_utils.process_prompt_with_images
+    def process_group_image(processor: Any, prompt: str, images: Sequence[GroupImage]) -> tuple:
+        [image] = images
+        return image.prepared(process, processor, prompt)
 
-    def process_once(processor: Any, prompt: str, films: list[Film]) -> tuple:
-        [film] = films
-        return film.prepared(process, processor, prompt)
+    return process_group_image
 
-    def merge(samples: Iterable[Any], _device: Any) -> dict[str, list[Sent]]:
+
+def merge_names(_: Any, settings: HostSettings) -> Callable[[Iterable[Any], Any], dict]:
+    """For `merge_mm_train_inputs`: the names of a micro-batch's images instead of their pixels."""
+
+    def merge(samples: Iterable[Any], _device: Any) -> dict[str, list[SentImage]]:
         each = (one for item in samples for one in (item if isinstance(item, list) else [item]))
         return {"pixel_values": [inputs["pixel_values"] for inputs in each]}
 
-    vlm_utils.process_prompt_with_images = process_once
-    for module in merging:
-        module.merge_mm_train_inputs = merge
+    return merge
+
+
+def encode_once(encode: Callable[..., Any], settings: HostSettings) -> Callable[..., Any]:
+    """For `LlavaModel.get_image_features`: names of images are looked up, and encoded if new."""
+
+    def get_image_features(self: Any, pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(pixel_values, list):
+            return encode(self, pixel_values, *args, **kwargs)
+        if "image_encoder" not in vars(self):
+            self.image_encoder = Encoder(self, settings.rollout_images)
+        return self.image_encoder(pixel_values)
+
+    return get_image_features

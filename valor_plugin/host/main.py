@@ -1,7 +1,7 @@
 """The driver process of a run: starts Ray with our hooks, then the host's own entry point.
 
-`valor_plugin.run.process` starts `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with the
-run's settings in the environment.
+`valor_plugin.run.process` starts `python -m valor_plugin.host.main RAY_DIR -- HOST ARGUMENTS`, with
+the run's settings in the environment.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from pathlib import Path
 
 from reward_sdk.wire import TOKEN
-from valor_plugin.host import install, options
+from valor_plugin import records
+from valor_plugin.host import failures, seams
+from valor_plugin.host.command import MODULE
 from valor_plugin.host.settings import HostSettings
 
 
@@ -20,6 +23,15 @@ def main() -> None:
     settings = HostSettings.current()
     if settings is None:
         raise SystemExit("start a run with `openrlhf train`")
+    try:
+        _run(settings, ray_dir, arguments)
+    except Exception as error:
+        told = failures.failure("driver", error)
+        records.append(Path(settings.records, records.FAILURES), told)
+        raise
+
+
+def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
     environment = {
         **settings.environment(),
         "TOKENIZERS_PARALLELISM": "false",
@@ -39,7 +51,7 @@ def main() -> None:
         environment |= cpu.ENVIRONMENT
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
     os.environ.update(environment)
-    install.install()
+    seams.adapt()
     import ray
 
     # An existing cluster is joined (RAY_ADDRESS); otherwise one is started that ends with us.
@@ -50,13 +62,13 @@ def main() -> None:
     ray.init(
         address=address or "local",
         runtime_env={
-            "worker_process_setup_hook": "valor_plugin.host.seams.install",
+            "worker_process_setup_hook": "valor_plugin.host.seams.adapt",
             "env_vars": environment,
         },
         **cluster,
     )
-    sys.argv = [options.MODULE, *arguments]
-    runpy.run_module(options.MODULE, run_name="__main__")
+    sys.argv = [MODULE, *arguments]
+    runpy.run_module(MODULE, run_name="__main__")
     ray.shutdown()
 
 

@@ -9,19 +9,24 @@ model, 15 GB, is not started. Where the language model trains, the host's own is
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from valor_plugin.host.settings import HostSettings
 
 logger = logging.getLogger(__name__)
 
+_FORWARD = "reference_forward"  # what the policy is asked for in the reference's place
 
-def is_shared(parts: Collection[str]) -> bool:
+
+def is_shared(trainable: Collection[str]) -> bool:
     """Whether a policy of which these parts train holds its own reference."""
-    return "language" not in parts
+    return "language" not in trainable
 
 
-class Initial:
+class ReferenceWeights:
     """The trainable tensors of a model, as they are now; to be had back for a while later on."""
 
     def __init__(self, model: Any, sharded: bool) -> None:
@@ -61,42 +66,55 @@ class Initial:
             yield
 
 
-def install() -> None:
-    """Adapts the driver (no reference model), the trainer (whom it asks) and the policy."""
-    from openrlhf.models.actor import Actor
-    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
-    from openrlhf.trainer.ray import launcher
-    from openrlhf.utils.deepspeed import DeepspeedStrategy
+def start_none(initiate: Callable[..., None], settings: HostSettings) -> Callable[..., None]:
+    """For `RayActorGroup._initiate_actors`: a group of reference models stays empty."""
+    from openrlhf.trainer.ray.launcher import ReferenceModelActor
 
-    group: Any = launcher.RayActorGroup
-    maker: Any = RemoteExperienceMaker
-    worker: Any = launcher.BaseModelActor  # Ray carries PolicyModelActor by value, this by name
-    initiate, dispatch = group._initiate_actors, maker._dispatch_forward
-    strategy: Any = DeepspeedStrategy
-    prepare = strategy._ds_init_train_model
-
-    def initiate_policies(self: Any, *args: Any) -> None:
-        if self.ray_actor_type is launcher.ReferenceModelActor:
+    def initiate_others(self: Any, *args: Any) -> None:
+        if self.ray_actor_type is ReferenceModelActor:
             self._actor_handlers = []
         else:
             initiate(self, *args)
 
+    return initiate_others
+
+
+def ask_the_policy(dispatch: Callable[..., Any], settings: HostSettings) -> Callable[..., Any]:
+    """For `RemoteExperienceMaker._dispatch_forward`: what is wanted of the reference's group is
+    asked of the policy's."""
+
     def dispatch_to_policy(self: Any, asked: Any, sync_condition: Any, **kwargs: Any) -> Any:
         if asked is not self.initial_model_group:
             return dispatch(self, asked, sync_condition, **kwargs)
-        return self.actor_model_group.async_run_method_batch("reference_forward", **kwargs)
+        return self.actor_model_group.async_run_method_batch(_FORWARD, **kwargs)
+
+    return dispatch_to_policy
+
+
+def keep_the_start(prepare: Callable[..., tuple], settings: HostSettings) -> Callable[..., tuple]:
+    """For `DeepspeedStrategy._ds_init_train_model`: the policy keeps what it starts from, before a
+    checkpoint is loaded."""
+    from openrlhf.models.actor import Actor
 
     def prepare_and_keep(self: Any, policy: Any, cfg: dict) -> tuple:
         prepared = prepare(self, policy, cfg)
         if isinstance(policy, Actor) and self.args.algo.kl.init_coef > 0:
-            self.initial = Initial(policy.model.module, sharded=self.stage == 3)
+            self.reference = ReferenceWeights(policy.model.module, sharded=self.stage == 3)
         return prepared
 
-    def reference_forward(self: Any, **kwargs: Any) -> Any:
-        with self.strategy.initial.in_place():
-            return self.forward(**kwargs)
+    return prepare_and_keep
 
-    group._initiate_actors = initiate_policies
-    maker._dispatch_forward = dispatch_to_policy
-    strategy._ds_init_train_model = prepare_and_keep
-    worker.reference_forward = reference_forward
+
+def answer_for_the_reference(
+    execute: Callable[..., list], settings: HostSettings
+) -> Callable[..., list]:
+    """For `BaseModelActor.execute_batch`: a rollout's reference log-probabilities are the policy's,
+    with the kept weights in place."""
+
+    def execute_batch(self: Any, method_name: str, *args: Any, **kwargs: Any) -> list:
+        if method_name != _FORWARD:
+            return execute(self, method_name, *args, **kwargs)
+        with self.strategy.reference.in_place():
+            return execute(self, "forward", *args, **kwargs)
+
+    return execute_batch

@@ -1,5 +1,5 @@
-"""The policy step and the tokens that must not be sampled, stamped on every dispatch; and the order
-of what is dispatched and comes back.
+"""The policy step and the tokens that must not be sampled, stamped on every dispatch; the order of
+what is dispatched and comes back; and the record of every step.
 
 The host tells rewards no step. It does build the SamplingParams of a whole rollout in the process
 that counts steps, and their free-form `extra_args` reach `AgentExecutor.execute`: a step put there
@@ -11,32 +11,38 @@ image tokens do not match"), so that token is biased away.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from zlib import crc32
+
+from valor_plugin import records
+from valor_plugin.host.progress import step_record
+from valor_plugin.host.settings import HostSettings
 
 STEP = "policy_step"
 _NEVER = -100.0  # the lower limit of vLLM's logit_bias
 
 
-def install(banned_tokens: tuple[int, ...], seed: int, deterministic: bool) -> None:
-    """Adapts the trainer's process. Ray copies inherited methods when it decorates `PPOTrainer`, so
-    replacing them on the base class would reach nothing; they are wrapped on the instance."""
-    import torch
-    from openrlhf.trainer import ppo_trainer
-    from openrlhf.trainer.ppo_trainer import BasePPOTrainer
-    from openrlhf.trainer.ppo_utils import samples_generator
-
-    generator = samples_generator.SamplesGenerator
-    sampling_params = samples_generator.SamplingParams
-    generate = generator._generate_vllm
-    dispatch, init = generator._dispatch_prompts_to_vllm, BasePPOTrainer.__init__
-    prepare_datasets = ppo_trainer.prepare_datasets
-    bias = dict.fromkeys(banned_tokens, _NEVER)
+def order_by_seed(prepare: Callable[..., Any], settings: HostSettings) -> Callable[..., Any]:
+    """For `prepare_datasets`, whose loader takes the order of the studies from torch's seed."""
 
     def prepare_seeded(*args: Any, **kwargs: Any) -> Any:
-        torch.manual_seed(seed)  # the loader takes the order of the studies from here
-        return prepare_datasets(*args, **kwargs)
+        import torch
+
+        torch.manual_seed(settings.seed)
+        return prepare(*args, **kwargs)
+
+    return prepare_seeded
+
+
+def stamp_step(dispatch: Callable[..., list], settings: HostSettings) -> Callable[..., list]:
+    """For `SamplesGenerator._dispatch_prompts_to_vllm`, which builds the SamplingParams."""
+    from openrlhf.trainer.ppo_utils import samples_generator
+
+    sampling_params = samples_generator.SamplingParams
+    bias = dict.fromkeys(settings.banned_tokens, _NEVER)
 
     def dispatch_with_step(self: Any, *args: Any, **kwargs: Any) -> list:
         samples_generator.SamplingParams = partial(
@@ -44,31 +50,51 @@ def install(banned_tokens: tuple[int, ...], seed: int, deterministic: bool) -> N
         )
         return dispatch(self, *args, **kwargs)
 
+    return dispatch_with_step
+
+
+def count_steps(init: Callable[..., None], settings: HostSettings) -> Callable[..., None]:
+    """For `BasePPOTrainer.__init__`: the generator knows its step, and each step is recorded.
+
+    Ray copies inherited methods when it decorates `PPOTrainer`, so replacing them on the base class
+    would reach nothing; they are wrapped on the instance.
+    """
+    steps = Path(settings.records, records.STEPS)
+
     def init_and_count(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        begin, train_step = self.init_checkpoint_states, self.train_step
+        begin, train, log = (
+            self.init_checkpoint_states, self.train_step, self.save_logs_and_checkpoints
+        )  # fmt: skip
 
         def begin_at_step() -> dict:
             states = begin()  # called once, at the start of fit, also when it resumes
             self.samples_generator.policy_step = states["global_step"] + 1
             return states
 
-        def train_step_and_count(rollout_samples: Any, global_step: int) -> tuple[dict, int]:
-            status, global_step = train_step(rollout_samples, global_step)
+        def train_and_count(rollout_samples: Any, global_step: int) -> tuple[dict, int]:
+            status, global_step = train(rollout_samples, global_step)
             self.samples_generator.policy_step = global_step + 1
             return status, global_step
 
+        def record_and_log(global_step: int, status: dict, *args: Any, **kwargs: Any) -> None:
+            records.append(steps, step_record(global_step, status))
+            log(global_step, status, *args, **kwargs)
+
         self.init_checkpoint_states = begin_at_step
-        self.train_step = train_step_and_count
+        self.train_step = train_and_count
+        self.save_logs_and_checkpoints = record_and_log
+
+    return init_and_count
+
+
+def order_groups(generate: Callable[..., tuple], settings: HostSettings) -> Callable[..., tuple]:
+    """For `SamplesGenerator._generate_vllm`: groups come back as they are finished; the order in
+    which gradients are added up decides their last digits, and Adam makes whole steps of the
+    smallest of them."""
 
     def generate_in_order(self: Any, *args: Any, **kwargs: Any) -> tuple:
-        # Groups come back as they are finished; the order in which gradients are added up decides
-        # their last digits, and Adam makes whole steps of the smallest of them.
         experiences, *rest = generate(self, *args, **kwargs)
         return sorted(experiences, key=lambda e: crc32(e.labels[0].encode())), *rest
 
-    if deterministic:
-        generator._generate_vllm = generate_in_order
-    ppo_trainer.prepare_datasets = prepare_seeded
-    generator._dispatch_prompts_to_vllm = dispatch_with_step
-    BasePPOTrainer.__init__ = init_and_count  # type: ignore[method-assign]
+    return generate_in_order

@@ -1,82 +1,162 @@
-"""What is replaced where, in one table; the set-up hook of every Ray worker."""
+"""What is replaced in the host, in one table, and the loop that does it.
+
+A wrapper is a function of this folder, named "file:function": given what stands at the target and
+the run's settings, it returns what shall stand there. Ray runs `adapt` in every worker before any
+task is unpickled, the driver before it runs the host; vLLM's processes, which are no Ray workers,
+come through `valor_plugin.host.vllm_plugin`.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-HOST_VERSION = "0.11.2"
+from reward_sdk.errors import one_line
+from valor_plugin.host import reference
+from valor_plugin.host.settings import HostSettings
 
-SEAMS = (  # what is replaced, by which file of this folder, in which processes
-    ("openrlhf.models.actor:Actor.__init__", "actor", "policy"),
-    ("openrlhf.utils.deepspeed.deepspeed:get_optimizer_grouped_parameters", "actor", "policy"),
-    ("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.broadcast_to_vllm", "actor", "policy"),
-    ("openrlhf.trainer.ppo_trainer:BasePPOTrainer.__init__", "sampling", "trainer"),
-    ("openrlhf.trainer.ppo_trainer:prepare_datasets", "sampling", "trainer"),
-    ("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._dispatch_prompts_to_vllm",
-     "sampling", "trainer"),
-    ("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm", "sampling",
-     "trainer"),
-    ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker"
-     ".compute_advantages_and_returns", "advantage", "trainer"),
-    ("transformers.models.llava.modeling_llava:LlavaModel.get_image_features", "images", "policy"),
-    ("openrlhf.utils.vlm_utils:process_prompt_with_images", "images", "rollout"),
-    ("openrlhf.utils.vlm_utils:merge_mm_train_inputs", "images", "policy"),
-    ("openrlhf.trainer.ray.ppo_actor:merge_mm_train_inputs", "images", "policy"),
-    ("openrlhf.trainer.ray.launcher:RayActorGroup._initiate_actors", "reference", "driver"),
-    ("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker._dispatch_forward",
-     "reference", "trainer"),
-    ("openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model", "reference", "policy"),
-    ("openrlhf.trainer.ray.launcher:BaseModelActor", "reference", "policy"),
-    ("openrlhf.utils.deepspeed:DeepspeedStrategy.save_model", "checkpoint", "policy"),
-    ("openrlhf.utils.agent:SingleTurnAgentExecutor.execute", "executor", "rollout"),
-    ("vllm.model_executor.models.llava:LlavaForConditionalGeneration.hf_to_vllm_mapper", "engine",
-     "vLLM"),
+
+class SeamError(Exception):
+    """The installed host has no such place, so this plugin does not fit it."""
+
+
+def _always(settings: HostSettings) -> bool:
+    return True
+
+
+def _on_cpu(settings: HostSettings) -> bool:
+    return settings.device == "cpu"
+
+
+def _with_shared_reference(settings: HostSettings) -> bool:
+    return reference.is_shared(settings.trainable)
+
+
+def _repeatable(settings: HostSettings) -> bool:
+    return settings.deterministic
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One replacement.
+
+    Attributes:
+        target: what is replaced, as "module:attribute".
+        wrapper: what replaces it, as "file:function" of this folder.
+        process: which processes feel it: driver, trainer, policy, rollout, or vLLM.
+        wanted: whether a run needs it.
+    """
+
+    target: str
+    wrapper: str
+    process: str
+    wanted: Callable[[HostSettings], bool] = _always
+
+    def find(self) -> tuple[Any, str, Any]:
+        """The object that holds the target, the target's name in it, and the target.
+
+        Raises:
+            SeamError: it is not there.
+        """
+        module, _, path = self.target.partition(":")
+        *outer, name = path.split(".")
+        try:
+            owner: Any = import_module(module)
+            for step in outer:
+                owner = getattr(owner, step)
+            return owner, name, getattr(owner, name)
+        except Exception as error:  # importing the host can fail in any way
+            raise SeamError(
+                f"{self.target} is not there: {one_line(error)}; install the tested versions"
+            ) from error
+
+    def apply(self, settings: HostSettings) -> None:
+        """Puts the wrapper in the target's place."""
+        owner, name, found = self.find()
+        file, _, function = self.wrapper.partition(":")
+        wrap = getattr(import_module(f"valor_plugin.host.{file}"), function)
+        setattr(owner, name, wrap(found, settings))
+
+
+_MAKER = "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker"
+_SAMPLES = "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator"
+_DEEPSPEED = "openrlhf.utils.deepspeed.deepspeed"
+
+SEAMS = (
+    # What only CUDA has; first, because the host's modules ask for it when they are imported.
+    Seam("torch.cuda:current_device", "cpu:device_name", "all", _on_cpu),
+    Seam("torch.cuda:current_stream", "cpu:nothing", "all", _on_cpu),
+    Seam("torch.cuda:set_device", "cpu:nothing", "all", _on_cpu),
+    Seam("torch.cuda:synchronize", "cpu:nothing", "all", _on_cpu),
+    Seam("torch.cuda:empty_cache", "cpu:nothing", "all", _on_cpu),
+    Seam("deepspeed.runtime.zero.partition_parameters:Init._allgather_params_coalesced",
+         "cpu:gather_one_by_one", "policy", _on_cpu),
+    Seam(f"{_DEEPSPEED}:init_device_mesh", "cpu:cpu_mesh", "policy", _on_cpu),
+    Seam("openrlhf.trainer.ppo_utils.replay_buffer:torch", "cpu:torch_on_cpu", "policy", _on_cpu),
+    Seam("openrlhf.trainer.ray.ppo_actor:stateless_init_process_group", "cpu:sync_over_tcp",
+         "policy", _on_cpu),
+    # Which parts train, and what of them goes where.
+    Seam("openrlhf.models.actor:Actor.__init__", "policy:train_parts", "policy"),
+    Seam(f"{_DEEPSPEED}:get_optimizer_grouped_parameters", "policy:group_by_shape", "policy"),
+    Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.ppo_train", "policy:count_synced",
+         "policy"),
+    Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.broadcast_to_vllm", "policy:send_merged",
+         "policy"),
+    Seam("openrlhf.utils.deepspeed:DeepspeedStrategy.save_model", "saving:save_whole_folder",
+         "policy"),
+    # The KL reference inside of the policy.
+    Seam("openrlhf.trainer.ray.launcher:RayActorGroup._initiate_actors", "reference:start_none",
+         "driver", _with_shared_reference),
+    Seam(f"{_MAKER}._dispatch_forward", "reference:ask_the_policy", "trainer",
+         _with_shared_reference),
+    Seam("openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model",
+         "reference:keep_the_start", "policy", _with_shared_reference),
+    Seam("openrlhf.trainer.ray.launcher:BaseModelActor.execute_batch",
+         "reference:answer_for_the_reference", "policy", _with_shared_reference),
+    # An image of a group is opened, sent and encoded once.
+    Seam("openrlhf.utils.vlm_utils:process_prompt_with_images", "images:prepare_once", "rollout"),
+    Seam("openrlhf.utils.vlm_utils:merge_mm_train_inputs", "images:merge_names", "policy"),
+    Seam("openrlhf.trainer.ray.ppo_actor:merge_mm_train_inputs", "images:merge_names", "policy"),
+    Seam("transformers.models.llava.modeling_llava:LlavaModel.get_image_features",
+         "images:encode_once", "policy"),
+    # Rollouts know their step, rewards become advantages, and steps are recorded.
+    Seam("openrlhf.trainer.ppo_trainer:prepare_datasets", "sampling:order_by_seed", "trainer"),
+    Seam("openrlhf.trainer.ppo_trainer:BasePPOTrainer.__init__", "sampling:count_steps", "trainer"),
+    Seam(f"{_SAMPLES}._dispatch_prompts_to_vllm", "sampling:stamp_step", "trainer"),
+    Seam(f"{_SAMPLES}._generate_vllm", "sampling:order_groups", "trainer", _repeatable),
+    Seam(f"{_MAKER}.compute_advantages_and_returns", "advantage:rank_groups", "trainer"),
+    # In vLLM's own processes.
+    Seam("vllm.model_executor.models.llava:LlavaForConditionalGeneration.hf_to_vllm_mapper",
+         "vllm_plugin:read_both_spellings", "vLLM"),
+    Seam("openrlhf.utils.distributed_util:stateless_init_process_group", "cpu:sync_over_tcp",
+         "vLLM", _on_cpu),
+    Seam("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap.update_weight", "cpu:reload_together",
+         "vLLM", _on_cpu),
 )  # fmt: skip
-"""Beside these: `cpu` stands in for calls that only CUDA has, in CPU mode, everywhere."""
-_installed = False
+
+IN_RAY = ("all", "driver", "trainer", "policy", "rollout")
+IN_VLLM = ("all", "vLLM")
+_adapted: set[str] = set()
 
 
-def check_host() -> str | None:
-    """Why this plugin cannot drive the installed OpenRLHF, or None if it can."""
-    try:
-        found = version("openrlhf")
-    except PackageNotFoundError:
-        return (
-            f"OpenRLHF is not installed. Install it with `pip install valor-rrg[openrlhf]` "
-            f"(OpenRLHF {HOST_VERSION}); without a GPU, `make` installs the CPU stack."
-        )
-    if found != HOST_VERSION:
-        return (
-            f"OpenRLHF {found} is installed, but this plugin replaces parts of OpenRLHF "
-            f"{HOST_VERSION} and was tested with no other. "
-            f"Install it with `pip install openrlhf=={HOST_VERSION}`."
-        )
-    return None
+def adapt(processes: Collection[str] = IN_RAY) -> None:
+    """Replaces in this process what its run needs, once; does nothing outside of our runs.
 
+    A worker of Ray does not know yet what it will be, so it gets what any of them needs.
 
-def install() -> None:
-    """Adapts the host in this process, once; a no-op outside of our runs. Ray calls it in every
-    worker before any task is unpickled, and the driver calls it before it runs the host."""
-    global _installed
-    from valor_plugin.host.settings import HostSettings
-
+    Raises:
+        SeamError: the installed host lacks a target.
+    """
     settings = HostSettings.current()
-    if settings is None or _installed:
+    if settings is None:
         return
-    _installed = True
     if settings.device == "cpu":
         from valor_plugin.host import cpu
 
-        cpu.install()
-        cpu.adapt_host()
-
-    from valor_plugin.host import actor, advantage, checkpoint, images, reference, sampling
-
-    lora = settings.lora
-    actor.install(settings.train, lora.rank, lora.alpha, settings.rollout_images)
-    images.install()
-    if reference.is_shared(settings.train):
-        reference.install()
-    sampling.install(settings.banned_tokens, settings.seed, settings.deterministic)
-    advantage.install(settings.advantage.rank, settings.advantage.tie_tolerance)
-    checkpoint.install()
+        cpu.provide_flash_attn()
+    for seam in SEAMS:
+        if seam.process in processes and seam.target not in _adapted and seam.wanted(settings):
+            seam.apply(settings)
+            _adapted.add(seam.target)

@@ -10,7 +10,8 @@ import os
 
 from pydantic import BaseModel, ConfigDict
 
-from valor_plugin.recipe import Advantage, Lora, Part
+from valor_plugin.llava_med.parts import Part
+from valor_plugin.recipe import Advantage, Lora
 
 _VARIABLE = "VALOR_HOST_SETTINGS"
 
@@ -18,8 +19,9 @@ _VARIABLE = "VALOR_HOST_SETTINGS"
 class HostSettings(BaseModel):
     """Attributes:
     run: the run's identity, set in the environment of every process that belongs to it.
+    records: the folder of the files that `valor_plugin.records` describes.
     device: "cpu" replaces what the host can only do on CUDA, see `valor_plugin.host.cpu`.
-    train: the parts of the policy that train.
+    trainable: the parts of the policy that train.
     lora: sizes of the adapters, if they do.
     advantage: how rewards become advantages.
     rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and URLs.
@@ -35,8 +37,9 @@ class HostSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
+    records: str
     device: str
-    train: tuple[Part, ...]
+    trainable: tuple[Part, ...]
     lora: Lora
     advantage: Advantage
     rewards: dict

@@ -4,31 +4,47 @@ vLLM calls it in the engine core and its workers, which are not Ray workers: Ray
 not reach them. Outside of our runs it does nothing.
 """
 
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from valor_plugin import records
+from valor_plugin.host import failures, seams
+from valor_plugin.host.settings import HostSettings
+
 
 def register() -> None:
-    """Adapts vLLM to LLaVA models and, in CPU runs, its worker; vLLM calls it once per process."""
-    from valor_plugin.host.settings import HostSettings
-
+    """Adapts vLLM to LLaVA models and, in CPU runs, its worker, and records the exceptions that it
+    logs: the host hears only that the engine has died."""
     settings = HostSettings.current()
     if settings is None:
         return
-    if settings.device == "cpu":
-        from valor_plugin.host import cpu
-
-        cpu.install()
-        cpu.adapt_vllm_worker()
-    read_both_spellings()
+    seams.adapt(seams.IN_VLLM)
+    logger = logging.getLogger("vllm")
+    if not any(isinstance(handler, _FailureHandler) for handler in logger.handlers):
+        logger.addHandler(_FailureHandler(Path(settings.records, records.FAILURES)))
 
 
-def read_both_spellings() -> None:
-    """Lets vLLM load what transformers 5.15 saves.
+class _FailureHandler(logging.Handler):
+    """Records the exceptions that are logged with their traceback."""
 
-    A LLaVA that transformers built and saved has tower tensors without the `vision_model` that
-    vLLM 0.29 looks for, and has them with it when it was loaded from an older file.
-    """
-    from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.ERROR)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            records.append(self._path, failures.failure("vLLM", record.exc_info[1]))
+
+
+def read_both_spellings(mapper: Any, settings: HostSettings) -> Any:
+    """For LLaVA's mapping of names, so that vLLM loads what transformers 5.15 saves: a LLaVA that
+    transformers built and saved has tower tensors without the `vision_model` that vLLM 0.29 looks
+    for, and has them with it when it was loaded from an older file."""
     from vllm.model_executor.models.utils import WeightsMapper
 
     parts = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
     both = {f"vision_tower.{part}": f"vision_tower.vision_model.{part}" for part in parts}
-    LlavaForConditionalGeneration.hf_to_vllm_mapper |= WeightsMapper(orig_to_new_prefix=both)
+    return mapper | WeightsMapper(orig_to_new_prefix=both)

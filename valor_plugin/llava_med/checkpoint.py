@@ -9,6 +9,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from valor_plugin.llava_med import lora
+
 _SPELLINGS = (
     (re.compile(r"^model\.(?=language_model\.|vision_tower\.|multi_modal_projector\.)"), ""),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
@@ -30,12 +32,12 @@ def file_name(tensor: str) -> str:
 
 
 def save(model: Any, processor: Any, folder: Path) -> None:
-    """Saves weights, configuration and the whole processor.
+    """Saves weights, configuration and the whole processor; adapters are added to their weights.
 
     transformers 5.15 saves a model that was built from its configuration with tower keys
     `vision_tower.*` and reads both spellings; vLLM 0.29 reads `vision_tower.vision_model.*` only.
     """
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=lora.merged_state(model))
     processor.save_pretrained(folder)
     for shard in folder.glob("*.safetensors"):
         tensors = load_file(shard)

@@ -6,8 +6,7 @@ vLLM or a file, is shown each such weight with its adapter added, under its usua
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
@@ -46,32 +45,31 @@ class Merged:
         return (weight.float() + delta.float()).to(weight.dtype)
 
 
-@contextmanager
-def plain(model: Any) -> Iterator[None]:
-    """Inside, `state_dict` and `named_parameters` show the model as if it had no adapters: those of
-    a model that has none are what they were."""
-    layers = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
+def is_adapted(model: Any) -> bool:
+    """Whether the model has adapters."""
+    return any(hasattr(layer, "lora_A") for layer in model.modules())
+
+
+def merged_parameters(model: Any, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+    """The model's `named_parameters` as if it had no adapters: each adapted weight is a `Merged`,
+    under its usual name."""
+    return _shown(model, type(model).named_parameters(model, *args, **kwargs))
+
+
+def merged_state(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The model's `state_dict` as if it had no adapters: each adapted weight with its adapter
+    added, under its usual name."""
+    return {
+        # on the CPU: a whole model more may not fit beside this one
+        name: tensor.data.cpu() if isinstance(tensor, Merged) else tensor
+        for name, tensor in _shown(model, type(model).state_dict(model, *args, **kwargs).items())
+    }
+
+
+def _shown(model: Any, named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    layers = ((name, layer) for name, layer in model.named_modules() if hasattr(layer, "lora_A"))
     merged = {f"{name}.weight": Merged(layer) for name, layer in layers}
-    parameters, state = model.named_parameters, model.state_dict
-
-    def shown(named: Any) -> Iterator[tuple[str, Any]]:
-        for name, tensor in named:
-            if ".lora_A." not in name and ".lora_B." not in name:
-                name = name.replace(".base_layer.", ".")
-                yield name, merged.get(name, tensor)
-
-    def plain_state(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {
-            # on the CPU: a whole model more may not fit beside this one
-            name: tensor.data.cpu() if isinstance(tensor, Merged) else tensor
-            for name, tensor in shown(state(*args, **kwargs).items())
-        }
-
-    if merged:
-        model.named_parameters = lambda *args, **kwargs: shown(parameters(*args, **kwargs))
-        model.state_dict = plain_state
-    try:
-        yield
-    finally:
-        if merged:
-            del model.named_parameters, model.state_dict
+    for name, tensor in named:
+        if ".lora_A." not in name and ".lora_B." not in name:
+            name = name.replace(".base_layer.", ".") if merged else name
+            yield name, merged.get(name, tensor)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
-logger = logging.getLogger(__name__)
+from valor_plugin.records import TrainablePart
 
-PARTS = ("tower", "projector", "language")
+Part = Literal["tower", "projector", "language", "lora"]
+PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
 _MARKS = {
     "vision_tower": "tower",
@@ -43,8 +43,8 @@ def part_of(parameter: str) -> str:
     )
 
 
-def train_only(model: Any, parts: Collection[str]) -> None:
-    """Lets exactly these parts train, and logs a table of what trains and what is frozen.
+def train_only(model: Any, parts: Collection[str]) -> list[TrainablePart]:
+    """Lets exactly these parts train; what trains and what is frozen, in the order of the model.
 
     Raises:
         ValueError: if the model lacks one of the parts, or has a parameter outside of them all.
@@ -58,7 +58,8 @@ def train_only(model: Any, parts: Collection[str]) -> None:
         parameters[part] += getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 empties it
     if absent := [part for part in parts if not tensors[part]]:
         raise ValueError(f"{type(model).__name__} has no {', '.join(absent)} that could train")
-    for part in filter(tensors.get, (*PARTS, "lora")):
-        state = "trains" if part in parts else "frozen"
-        count, size = tensors[part], f"{parameters[part]:,}"
-        logger.warning("%-9s %4d tensors %14s parameters  %s", part, count, size, state)
+    return [
+        TrainablePart(part, tensors[part], parameters[part], part in parts)
+        for part in (*PARTS, "lora")
+        if tensors[part]
+    ]

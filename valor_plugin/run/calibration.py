@@ -1,7 +1,8 @@
-"""The evidence statistics that `image_text` needs, computed once per run over its own images."""
+"""The calibration of the expert that `image_text` needs, fitted once per run over its images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,49 +12,58 @@ from reward_sdk.errors import ConfigError, ScoringError
 from valor_plugin.data.studies import Study
 from valor_plugin.recipe import Recipe
 
-_BASELINE_IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
+_IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
 
 
-def _path(out: Path) -> Path:
-    return (out / "evidence_baseline.json").resolve()
-
-
-def named(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with a file of evidence statistics for `image_text`, in the run's folder unless it
-    names one."""
-    if recipe.reward_servers:
-        return recipe
+def named(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with a file of the expert's calibration for `image_text`, which is `path` unless
+    it names one."""
     rewards = {name: dict(keys or {}) for name, keys in (recipe.rewards or {}).items()}
-    if "image_text" in rewards:
-        rewards["image_text"].setdefault("baseline", str(_path(out)))
+    if recipe.reward_servers or "image_text" not in rewards:
+        return recipe
+    rewards["image_text"].setdefault("calibration", str(path))
     return recipe.model_copy(update={"rewards": rewards})
 
 
-def fit(recipe: Recipe, studies: list[Study], out: Path, keep: bool) -> None:
-    """Computes the evidence statistics of `image_text` over this run's images (a sample of them, if
-    there are many), where the recipe names no file of statistics.
+def fit(recipe: Recipe, studies: Sequence[Study], path: Path, keep: bool) -> None:
+    """Fits the calibration over this run's images (a sample of them, if there are many), where
+    `image_text` reads it from `path`.
 
     Args:
-        keep: leave statistics that are there already, because a run goes on with them.
+        keep: leave one that is there already, because a run goes on with it.
+
+    Raises:
+        ConfigError: the expert cannot be loaded, or an image not be read.
     """
-    image_text = (recipe.rewards or {}).get("image_text", {})
-    path = _path(out)
-    if image_text.get("baseline") != str(path) or "weights" not in image_text:
+    image_text = (recipe.rewards or {}).get("image_text") or {}
+    if image_text.get("calibration") != str(path) or (keep and path.exists()):
         return
-    if keep and path.exists():
-        return
+    if len(studies) > _IMAGES:
+        studies = Random(recipe.seed).sample(list(studies), _IMAGES)
+    write(path, image_text["expert"], image_text.get("device", "cpu"), studies)
+
+
+def write(path: Path, expert: str, device: str, studies: Sequence[Study]) -> None:
+    """Writes the calibration of an expert over studies, of which side views are left out.
+
+    Args:
+        path: the JSON file.
+        expert: see `reward_sdk.models.xray_expert.load_expert`.
+        device: a torch device.
+        studies: whose images are taken.
+
+    Raises:
+        ConfigError: the expert cannot be loaded, or an image not be read.
+    """
     from reward_sdk.models.calibration import fit_calibration
     from reward_sdk.models.xray_expert import load_expert
-    from reward_sdk.images import is_lateral
 
-    studies = [study for study in studies if not is_lateral(study.film)]
-    if len(studies) > _BASELINE_IMAGES:
-        studies = Random(recipe.seed).sample(studies, _BASELINE_IMAGES)
-    images = [study.film for study in studies]
-    with tqdm(total=len(images), desc="evidence of the training images", disable=None) as bar:
+    images = [study.image_ref for study in studies]
+    with tqdm(total=len(images), desc="calibrating the expert", disable=None) as bar:
         try:
-            expert = load_expert(image_text["weights"], image_text.get("device", "cpu"))
-            fitted = fit_calibration(expert, images, lambda n: bar.update(n - bar.n))
+            fitted = fit_calibration(
+                load_expert(expert, device), images, lambda done: bar.update(done - bar.n)
+            )
         except ScoringError as error:
-            raise ConfigError(f"{recipe.data.train}: {error}") from None
-    path.write_text(fitted.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            raise ConfigError(f"calibrating the expert: {error}") from None
+    fitted.save(path)

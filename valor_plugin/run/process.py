@@ -1,10 +1,8 @@
-"""One GRPO run: the host as a process, followed to its end. Nothing else in this package starts
-processes."""
+"""The host as a process, followed to its end. Nothing else in this package starts processes."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,26 +14,27 @@ from pathlib import Path
 
 import click
 
-from valor_plugin.run import folder
-from valor_plugin.host import options
-from valor_plugin.run.grpo import Prepared
+from valor_plugin import records
+from valor_plugin.host import failures
+from valor_plugin.host.command import HostCommand
+from valor_plugin.host.saving import is_whole
+from valor_plugin.host.settings import HostSettings
+from valor_plugin.records import Failure, Follower, Step
+from valor_plugin.run.folder import RunFolder
 
-Report = Callable[[int, int, dict[str, float]], None]
-"""Called after every policy step with the step, how many there will be, and the host's means."""
+Report = Callable[[Step, int], None]
+"""Called after every policy step with its record and how many there will be."""
 
-_PART = re.compile(r"(?:tower|projector|language|lora) +\d+ tensors .* (?:trains|frozen)")
-_STEP = re.compile(r"Global step (\d+): (\{.*\})")
-_NUMBER = re.compile(r"'([^']+)': (-?[\d.]+(?:e[-+]?\d+)?|nan)")
+_ATTEMPTS = 3
 
 
 class RunError(Exception):
     """A run that started and did not end well; one readable paragraph."""
 
 
-_ATTEMPTS = 3
-
-
-def run(prepared: Prepared, report: Report) -> Path:
+def run(
+    folder: RunFolder, command: HostCommand, settings: HostSettings, resumes: bool, report: Report
+) -> Path:
     """Runs the host to its end and returns the folder of the trained model.
 
     The host finds its ports by binding and releasing them, so another process can take one before
@@ -45,47 +44,49 @@ def run(prepared: Prepared, report: Report) -> Path:
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    if prepared.resumes:
-        click.echo(f"going on from the last checkpoint in {prepared.out / 'checkpoints'}")
+    if resumes:
+        click.echo(f"going on from the last checkpoint in {folder.checkpoints}")
     for attempt in range(1, _ATTEMPTS + 1):
-        code, steps, log = _attempt(prepared, report)
-        if code == 0 and (runfolder.unsaved(prepared.out) / "config.json").exists():
-            return runfolder.finish(prepared.out)
-        if steps or "EADDRINUSE" not in log or attempt == _ATTEMPTS:
+        found = Follower(folder.failures, Failure)
+        code, steps = _attempt(folder, command, settings, report)
+        if code == 0 and is_whole(folder.unsaved):
+            return folder.finish()
+        root = failures.root(list(found.new()))
+        if steps or root is None or "EADDRINUSE" not in root.error or attempt == _ATTEMPTS:
             break
         click.echo("a port of the host was taken by another process; starting again")
-    raise RunError(f"{cause(log)} The whole log: {prepared.out / 'host.log'}")
+    raise RunError(f"{_cause(root, folder.log)} The whole log: {folder.log}")
 
 
-def _attempt(prepared: Prepared, report: Report) -> tuple[int, int, str]:
-    """Starts the host once and follows it to its end: exit code, steps taken, log."""
-    log = prepared.out / "host.log"
-    earlier = log.stat().st_size if log.exists() else 0
+def _attempt(
+    folder: RunFolder, command: HostCommand, settings: HostSettings, report: Report
+) -> tuple[int, int]:
+    """Starts the host once and follows it to its end: exit code, and steps taken."""
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
         **os.environ,
-        **prepared.settings.environment(),
+        **settings.environment(),
         "PYTHONUNBUFFERED": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    folder.trainable.unlink(missing_ok=True)
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
-    with log.open("ab") as sink:
+    with folder.log.open("ab") as sink:
+        steps = Follower(folder.steps, Step)
         process = subprocess.Popen(
-            [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *prepared.arguments],
+            [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *command.argv],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
         )  # fmt: skip
         try:
-            steps = _follow(process, log, earlier, report, _steps(prepared))
+            taken = _follow(process, folder, steps, lambda step: report(step, command.steps))
         finally:
-            _end(process, prepared.settings.run)
+            end(process, settings.run)
             shutil.rmtree(ray_dir, ignore_errors=True)
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        lines.seek(earlier)
-        return process.returncode, steps, lines.read()
+    return process.returncode, taken
 
 
 def _interrupt(*_: object) -> None:
@@ -93,57 +94,46 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def print_step(step: int, total: int, means: dict[str, float]) -> None:
+def _follow(
+    process: subprocess.Popen,
+    folder: RunFolder,
+    steps: Follower[Step],
+    report: Callable[[Step], None],
+) -> int:
+    """Shows what trains as soon as that is known, and reports steps until the process ends; how
+    many there were."""
+    taken, shown = 0, False
+    while True:
+        ended = process.poll() is not None
+        if not shown and (table := records.read_trainable(folder.trainable)):
+            shown = True
+            for part in table:
+                click.echo(part)
+        for step in steps.new():
+            report(step)
+            taken += 1
+        if ended:
+            return taken
+        time.sleep(0.2)
+
+
+def print_step(step: Step, total: int) -> None:
     """A line for people: the step, the reward, every component where it counted, the time."""
-    names = [key.removesuffix("/applied") for key in means if key.endswith("/applied")]
-    parts = [
-        f"{name} {means[name] / means[name + '/applied']:.3f}"
-        for name in names
-        if means[name + "/applied"] > 0
-    ]
+    means = {name: part for name, part in step.parts.items() if part.mean is not None}
+    values = [f"{name} {part.mean:.3f}" for name, part in means.items()]
     failed = [
-        f"{key.removesuffix('/failed')} FAILED for {share:.0%}"
-        for key, share in means.items()
-        if key.endswith("/failed") and share > 0
+        f"{name} FAILED for {part.failed:.0%}" for name, part in step.parts.items() if part.failed
     ]
-    head = f"step {step:>4}/{total}  reward {means.get('reward', 0.0):6.3f}"
-    click.echo("  ".join([head, *parts, *failed, f"{means.get('timing/step_total', 0.0):.1f} s"]))
+    head = f"step {step.step:>4}/{total}  reward {_number(step.reward):>6}"
+    seconds = step.seconds.get("total") or 0.0
+    click.echo("  ".join([head, *values, *failed, f"{seconds:.1f} s"]))
 
 
-def _steps(prepared: Prepared) -> int:
-    """How many policy steps the host will take."""
-    defaults = vars(options.parser().parse_args(prepared.arguments))
-    batch = defaults["rollout.batch_size"]
-    rows = min(len(prepared.studies), defaults["data.max_samples"])
-    return -(-rows // batch) * defaults["train.num_episodes"]
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
-def _follow(process: subprocess.Popen, log: Path, begin: int, report: Report, total: int) -> int:
-    """Reads the log from a position as it grows, shows the table of what trains and reports steps
-    until the process ends; how many there were."""
-    steps = 0
-    shown = set()  # every process of the policy has its table
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        lines.seek(begin)
-        pending = ""
-        while True:
-            ended = process.poll() is not None
-            pending += lines.read()
-            *whole, pending = pending.split("\n")
-            for line in whole:
-                if (part := _PART.search(line)) and part[0] not in shown:
-                    shown.add(part[0])
-                    click.echo(part[0])
-                if match := _STEP.search(line):
-                    means = {key: float(value) for key, value in _NUMBER.findall(match[2])}
-                    report(int(match[1]), total, means)
-                    steps += 1
-            if ended:
-                return steps
-            time.sleep(0.2)
-
-
-def _end(process: subprocess.Popen, run: str) -> None:
+def end(process: subprocess.Popen, run: str) -> None:
     """Ends the driver and whatever of the run outlives it, by the run's mark in the environment."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -178,24 +168,12 @@ def processes_of(run: str) -> list[int]:
     return found
 
 
-_PREFIX = re.compile(
-    r"\x1b\[[\d;]*m"  # colours
-    r"|^(?:\([^)]*pid=\d+[^)]*\)\s?)+"  # (PolicyModelActor pid=1) (Worker pid=2)
-    r"|(?:ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?"  # vLLM's own logger
-)
-_ERROR = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?")
-
-
-def cause(log: str) -> str:
-    """The root of a failed run in one sentence: the first exception in the host's log that is not
-    merely a report of one in another process."""
-    errors, last = [], "(nothing)"
-    for line in log.splitlines():
-        plain = _PREFIX.sub("", _PREFIX.sub("", line))
-        last = plain.strip() or last
-        if _ERROR.fullmatch(plain.rstrip()):
-            errors.append(plain.strip())
-    telling = [e for e in errors if not e.startswith("ray.") and "EngineDead" not in e]
-    if telling or errors:
-        return f"The run failed: {(telling or errors)[0].rstrip('.')}."
+def _cause(root: Failure | None, log: Path) -> str:
+    """Why a run failed, in one sentence; the log's last line where no process could say it."""
+    if root is not None:
+        return f"The run failed: {root.error.rstrip('.')}."
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "(nothing)")
     return f"The run ended without a model. The last line of its log: {last}."

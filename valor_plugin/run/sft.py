@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
+
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
-from valor_plugin.run import folder
 from valor_plugin.data.studies import Study, read_studies
-from valor_plugin.run.grpo import check_model, choose_device
+from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Lora, Recipe
+from valor_plugin.records import write_trainable
+from valor_plugin.run.folder import RunFolder
 
 
-def describe(recipe: Recipe) -> str:
-    """What a run would do, for `--dry-run`."""
-    return f"# trl.SFTTrainer with\n{runfolder.resolved(recipe)}"
+def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
+    """What a run would do."""
+    return f"# trl.SFTTrainer with\n{recipe.to_yaml()}"
 
 
-def train(recipe: Recipe, out: Path, device: str) -> Path:
+def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     """Fine-tunes the recipe's model on its studies' reports; returns the new model's folder.
 
     Only the report and its closing token carry loss. Weights are trained in float32 on a CPU and
@@ -28,17 +31,17 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
         ConfigError: for files that are missing or wrong, before any training.
         ScoringError: an image that cannot be decoded.
     """
+    folder.check_unfinished()
     check_model(recipe.model.path)
     studies = [study for study in read_studies(recipe.data.train) if study.report]
     if not studies:
         raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
-    device = choose_device(device)
-    runfolder.start(out)
-    runfolder.write_record(out, runfolder.resolved(recipe), device)
-    return _train(recipe, studies, out, device)
+    folder.begin()
+    folder.write_record(recipe.to_yaml(), device)
+    return _train(recipe, studies, folder, device)
 
 
-def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path:
+def _train(recipe: Recipe, studies: list[Study], folder: RunFolder, device: str) -> Path:
     import torch
     from datasets import Dataset
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -54,10 +57,13 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     processor = AutoProcessor.from_pretrained(recipe.model.path)
     model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
-    if "lora" in recipe.model.train:
+    if "lora" in recipe.model.trainable:
         sizes = recipe.model.lora or Lora()
         lora.add(model, sizes.rank, sizes.alpha)
-    train_only(model, recipe.model.train)
+    table = train_only(model, recipe.model.trainable)
+    write_trainable(folder.trainable, table)
+    for part in table:
+        click.echo(part)
     question = [{"role": "user", "content": recipe.data.prompt}]
     rows = {
         "prompt": [question] * len(studies),
@@ -76,7 +82,7 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
         processing_class=processor,
         train_dataset=dataset,
         args=SFTConfig(
-            output_dir=str(out / "trainer"),
+            output_dir=str(folder.path / "trainer"),
             max_steps=sft.steps,
             per_device_train_batch_size=sft.batch_size,
             learning_rate=sft.learning_rate,
@@ -95,7 +101,6 @@ def _train(recipe: Recipe, studies: list[Study], out: Path, device: str) -> Path
     )
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
-    (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    with lora.plain(model):
-        checkpoint.save(model.bfloat16(), processor, runfolder.unsaved(out))
-    return runfolder.finish(out)
+    (folder.path / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    checkpoint.save(model.bfloat16(), processor, folder.unsaved)
+    return folder.finish()

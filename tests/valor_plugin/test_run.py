@@ -1,0 +1,171 @@
+"""What is checked and written before the host is started; the host itself runs in tests/e2e."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from support.recipes import recipe, with_options
+
+pytest.importorskip("openrlhf")
+from reward_sdk.errors import ConfigError
+from valor_plugin.host.settings import HostSettings
+from valor_plugin.recipe import Recipe
+from valor_plugin.run import grpo
+from valor_plugin.run.folder import RunFolder
+from valor_plugin.train import choose_device
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """A file of five studies with reports."""
+    Image.new("L", (40, 40), 90).save(tmp_path / "film.png")
+    path = tmp_path / "studies.jsonl"
+    rows = [{"id": f"s{i}", "image": "film.png", "report": "Clear."} for i in range(5)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def prepared(recipe: Recipe, tmp_path: Path) -> grpo.Prepared:
+    return grpo.prepare(recipe, RunFolder(tmp_path / "run"), "cpu")
+
+
+def test_a_prepared_run_leaves_its_record(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"recipe.yaml", "versions.json", "command.txt", "train.jsonl"}
+
+
+def test_the_recorded_recipe_is_complete(tiny_model, studies, tmp_path):
+    wanted = recipe(tiny_model, studies)
+    prepared(wanted, tmp_path)
+    written = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert Recipe.model_validate(written) == wanted
+
+
+def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    record = json.loads((tmp_path / "run/versions.json").read_text())
+    assert record["device"] == "cpu"
+    assert len(record["digest"]) == 64
+    assert record["versions"]["openrlhf"] == "0.11.2"
+    assert {"python", "torch", "transformers", "ray", "valor-rrg"} <= record["versions"].keys()
+
+
+def test_a_run_goes_on_from_the_checkpoints_of_its_own_recipe(tiny_model, studies, tmp_path):
+    first = prepared(recipe(tiny_model, studies), tmp_path)
+    checkpoint(tmp_path / "run", "global_step2")
+    again = prepared(recipe(tiny_model, studies), tmp_path)
+    assert (first.resumes, again.resumes) == (False, True)
+    assert "--ckpt.load_enable" in again.command.argv
+    assert "--ckpt.load_enable" not in first.command.argv
+
+
+def checkpoint(run: Path, tag: str) -> None:
+    """What the host leaves: files of each step, and last of all the name of the newest."""
+    folder = run / "checkpoints/_actor"
+    (folder / "global_step2").mkdir(parents=True)
+    (folder / "global_step2/model.pt").write_bytes(b"weights")
+    (folder / "latest").write_text(tag)
+
+
+@pytest.mark.parametrize("tag", ["", "global_step4"])
+def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(
+    tiny_model, studies, tmp_path, tag
+):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    checkpoint(tmp_path / "run", tag)
+    assert not prepared(recipe(tiny_model, studies), tmp_path).resumes
+
+
+def test_checkpoints_of_another_recipe_are_refused(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    checkpoint(tmp_path / "run", "global_step2")
+    with pytest.raises(ConfigError, match="recipe was another"):
+        prepared(recipe(tiny_model, studies, seed=1), tmp_path)
+
+
+def test_the_digest_changes_with_the_recipe(tmp_path):
+    digests = []
+    for seed in (1, 1, 2):
+        folder = RunFolder(tmp_path)
+        folder.write_record(recipe(seed=seed).to_yaml(), "cpu")
+        digests.append(json.loads(folder.versions.read_text())["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_settings_reach_another_process_as_they_are(tiny_model, studies, tmp_path, monkeypatch):
+    settings = prepared(recipe(tiny_model, studies), tmp_path).settings
+    for key, value in settings.environment().items():
+        monkeypatch.setenv(key, value)
+    assert HostSettings.current() == settings
+
+
+def test_the_host_gets_the_model_and_the_files_of_the_run(tiny_model, studies, tmp_path):
+    read = prepared(recipe(tiny_model, studies), tmp_path).command.options
+    assert read["actor.model_name_or_path"] == str(tiny_model)
+    assert read["data.prompt_dataset"] == str(tmp_path / "run/train.jsonl")
+    assert read["ckpt.output_dir"] == str(tmp_path / "run/model.part")
+
+
+def test_the_image_token_is_banned(tiny_model, studies, tmp_path):
+    token = json.loads((tiny_model / "config.json").read_text())["image_token_index"]
+    assert prepared(recipe(tiny_model, studies), tmp_path).settings.banned_tokens == (token,)
+
+
+def test_a_finished_run_is_not_overwritten(tiny_model, studies, tmp_path):
+    (tmp_path / "run/model").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        prepared(recipe(tiny_model, studies), tmp_path)
+
+
+def test_text_rewards_want_reports(tiny_model, tmp_path):
+    Image.new("L", (40, 40)).save(tmp_path / "film.png")
+    path = tmp_path / "studies.jsonl"
+    path.write_text(json.dumps({"id": "s1", "image": "film.png"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"studies\.jsonl: no study has a 'report'"):
+        prepared(recipe(tiny_model, path), tmp_path)
+
+
+def test_an_image_that_breaks_off_is_refused_where_the_expert_looks_at_it(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    from reward_sdk.errors import ScoringError
+    from reward_sdk.models import calibration, xray_expert
+
+    def fit(*_args, **_kwargs):
+        raise ScoringError("image film.png: cannot be read: truncated")
+
+    monkeypatch.setattr(xray_expert, "load_expert", lambda *_: None)
+    monkeypatch.setattr(calibration, "fit_calibration", fit)
+    with pytest.raises(ConfigError, match=r"calibrating the expert: image film\.png: cannot be"):
+        prepared(recipe(tiny_model, studies, rewards={"image_text": {"expert": "x.pt"}}), tmp_path)
+
+
+def test_sequences_longer_than_the_model_knows_positions_are_refused(tiny_model, studies, tmp_path):
+    long = with_options(recipe(tiny_model, studies), data__max_len=4096)
+    with pytest.raises(ConfigError, match=r"data\.max_len 4096 is more than the 512 positions"):
+        prepared(long, tmp_path)
+
+
+def test_what_is_refused_leaves_no_folder(tiny_model, studies, tmp_path):
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        prepared(with_options(recipe(tiny_model, studies), rollout__batch_size=0), tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match="--device cuda: torch sees no CUDA device"):
+        choose_device("cuda")
+
+
+def test_a_gpu_is_used_where_there_is_one_unless_told_otherwise(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [choose_device(d) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]

@@ -1,0 +1,405 @@
+"""The host's command line: a recipe turned into one, parsed once, and checked as far as that goes
+without weights, data or Ray.
+
+OpenRLHF builds its parser, and checks what was parsed, under `if __name__ == "__main__"`. Only that
+part of the installed file is executed here, so that neither Ray nor vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import runpy
+import shlex
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from reward_sdk.errors import ConfigError, nearest
+from valor_plugin.host import reference
+from valor_plugin.host.versions import check_host
+from valor_plugin.recipe import Recipe
+
+MODULE = "openrlhf.cli.train_ppo_ray"
+
+OURS = {
+    "actor.model_name_or_path": "model.path",
+    "actor.freeze_visual_encoder": "model.trainable",
+    "data.prompt_dataset": "data.train",
+    "train.seed": "seed",
+    "train.agent_func_path": "rewards",
+    "reward.remote_url": "rewards",
+    "data.input_key": "data",
+    "data.label_key": "data",
+    "data.image_key": "data",
+    "data.apply_chat_template": "data",
+    "data.max_images_per_prompt": "data",
+    "ckpt.output_dir": "--out",
+    "ckpt.path": "--out",
+    "ckpt.load_enable": "--out",
+    "logger.tensorboard_dir": "--out",
+    "logger.wandb.run_name": "name",
+}
+"""Options that the recipe or the command line of this plugin says in its own words."""
+
+_REFUSED = {
+    "train.async_enable": "rewards need the policy step, which asynchronous rollouts do not have",
+    "ds.lora.rank": "set `model: {trainable: lora, lora: {rank: 128, alpha: 256}}` instead",
+    "train.dynamic_batch_enable": "it packs samples, which the host cannot do with images",
+    "ds.ring_attn_size": "it packs samples, which the host cannot do with images",
+    "train.enable_ema": "no checkpoint holds the average, and none of LoRA's factors would do",
+    "eval.dataset": "evaluate the saved model instead",
+}
+_AT_LEAST_1 = (
+    "vllm.num_engines", "vllm.tensor_parallel_size", "rollout.batch_size",
+    "rollout.n_samples_per_prompt", "rollout.micro_batch_size", "rollout.max_new_tokens",
+    "train.batch_size", "train.micro_batch_size", "train.num_episodes", "data.max_len",
+    "data.max_samples", "actor.num_nodes", "actor.num_gpus_per_node", "ds.ring_attn_size",
+    "ds.tensor_parallel_size", "logger.logging_steps",
+)  # fmt: skip
+
+
+class RunPaths(Protocol):
+    """Where a run keeps what the host reads and writes."""
+
+    @property
+    def rows(self) -> Path: ...
+    @property
+    def unsaved(self) -> Path: ...
+    @property
+    def checkpoints(self) -> Path: ...
+    @property
+    def tensorboard(self) -> Path: ...
+
+
+@dataclass(frozen=True)
+class HostCommand:
+    """What the host is started with.
+
+    Attributes:
+        argv: its arguments.
+        options: all of its options as its own parser reads them: dotted name -> value.
+        gpus: how many it reserves.
+        steps: how many policy steps it takes; 0 until `for_studies` has said of how many studies.
+    """
+
+    argv: tuple[str, ...]
+    options: Mapping[str, Any]
+    gpus: int
+    steps: int = 0
+
+    def __str__(self) -> str:
+        """As a person would type it."""
+        return f"python -m {MODULE} {shlex.join(self.argv)}"
+
+    def for_studies(self, studies: int) -> HostCommand:
+        """The command for so many studies. Their last, smaller rollout is left out where the host
+        cannot bear one: several GPUs would get uneven parts and wait for each other for ever, and a
+        run that goes on from a checkpoint behind it would begin its episode anew.
+
+        Raises:
+            ConfigError: they do not fill one rollout.
+        """
+        batch, argv, options = self.options["rollout.batch_size"], self.argv, self.options
+        used = min(studies, options["data.max_samples"])
+        one = options["actor.num_nodes"] * options["actor.num_gpus_per_node"] == 1
+        if not one or options["ckpt.save_steps"] != -1:
+            used = used // batch * batch
+            if not used:
+                raise ConfigError(f"{studies} studies are fewer than one rollout of {batch}")
+            argv += ("--data.max_samples", str(used))  # of two, the parser takes the last
+            options = {**options, "data.max_samples": used}
+        steps = -(-used // batch) * options["train.num_episodes"]
+        return replace(self, argv=argv, options=options, steps=steps)
+
+
+def host_command(
+    recipe: Recipe, paths: RunPaths, device: str, resumes: bool = False
+) -> HostCommand:
+    """The host's complete and checked command line for a run.
+
+    Args:
+        recipe: of stage grpo.
+        paths: where the run keeps its files.
+        device: "cpu" or "cuda".
+        resumes: whether the run goes on from a checkpoint.
+
+    Raises:
+        ConfigError: another host is installed; an option that it does not know, that the recipe
+            says elsewhere, or that does not work with this plugin; a value that it refuses;
+            options that do not go together, in the host's words or in ours.
+    """
+    if problem := check_host():
+        raise ConfigError(problem)
+    cli = _Cli(recipe)
+    cli.check_names()
+    _check_ours(recipe)
+    argv = arguments(_complete(recipe, paths, device, resumes))
+    options = cli.parse(argv)
+    _check_sizes(recipe, options)
+    cli.validate(options)
+    _check_batches(recipe, options)
+    _check_placement(recipe, options)
+    wanted = gpus(options)
+    if device == "cpu":
+        from valor_plugin.host import cpu
+
+        if wanted > cpu.LOGICAL_GPUS:
+            raise recipe.error(
+                f"without a GPU, actor, reference and engines can have {cpu.LOGICAL_GPUS} "
+                f"processes together; the recipe asks for {wanted}. Set "
+                "openrlhf.actor.num_gpus_per_node (the host's default is 8), "
+                "openrlhf.ref.num_gpus_per_node and openrlhf.vllm.num_engines to 1."
+            )
+    return HostCommand(tuple(argv), options, wanted)
+
+
+def check_machine(recipe: Recipe, command: HostCommand, device: str) -> None:
+    """That this machine has the GPUs of a run, unless a cluster is joined.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if device != "cuda" or "RAY_ADDRESS" in os.environ:
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if command.gpus > there:
+        raise recipe.error(
+            f"the run asks for {command.gpus} GPUs and there are {there}. Lower "
+            "openrlhf.actor.num_gpus_per_node, openrlhf.ref.num_gpus_per_node and "
+            "openrlhf.vllm.num_engines, share GPUs with openrlhf.train.colocate_all, or set "
+            "RAY_ADDRESS to join a cluster."
+        )
+
+
+def check_length(recipe: Recipe, command: HostCommand, positions: float | None) -> None:
+    """That the language model knows a position for every token; vLLM would refuse to start, and the
+    rest of the host wait for it for minutes.
+
+    Raises:
+        ConfigError: `openrlhf.data.max_len` is longer.
+    """
+    longest = command.options["data.max_len"]
+    if positions is not None and longest > positions:
+        raise recipe.error(
+            f"openrlhf.data.max_len {longest} is more than the {positions:.0f} positions "
+            f"of the language model in {recipe.model.path}"
+        )
+
+
+class _Cli:
+    """The installed host's own parser and checks, for one recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        spec = find_spec("openrlhf")  # its __init__ is empty: nothing heavy is imported
+        assert spec is not None  # `check_host` was asked before
+        assert spec.origin is not None
+        self._package = Path(spec.origin).parent
+        path = self._package / "cli" / "train_ppo_ray.py"
+        main = ast.parse(path.read_text(encoding="utf-8")).body[-1]
+        if not isinstance(main, ast.If):
+            raise ConfigError(f"{path} does not end in the command line that this plugin knows")
+        self._body = main.body
+        namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
+        _execute(self._body[: self._position("parse_args(")], namespace)
+        self._parser: argparse.ArgumentParser = namespace["parser"]
+        self._parser.error = self._refuse
+
+    def _position(self, call: str) -> int:
+        """Index of the statement that makes this call."""
+        return next(i for i, one in enumerate(self._body) if call in ast.unparse(one))
+
+    def _refuse(self, message: str) -> NoReturn:
+        raise self._recipe.error(f"OpenRLHF refuses an option: {message}")
+
+    def check_names(self) -> None:
+        """That the host knows the recipe's options, and that none is said elsewhere."""
+        spellings = {name for action in self._parser._actions for name in action.option_strings}
+        known = {name[2:] for name in spellings if name.startswith("--")} - {"help"}
+        for name in self._recipe.openrlhf:
+            if name in OURS:
+                raise self._recipe.error(f"openrlhf.{name} is set from the recipe's {OURS[name]!r}")
+            if name not in known:
+                raise self._recipe.error(f"OpenRLHF has no option {name!r}: {nearest(name, known)}")
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """All options: dotted name -> value."""
+        return vars(self._parser.parse_args(argv))
+
+    def validate(self, options: Mapping[str, Any]) -> None:
+        """The host's own checks, which it makes after parsing."""
+        config = runpy.run_path(str(self._package / "utils" / "config.py"))
+        mine = argparse.Namespace(
+            **deepcopy(dict(options))
+        )  # the checks also change what they read
+        namespace = {"args": config["hierarchize"](mine)}
+        start, end = self._position("hierarchize(args)") + 1, self._position("args.use_ms")
+        try:
+            with redirect_stdout(StringIO()):  # its recommendations come again when it starts
+                _execute(self._body[start:end], namespace)
+        except AssertionError as error:
+            raise self._recipe.error(f"OpenRLHF refuses these options together: {error}") from None
+
+
+def _execute(statements: list[ast.stmt], namespace: dict[str, Any]) -> None:
+    exec(compile(ast.Module(statements, []), "the host's command line", "exec"), namespace)
+
+
+def arguments(options: Mapping[str, Any]) -> list[str]:
+    """Dotted options as the host's arguments: true is a bare flag, false and null are left out."""
+    argv: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        argv.append(f"--{name}")
+        if isinstance(value, list | tuple):
+            argv.extend(str(item) for item in value)
+        elif value is not True:
+            argv.append(str(value))
+    return argv
+
+
+def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> dict[str, Any]:
+    """The recipe's options and those that are set for it."""
+    ranked = recipe.advantage.rank != "off"  # the host then adds nothing: its means are 0 already
+    result: dict[str, Any] = {
+        "algo.advantage.estimator": "dr_grpo" if ranked else "group_norm",
+        **recipe.openrlhf,
+        "actor.model_name_or_path": recipe.model.path,
+        "data.prompt_dataset": str(paths.rows),
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.image_key": "images",
+        "data.apply_chat_template": True,
+        "data.max_images_per_prompt": 1,
+        "train.agent_func_path": str(Path(__file__).with_name("executor.py")),
+        "train.seed": recipe.seed,
+        "ckpt.output_dir": str(paths.unsaved),
+        "ckpt.path": str(paths.checkpoints),
+        "ckpt.load_enable": resumes,
+        "logger.tensorboard_dir": str(paths.tensorboard),
+        "logger.wandb.run_name": recipe.name,
+    }
+    if reference.is_shared(recipe.model.trainable):
+        result["train.colocate_actor_ref"] = True
+        for size in ("num_nodes", "num_gpus_per_node"):  # which the host then compares
+            result[f"ref.{size}"] = result.get(f"actor.{size}")
+    if device == "cpu":
+        from valor_plugin.host import cpu
+
+        result |= cpu.HOST_OPTIONS
+    return result
+
+
+def _check_ours(recipe: Recipe) -> None:
+    """What this plugin refuses by name."""
+    options = recipe.openrlhf
+    for name, why in _REFUSED.items():
+        value = options.get(name)
+        if value and (name, value) != ("ds.ring_attn_size", 1):
+            raise recipe.error(f"openrlhf.{name} does not work with this plugin: {why}")
+    if recipe.advantage.rank == "off":
+        return
+    for name in ("reward.overlong_buffer_len", "reward.stop_properly_penalty_coef"):
+        if options.get(name) is not None:
+            raise recipe.error(
+                f"openrlhf.{name} would be added to ranks instead of rewards: leave "
+                "it out, or set `advantage: {rank: off}`"
+            )
+    estimator = options.get("algo.advantage.estimator", "dr_grpo")
+    if estimator != "dr_grpo":
+        raise recipe.error(
+            f"advantage.rank {recipe.advantage.rank!r} replaces the host's estimator, but "
+            f"openrlhf.algo.advantage.estimator is {estimator!r}: leave it out, or set "
+            "`advantage: {rank: off}`"
+        )
+
+
+def _check_sizes(recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """Values with which the host would fail or hang after its start."""
+    for name in _AT_LEAST_1:
+        if options[name] is not None and options[name] < 1:
+            raise recipe.error(f"openrlhf.{name} must be at least 1, not {options[name]}")
+    if options["vllm.num_engines"] is None:
+        raise recipe.error("openrlhf.vllm.num_engines says how many engines generate: set it")
+    if "lora" in recipe.model.trainable:
+        for name, most in (("ds.zero_stage", 2), ("ds.tensor_parallel_size", 1),
+                           ("ds.load_in_4bit", False)):  # fmt: skip
+            if options[name] > most:
+                raise recipe.error(
+                    f"openrlhf.{name} {options[name]} does not go with `model.trainable: "
+                    "lora`, whose weights are put together whole in every process"
+                )
+    saves = options["ckpt.save_steps"]
+    if saves != -1 and saves < 1:
+        raise recipe.error("openrlhf.ckpt.save_steps must be at least 1, or -1 for no checkpoints")
+    if saves != -1 and options["ckpt.max_num"] < 2:
+        raise recipe.error(
+            "openrlhf.ckpt.max_num must be at least 2, because the host removes an old "
+            "checkpoint before it has written the new one"
+        )
+
+
+def _check_batches(recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """That rollouts can be dealt out to optimizer steps, and these to the actor's GPUs."""
+    batch = options["train.batch_size"]
+    rollout = options["rollout.batch_size"] * options["rollout.n_samples_per_prompt"]
+    if rollout % batch:
+        raise recipe.error(
+            f"openrlhf.train.batch_size {batch} does not divide a "
+            f"rollout of {rollout} samples (rollout.batch_size x rollout.n_samples_per_prompt)"
+        )
+    actor, _, _ = _sizes(options)
+    apart = max(1, actor // options["ds.tensor_parallel_size"])
+    micro = options["train.micro_batch_size"] * apart
+    if batch % micro:
+        raise recipe.error(
+            f"openrlhf.train.batch_size {batch} is no multiple of "
+            f"{micro} (train.micro_batch_size x the actor's GPUs)"
+        )
+
+
+def _sizes(options: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The GPUs of actor, reference and engines."""
+    return (
+        options["actor.num_nodes"] * options["actor.num_gpus_per_node"],
+        options["ref.num_nodes"] * options["ref.num_gpus_per_node"],
+        options["vllm.num_engines"] * options["vllm.tensor_parallel_size"],
+    )
+
+
+def _check_placement(recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """That parts which share GPUs have the same number of them, as the host demands once Ray is
+    up."""
+    actor, ref, engines = _sizes(options)
+    shared = options["train.colocate_all"] or options["train.colocate_actor_ref"]
+    if shared and options["algo.kl.init_coef"] and actor != ref:
+        raise recipe.error(
+            "actor and reference share GPUs, so openrlhf.actor.num_gpus_per_node and "
+            f"openrlhf.ref.num_gpus_per_node must be equal ({actor} and {ref} in all)"
+        )
+    if options["train.colocate_all"] and actor != engines:
+        raise recipe.error(
+            f"with openrlhf.train.colocate_all the actor's GPUs ({actor}) must be those "
+            f"of the engines (vllm.num_engines x vllm.tensor_parallel_size = {engines})"
+        )
+
+
+def gpus(options: Mapping[str, Any]) -> int:
+    """How many GPUs the host reserves under these options."""
+    actor, ref, engines = _sizes(options)
+    if options["train.colocate_all"]:
+        return actor
+    if options["train.colocate_actor_ref"] or not options["algo.kl.init_coef"]:
+        return actor + engines
+    return actor + ref + engines

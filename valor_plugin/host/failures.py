@@ -1,0 +1,30 @@
+"""Why a run failed: the exceptions of its processes, and which of them is the root."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+
+from reward_sdk.errors import plain
+from valor_plugin.records import Failure, now
+
+_ECHOES = ("EngineDeadError", "See root cause above", "ray.exceptions.")
+"""What stands in an exception that only reports that of another process."""
+
+
+def failure(process: str, error: BaseException) -> Failure:
+    """An exception as a record. Ray wraps what a worker raised; that is what counts."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    told = "".join(traceback.format_exception_only(error)).strip()
+    if "error raised in its creation task" in told:  # Ray keeps it as a text, and it comes last
+        told = told.splitlines()[-1]
+    return Failure(process, now(), plain(told))
+
+
+def root(failures: Sequence[Failure]) -> Failure | None:
+    """The failure that explains the others: the driver's own, unless it only reports one of another
+    process and there is a record of that; None without any."""
+    own = [each for each in failures if not any(echo in each.error for echo in _ECHOES)]
+    drivers = [each for each in failures if each.process == "driver"]
+    return next(iter([each for each in drivers if each in own] or own or list(failures)), None)

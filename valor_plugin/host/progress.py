@@ -1,0 +1,62 @@
+"""The host's numbers of a policy step as a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from reward_sdk.reward_set import UNSCORED
+from valor_plugin.host.advantage import TIED
+from valor_plugin.records import PartMeans, Step, now
+
+_PHASES = {  # ours -> the host's
+    "generation": "timing/generation",
+    "experience": "timing/make_experience",
+    "training": "timing/ppo_train",
+    "sync": "timing/broadcast",
+    "total": "timing/step_total",
+}
+
+
+def step_record(step: int, status: Mapping[str, Any]) -> Step:
+    """The record of a step that has ended.
+
+    Args:
+        step: from 1.
+        status: what the host logs of it, means over its samples.
+    """
+    numbers = {key: _finite(value) for key, value in status.items() if _is_number(value)}
+    names = [key.removesuffix("/applied") for key in numbers if key.endswith("/applied")]
+    parts = {name: _part_means(numbers, name) for name in names}
+    return Step(
+        step=step,
+        time=now(),
+        reward=numbers.pop("reward", None),
+        parts=parts,
+        unscored=numbers.pop(UNSCORED, None),
+        tied=numbers.pop(TIED, None),
+        kl=numbers.pop("kl", None),
+        length=numbers.pop("response_length", None),
+        truncated=numbers.pop("truncated", None),
+        seconds={phase: numbers.pop(key, None) for phase, key in _PHASES.items()},
+        synced={what: numbers.pop(f"sync/{what}", None) for what in ("tensors", "bytes")},
+        metrics=numbers,
+    )
+
+
+def _part_means(numbers: dict[str, float | None], name: str) -> PartMeans:
+    """Takes a reward's numbers out of the step's. The host averages over all samples, and a reward
+    logs 0 for those that it gives no value."""
+    mean = numbers.pop(name, None)
+    applied = numbers.pop(f"{name}/applied", None) or 0.0
+    failed = numbers.pop(f"{name}/failed", None) or 0.0
+    return PartMeans(mean / applied if mean is not None and applied else None, applied, failed)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,87 @@
+"""Whether a model folder can be loaded, and what a run must know of it; by its files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from reward_sdk.errors import ConfigError
+
+
+def check_model(path: str) -> None:
+    """That a folder can be loaded by the host: a LLaVA config, weights and a whole processor."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.path: there is no folder {path}. A stage starts from a model "
+            "folder; run the stage before it, or save one with transformers."
+        )
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ConfigError(f"model.path: {path} holds no config.json, so it is no model folder")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:  # neither JSON nor even text
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"model.path: config.json of {path} is no JSON object")
+    if content.get("model_type") == "llava_mistral":
+        raise ConfigError(
+            f"model.path: {path} is LLaVA-Med in its original format, which transformers cannot "
+            f"load: make a model folder of it with `openrlhf convert {path} NEW_FOLDER`"
+        )
+    if (kind := content.get("model_type")) != "llava":
+        raise ConfigError(f"model.path: {path} is of type {kind!r}; this plugin trains 'llava'")
+    if (content.get("vision_config") or {}).get("model_type") == "pixtral":
+        raise ConfigError(
+            f"model.path: {path} has a Pixtral tower, whose images differ in size; this plugin "
+            "trains LLaVAs whose images have one size (CLIP, SigLIP)"
+        )
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
+    _check_weights(folder)
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
+                "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
+            )
+
+
+def _check_weights(folder: Path) -> None:
+    """That every safetensors shard is there and whole, by the headers alone."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(f"model.path: {index} is cut short or damaged") from None
+        if lacking := sorted(name for name in named if not (folder / name).is_file()):
+            raise ConfigError(
+                f"model.path: {folder} lacks {', '.join(lacking)}, which its index names"
+            )
+    for shard in folder.glob("*.safetensors"):
+        try:
+            with safe_open(shard, "np"):
+                pass
+        except SafetensorError as error:
+            raise ConfigError(f"model.path: {shard} is cut short or damaged: {error}") from None
+
+
+def image_tokens(model: str) -> tuple[int, ...]:
+    """The id of the image token, which a policy must never write; empty without one."""
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    token = config.get("image_token_id", config.get("image_token_index"))
+    return () if token is None else (token,)
+
+
+def positions(model: str) -> float | None:
+    """How many tokens the language model knows positions for; None where that is not limited."""
+    from transformers import AutoConfig
+
+    language = AutoConfig.from_pretrained(model).get_text_config()
+    rope = getattr(language, "rope_parameters", None) or {}
+    trained = getattr(language, "max_position_embeddings", None)
+    return trained and trained * rope.get("factor", 1)

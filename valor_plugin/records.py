@@ -1,0 +1,192 @@
+"""What a run says of itself while it runs: records in its folder, which its processes write and
+screen, curves and pages read.
+
+steps.jsonl      one `Step` a line, flushed; a run that goes on from a checkpoint appends, and of
+                 two records of one step the later stands
+trainable.json   the parts of the model and which of them train
+failures.jsonl   one `Failure` a line: exceptions of the run's processes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from reward_sdk.errors import ConfigError
+
+STEPS, TRAINABLE, FAILURES = "steps.jsonl", "trainable.json", "failures.jsonl"
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class PartMeans:
+    """One reward over the samples of a policy step.
+
+    Attributes:
+        mean: of its values; None where it gave none.
+        applied: share of the samples that it gave a value, 0 to 1.
+        failed: share of the samples on which it failed, 0 to 1.
+    """
+
+    mean: float | None
+    applied: float
+    failed: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One policy step. Numbers are means over its samples; None stands for what the step does not
+    have and for what is not finite.
+
+    Attributes:
+        step: from 1.
+        time: when it ended, in seconds since 1970.
+        reward: total of the reward set.
+        parts: of each reward, by name.
+        unscored: share of the samples without a score of their own.
+        tied: share of the groups in which no reward differs.
+        kl: divergence from the reference policy, by the run's estimator.
+        length: tokens of a response.
+        truncated: share of the responses that were cut at the longest length.
+        seconds: by phase: "generation", "experience" (log-probabilities and advantages),
+            "training", "sync" and "total".
+        synced: "tensors" and "bytes" that went to the engines.
+        metrics: what else the trainer logs, under its names.
+    """
+
+    step: int
+    time: float
+    reward: float | None
+    parts: dict[str, PartMeans]
+    unscored: float | None
+    tied: float | None
+    kl: float | None
+    length: float | None
+    truncated: float | None
+    seconds: dict[str, float | None]
+    synced: dict[str, float | None]
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainablePart:
+    """A part of the model.
+
+    Attributes:
+        part: its name, see `valor_plugin.llava_med.parts`.
+        tensors: how many it has.
+        parameters: how many numbers are in them.
+        trains: whether it trains.
+    """
+
+    part: str
+    tensors: int
+    parameters: int
+    trains: bool
+
+    def __str__(self) -> str:
+        state = "trains" if self.trains else "frozen"
+        return f"{self.part:<9} {self.tensors:4} tensors {self.parameters:14,} parameters  {state}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception that a process of the run ended with, or logged.
+
+    Attributes:
+        process: "driver", or "vLLM" for a process of an engine.
+        time: when, in seconds since 1970.
+        error: its type and message, on one line.
+    """
+
+    process: str
+    time: float
+    error: str
+
+
+def append(path: Path, record: Step | Failure) -> None:
+    """Adds a record as one line; whole also where several processes write."""
+    line = json.dumps(asdict(record), allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def write_trainable(path: Path, parts: Sequence[TrainablePart]) -> None:
+    """Writes the table of what trains; it is there whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.part")
+    new.write_text(json.dumps([asdict(part) for part in parts], indent=1), encoding="utf-8")
+    new.replace(path)
+
+
+def read_trainable(path: Path) -> list[TrainablePart]:
+    """The table of what trains; empty while there is none."""
+    try:
+        return TypeAdapter(list[TrainablePart]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+class Follower(Generic[Record]):
+    """Reads a file of records as it grows, from where it ends now.
+
+    Args:
+        path: need not be there yet.
+        kind: of the records.
+    """
+
+    def __init__(self, path: Path, kind: type[Record]) -> None:
+        self._path, self._kind = path, TypeAdapter[Record](kind)
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> Iterator[Record]:
+        """The records that were completed since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # it is being written
+                self._position += len(line)
+                yield self._kind.validate_json(line)
+
+
+def read_steps(path: Path) -> list[Step]:
+    """The policy steps of a run in their order.
+
+    Raises:
+        ConfigError: there are none, or a line is no record of a step.
+    """
+    steps: dict[int, Step] = {}
+    kind = TypeAdapter(Step)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read the steps {path}: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break  # of a process that was killed while it wrote
+        try:
+            step = kind.validate_json(line)
+        except ValidationError:
+            raise ConfigError(f"{path}, line {number}: no record of a policy step") from None
+        steps[step.step] = step
+    if not steps:
+        raise ConfigError(f"{path} holds no policy step")
+    return [steps[number] for number in sorted(steps)]
+
+
+def now() -> float:
+    """Seconds since 1970, to milliseconds."""
+    return round(time.time(), 3)

@@ -1,0 +1,55 @@
+"""The one door to training: a recipe in, the folder of a trained model out, whatever the stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.recipe import Recipe
+from valor_plugin.run import grpo, sft
+from valor_plugin.run.folder import RunFolder
+
+_STAGES = {"sft": sft, "grpo": grpo}
+
+
+def train(recipe: Recipe, out: Path, device: str) -> Path:
+    """Runs one stage.
+
+    Args:
+        recipe: what to run.
+        out: the run folder, see `RunFolder`.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ConfigError: something in the recipe or its files is wrong; nothing was started.
+        ScoringError: supervised fine-tuning met an image that cannot be decoded.
+        RunError: the run failed; the message holds its cause.
+        KeyboardInterrupt: after every process of the run has ended.
+    """
+    return _STAGES[recipe.stage].train(recipe, RunFolder(out), choose_device(device))
+
+
+def describe(recipe: Recipe, out: Path, device: str) -> str:
+    """What `train` would do, checked as far as that goes without data, weights or a device."""
+    chosen = "cpu" if device == "cpu" else "cuda"
+    return _STAGES[recipe.stage].describe(recipe, RunFolder(out), chosen)
+
+
+def choose_device(wanted: str) -> str:
+    """ "cuda" or "cpu" for "auto"; what was asked for otherwise, if it can be had.
+
+    Raises:
+        ConfigError: CUDA is wanted, and torch sees no device.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError(
+            "--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA "
+            "build of torch and check `nvidia-smi`."
+        )
+    return "cpu"
