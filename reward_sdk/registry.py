@@ -48,7 +48,7 @@ _BUILT_IN = {
     "meteor": "reward_sdk.rewards.wording",
     "cider": "reward_sdk.rewards.cider",
     "bertscore": "reward_sdk.rewards.bertscore",
-    "findings_f1": "reward_sdk.rewards.clinical",
+    "findings_f1": "reward_sdk.rewards.findings",
     "chexbert_f1": "reward_sdk.rewards.clinical",
     "chexbert_similarity": "reward_sdk.rewards.clinical",
     "radgraph_f1": "reward_sdk.rewards.clinical",

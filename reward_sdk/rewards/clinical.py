@@ -1,57 +1,23 @@
-"""Rewards for what a report says clinically, measured against the reference.
+"""Rewards for what a report says clinically, by CheXbert and RadGraph, measured against the
+reference.
 
-Observations (`findings_f1`, `chexbert_f1`, `chexbert_similarity`) or entities and relations
-(`radgraph_f1`) of both texts are compared. What the literature computes over a corpus is defined
-here for one report:
-
-* F1 of observations: of the sets of observations that the two texts assert. Two texts that assert
-  none agree: 1. (scikit-learn's 0/0 = 0 would punish each correct normal report.)
-* F1 of RadGraph: as the radgraph package defines it, 0 if either text has no entities.
+The F1 of CheXbert's labels is that of `reward_sdk.rewards.findings`; the F1 of two graphs is what
+the radgraph package defines, 0 if either text has no entities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Literal
 
-from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.errors import ConfigError
 from reward_sdk.models import Graph
 from reward_sdk.models.annotator import Annotator
-from reward_sdk.models.rule_labeler import label_reports
-from reward_sdk.observations import CHEXPERT_5, FINDINGS, OBSERVATIONS, Labels, Uncertain, asserted
+from reward_sdk.observations import CHEXPERT_5, FINDINGS, OBSERVATIONS, Labels, Uncertain
 from reward_sdk.registry import reward
-from reward_sdk.types import Outcome, Sample
+from reward_sdk.rewards.findings import ClinicalReward, f1, known_observations, labels_f1
 
 Level = Literal["simple", "partial", "complete"]
-
-
-def f1(found: AbstractSet[Hashable], expected: AbstractSet[Hashable]) -> float:
-    """F1 of two sets, in [0, 1]; 1 if both are empty.
-
-    >>> f1(frozenset({"Edema"}), frozenset({"Edema", "Pneumonia"}))
-    0.6666666666666666
-    """
-    size = len(found) + len(expected)
-    return 2 * len(found & expected) / size if size else 1.0
-
-
-def labels_f1(
-    report: Labels, reference: Labels, observations: Iterable[str], uncertain: Uncertain
-) -> float:
-    """F1 of the observations that two reports assert, in [0, 1]; 1 if neither asserts one.
-
-    Args:
-        report: labels of the judged report.
-        reference: labels of the reference.
-        observations: those that count.
-        uncertain: what an uncertain observation counts as.
-    """
-    found, expected = (
-        set(asserted(labels, uncertain, observations)) for labels in (report, reference)
-    )
-    return f1(found, expected)
 
 
 def labels_similarity(report: Labels, reference: Labels) -> float:
@@ -98,49 +64,6 @@ def _facts(graph: Graph, level: Level) -> set[tuple[object, ...]]:
     return facts
 
 
-class ClinicalReward:
-    """A score of two annotations as a reward.
-
-    Args:
-        name: the reward's name.
-        annotator: gives the annotations.
-        score: (annotation of the report, annotation of the reference) -> value within bounds.
-        bounds: of the score.
-        light: the annotator uses no model.
-    """
-
-    needs = frozenset({"report", "reference"})
-
-    def __init__(
-        self,
-        name: str,
-        annotator: Annotator[Any],
-        score: Callable[[Any, Any], float],
-        bounds: tuple[float, float] = (0.0, 1.0),
-        light: bool = False,
-    ) -> None:
-        self.name, self.bounds, self.light = name, bounds, light
-        self._annotator, self._score = annotator, score
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        return [Outcome(self._score(*pair)) for pair in self._annotator.pairs(samples)]
-
-
-@reward("findings_f1")
-def findings_f1(
-    observations: list[str] | None = None, uncertain: Uncertain = "positive"
-) -> ClinicalReward:
-    """F1 of the observations that report and reference assert, by the rule labeler, in [0, 1].
-
-    Args:
-        observations: names of `OBSERVATIONS` that count; by default `FINDINGS`, all but No Finding.
-        uncertain: what an uncertain observation counts as.
-    """
-    chosen = FINDINGS if observations is None else _known(observations)
-    score = partial(labels_f1, observations=chosen, uncertain=uncertain)
-    return ClinicalReward("findings_f1", Annotator(label_reports), score, light=True)
-
-
 @reward("chexbert_f1")
 def chexbert_f1(
     model: str | None = None,
@@ -161,7 +84,9 @@ def chexbert_f1(
         device: a torch device.
     """
     names = {14: OBSERVATIONS, 5: CHEXPERT_5}
-    chosen = names[observations] if isinstance(observations, int) else _known(observations)
+    chosen = (
+        names[observations] if isinstance(observations, int) else known_observations(observations)
+    )
     score = partial(labels_f1, observations=chosen, uncertain=uncertain)
     annotator = _chexbert(model, tokenizer, precision, device)
     return ClinicalReward("chexbert_f1", annotator, score)
@@ -227,12 +152,3 @@ def _radgraph(model: str, tokenizer: str | None, device: str) -> Annotator[Graph
     except ImportError as error:
         raise ConfigError(f"RadGraph: {error}: pip install 'valor-rrg[clinical]'") from error
     return Annotator(load_radgraph(model, tokenizer, device))
-
-
-def _known(observations: list[str]) -> tuple[str, ...]:
-    for name in observations:
-        if name not in OBSERVATIONS:
-            raise ConfigError(f"observations: no {name!r}: {nearest(name, OBSERVATIONS)}")
-    if not observations:
-        raise ConfigError("observations: name at least one, or leave the key out for all")
-    return tuple(observations)

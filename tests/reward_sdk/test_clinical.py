@@ -3,71 +3,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.annotations import read_annotation
 
-from reward_sdk.errors import ConfigError
 from reward_sdk.models import Entity, Graph
-from reward_sdk.observations import OBSERVATIONS, asserted
-from reward_sdk.reward_set import RewardSet
-from reward_sdk.rewards.clinical import graphs_f1, labels_f1, labels_similarity
-from reward_sdk.types import Sample
-
-
-def score(report: str, reference: str, **settings: object) -> float | None:
-    rewards = RewardSet.from_config({"findings_f1": settings})
-    (result,) = rewards.score([Sample(f"<report>{report}</report>", reference)])
-    return result.total
-
-
-def test_another_wording_of_the_same_findings_earns_1():
-    assert score("The heart is enlarged.", "Cardiomegaly, no effusion.") == 1
-
-
-def test_two_reports_without_findings_agree():
-    assert score("Lungs are clear.", "No acute abnormality.") == 1
-
-
-def test_an_overlooked_finding_and_a_false_one_cost_the_same():
-    overlooked = score("Edema.", "Edema and pneumonia.")
-    false = score("Edema and pneumonia.", "Edema.")
-    assert overlooked == false == pytest.approx(2 / 3)
-
-
-def test_a_finding_turned_into_its_denial_earns_0():
-    assert score("No pleural effusion.", "Small pleural effusion.") == 0
-
-
-def test_an_uncertain_finding_counts_as_asserted():
-    assert score("Possible pneumonia.", "Right lower lobe pneumonia.") == 1
-
-
-def test_observations_outside_of_the_list_do_not_count():
-    assert score("Edema. Fracture.", "Edema.", observations=["Edema", "Pneumonia"]) == 1
-
-
-def test_an_unknown_observation_is_named_with_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'Edema'"):
-        score("", "", observations=["Edemas"])
-
-
-def test_an_empty_list_of_observations_is_refused():
-    with pytest.raises(ConfigError, match="name at least one"):
-        score("", "", observations=[])
+from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.rewards.clinical import graphs_f1, labels_similarity
+from reward_sdk.rewards.findings import labels_f1
 
 
 def labels(**given: int) -> dict[str, int | None]:
     named = {name.replace("_", " "): value for name, value in given.items()}
     return dict.fromkeys(OBSERVATIONS) | named
-
-
-def test_uncertain_observations_count_as_told():
-    both = labels(Edema=-1), labels(Edema=1)
-    assert labels_f1(*both, OBSERVATIONS, "positive") == 1
-    assert labels_f1(*both, OBSERVATIONS, "negative") == 0
-
-
-def test_a_report_asserts_what_is_present_in_the_order_of_the_observations_that_count():
-    report = labels(Fracture=1, Edema=-1, Pneumonia=0, No_Finding=1)
-    assert asserted(report) == ("Edema", "Fracture")
-    assert asserted(report, "negative", OBSERVATIONS) == ("Fracture", "No Finding")
 
 
 def test_signed_similarity_of_hand_made_labels():
