@@ -160,8 +160,8 @@ class AsyncRewardClient:
         """
         end = time.monotonic() + self._timeout
         info = await self.connect(end - time.monotonic())
-        chunks = await asyncio.to_thread(lambda: list(_chunks(samples, info)))
-        replies = await asyncio.gather(*(self._score(chunk, step, end) for chunk in chunks))
+        parts = await asyncio.to_thread(lambda: list(chunks(samples, info)))
+        replies = await asyncio.gather(*(self._score(part, step, end) for part in parts))
         return [score for scores in replies for score in scores]
 
     async def _score(self, samples: list[WireSample], step: int | None, end: float) -> list[Score]:
@@ -329,7 +329,7 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host) and (url.port or 80) < 1 << 16
 
 
-def _chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:
+def chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:
     """The samples as they travel, so many at a time as a request holds."""
     chunk: list[WireSample] = []
     inline = 0

@@ -165,11 +165,11 @@ def test_images_go_by_path_where_the_server_has_them_and_in_the_request_elsewher
         Sample(wrap_report(REPORTS[0]), image=image)
         for image in (ImageRef(str(served.images / "film2.png")), ImageRef(str(here)))
     ]
-    from reward_sdk.client import _chunks
+    from reward_sdk.client import chunks
     from reward_sdk.wire import ImageBytes, ImageFile
 
     with RewardClient(served.server.url) as client:
-        [chunk] = _chunks(some, client.connect())
+        [chunk] = chunks(some, client.connect())
         one, other = client.score(some, 1)
     assert [type(sample.image) for sample in chunk] == [ImageFile, ImageBytes]
     assert one.parts["image_text"].value == other.parts["image_text"].value is not None
