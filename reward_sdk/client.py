@@ -160,8 +160,8 @@ class AsyncRewardClient:
         """
         end = time.monotonic() + self._timeout
         info = await self.connect(end - time.monotonic())
-        parts = await asyncio.to_thread(lambda: list(chunks(samples, info)))
-        replies = await asyncio.gather(*(self._score(part, step, end) for part in parts))
+        requests = await asyncio.to_thread(lambda: list(chunks(samples, info)))
+        replies = await asyncio.gather(*(self._score(each, step, end) for each in requests))
         return [score for scores in replies for score in scores]
 
     async def _score(self, samples: list[WireSample], step: int | None, end: float) -> list[Score]:

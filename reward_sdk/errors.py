@@ -5,8 +5,8 @@ Three kinds of failure are kept apart, because each wants another reaction:
 * **Configuration errors** are the user's to mend and stop everything before work starts. The
   message names the file, the place in it, what is wrong and what would be right: `ConfigError`.
 * **Scoring errors** concern one sample: an unreadable image, a model that ran out of memory. A
-  reward raises `ScoringError` (or anything else); the engine, and only the engine, turns it
-  into a `failed` part. It never becomes a number unless the set says so with `on_failure`.
+  reward raises `ScoringError` (or anything else); the reward set, and only it, turns that into a
+  `failed` outcome. It never becomes a number unless the set says so with `on_failure`.
 * **A bad response** is neither: a response without a well-formed report is a wrong answer. It
   earns the lower bound of every reward that reads reports.
 

@@ -12,14 +12,14 @@ from reward_sdk.types import Outcome, Sample
 
 
 class Reward(Protocol):
-    """Scores a batch. Pure: the same samples give the same parts.
+    """Scores a batch. Pure: the same samples give the same outcomes.
 
     Attributes:
         name: metric key, snake_case.
         bounds: closed range of every ok value.
-        needs: what must be present in a sample, of {"report", "reference", "image"}. The engine
+        needs: what must be present in a sample, of {"report", "reference", "image"}. The set
             checks before the call: without a well-formed report a sample gets the lower bound,
-            without a reference or an image the part is skipped.
+            without a reference or an image the reward is skipped.
 
     A reward without a model, without files and without a network may also say `light = True`: where
     calls are batched, such rewards share one thread, and every other one has a thread of its own.
@@ -30,7 +30,7 @@ class Reward(Protocol):
     needs: frozenset[str]
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[Outcome]:
-        """One part per sample, in order. An exception fails the batch; the engine then retries
+        """One outcome per sample, in order. An exception fails the batch; the set then retries
         sample by sample, so a reward never has to guard one sample against another."""
         ...
 

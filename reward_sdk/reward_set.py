@@ -319,7 +319,7 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
         return [_checked(reward, part) for part in parts]
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # the engine is the boundary where errors become failed parts
+    except BaseException as error:  # the boundary where errors become failed outcomes
         if len(samples) == 1:
             return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")]
         return [part for sample in samples for part in _call(reward, [sample])]

@@ -153,4 +153,5 @@ class ServedSet(SetInfo):
     image_folders: tuple[str, ...]
 
     def to_json(self) -> str:
+        """As it travels."""
         return json.dumps(asdict(self))

@@ -175,7 +175,7 @@ class ImageText:
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         """Raises ScoringError for an image that cannot be read."""
-        # The engine has seen to it that report and image are there.
+        # The set has seen to it that report and image are there.
         images = [sample.image or ImageRef() for sample in samples]
         values = self.similarities(images, [sample.report or "" for sample in samples])
         return [

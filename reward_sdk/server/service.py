@@ -1,5 +1,6 @@
-"""What a reward server does, whatever its routes are: it warms rewards up, reads images, answers a
-request that comes again as before, and scores. Rewards run in threads of their own (`BatchedSet`).
+"""What a reward server does, whatever its routes are: it warms rewards up, reads images, scores,
+and answers a request that comes again as it did before. The event loop never waits for a reward,
+because rewards run in threads of their own (`BatchedSet`).
 """
 
 from __future__ import annotations
@@ -78,10 +79,7 @@ class RewardServer:
         """Reward -> why no calls of it can be expected to work: it has not been called without
         failing yet, or too many calls have not come back."""
         members = self.batched.rewards.members
-        return {
-            **self._unwarmed,
-            **{member.name: member.stuck for member in members if member.stuck},
-        }
+        return self._unwarmed | {member.name: member.stuck for member in members if member.stuck}
 
     async def warm_up(self) -> None:
         """Calls every reward once, again and again until none of them fails."""
