@@ -190,7 +190,8 @@ for processes in (seams.IN_RAY, seams.IN_VLLM):
 wanted = [seam for seam in seams.SEAMS if seam.wanted(settings)]
 assert len(wanted) == len(seams.SEAMS), "this run needs every seam"
 for seam in wanted:
-    assert seam.find()[2] is not before[seam.target], seam.target
+    found = seam.find()[2]
+    assert found is not before[seam.target] or hasattr(found, "reference_forward"), seam.target
 """
 
 

@@ -220,7 +220,9 @@ def _corpus(
             counts = np.array([study.bleu_counts or (0,) * 10 for study in studies], float)
             known = np.array([study.bleu_counts is not None for study in studies], float)
             summed = zip(weights @ counts, weights @ known, strict=True)
-            return np.array([corpus_bleu(row.astype(int).tolist()) if any_ else np.nan for row, any_ in summed])
+            return np.array(
+                [corpus_bleu(row.astype(int).tolist()) if any_ else np.nan for row, any_ in summed]
+            )
         if metric not in ("micro_f1", "macro_f1"):
             values = np.array([getattr(study, metric) for study in studies], dtype=float)
             known = ~np.isnan(values)

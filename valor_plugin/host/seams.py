@@ -113,7 +113,7 @@ SEAMS = (
          _with_shared_reference),
     Seam("openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model",
          "reference:keep_the_start", "policy", _with_shared_reference),
-    Seam("openrlhf.trainer.ray.launcher:BaseModelActor.execute_batch",
+    Seam("openrlhf.trainer.ray.launcher:BaseModelActor",
          "reference:answer_for_the_reference", "policy", _with_shared_reference),
     # An image of a group is opened, sent and encoded once.
     Seam("openrlhf.utils.vlm_utils:process_prompt_with_images", "images:prepare_once", "rollout"),

@@ -18,11 +18,11 @@ _IMAGES = 5000  # ours: the mean is then good to 1.4 % of the standard deviation
 def named(recipe: Recipe, path: Path) -> Recipe:
     """The recipe with a file of the expert's calibration for `image_text`, which is `path` unless
     it names one."""
-    rewards = {name: dict(keys or {}) for name, keys in (recipe.rewards or {}).items()}
+    rewards = recipe.rewards or {}
     if recipe.reward_servers or "image_text" not in rewards:
         return recipe
-    rewards["image_text"].setdefault("calibration", str(path))
-    return recipe.model_copy(update={"rewards": rewards})
+    image_text = {"calibration": str(path), **(rewards["image_text"] or {})}
+    return recipe.model_copy(update={"rewards": {**rewards, "image_text": image_text}})
 
 
 def fit(recipe: Recipe, studies: Sequence[Study], path: Path, keep: bool) -> None:
