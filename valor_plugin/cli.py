@@ -40,7 +40,7 @@ def _errors(stopped: str) -> Iterator[None]:
     sys.exit(code)
 
 
-@main.command()
+@main.command("train")
 @click.option("--recipe", "path", required=True, type=click.Path(), help="The YAML recipe.")
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 @click.option(
@@ -52,7 +52,7 @@ def _errors(stopped: str) -> Iterator[None]:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--dry-run", is_flag=True, help="Checks the recipe and prints the host's command.")
-def train(
+def train_command(
     path: str, out: str | None, overrides: tuple[str, ...], device: str, dry_run: bool
 ) -> None:
     """Runs one stage from a recipe.
@@ -67,8 +67,9 @@ def train(
         folder = Path(out or f"runs/{recipe.name}")
         if dry_run:
             click.echo(describe(recipe, folder, device))
-        else:
-            click.echo(f"model: {train(recipe, folder, device)}")
+            return
+        model = train(recipe, folder, device)
+        click.echo(f"model: {model}")
 
 
 @main.command()
@@ -106,14 +107,14 @@ def prepare(folder: str, out: str) -> None:
         click.echo(f"{len(studies)} studies: {path}")
 
 
-@main.command()
+@main.command("convert")
 @click.argument("source", type=click.Path(exists=True, file_okay=False))
 @click.argument("target", type=click.Path())
 @click.option(
     "--tower",
     help="'checkpoint', or a CLIP folder.  [default: the checkpoint's, else the one it names]",
 )
-def convert(source: str, target: str, tower: str | None) -> None:
+def convert_command(source: str, target: str, tower: str | None) -> None:
     """Makes a Hugging Face LLaVA folder of LLaVA-Med v1.5 in its original format.
 
     Exit codes: 0 done, 2 something in the source or the target is wrong.
@@ -134,9 +135,9 @@ def convert(source: str, target: str, tower: str | None) -> None:
         click.echo(convert(Path(source), Path(target), tower, progress))
 
 
-@main.command()
+@main.command("doctor")
 @click.argument("model", required=False, type=click.Path())
-def doctor(model: str | None) -> None:
+def doctor_command(model: str | None) -> None:
     """Says what is installed, whether the host's seams are there, and whether MODEL will load.
 
     Exit codes: 0 all is well, 1 something is not.

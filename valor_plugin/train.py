@@ -9,8 +9,6 @@ from valor_plugin.recipe import Recipe
 from valor_plugin.run import grpo, sft
 from valor_plugin.run.folder import RunFolder
 
-_STAGES = {"sft": sft, "grpo": grpo}
-
 
 def train(recipe: Recipe, out: Path, device: str) -> Path:
     """Runs one stage.
@@ -26,13 +24,17 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
         RunError: the run failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    return _STAGES[recipe.stage].train(recipe, RunFolder(out), choose_device(device))
+    folder, device = RunFolder(out), choose_device(device)
+    if recipe.stage == "sft":
+        return sft.train(recipe, folder, device)
+    return grpo.train(recipe, folder, device)
 
 
 def describe(recipe: Recipe, out: Path, device: str) -> str:
     """What `train` would do, checked as far as that goes without data, weights or a device."""
-    chosen = "cpu" if device == "cpu" else "cuda"
-    return _STAGES[recipe.stage].describe(recipe, RunFolder(out), chosen)
+    if recipe.stage == "sft":
+        return sft.describe(recipe)
+    return grpo.describe(recipe, RunFolder(out), "cpu" if device == "cpu" else "cuda")
 
 
 def choose_device(wanted: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.llava_med.check import check_model, image_tokens, positions
+from valor_plugin.llava_med.check import check_model
 
 
 @pytest.fixture
@@ -77,11 +77,8 @@ def test_another_kind_of_model_is_refused(model, config, why):
         check_model(str(model))
 
 
-def test_the_image_token_is_read_from_the_configuration(model):
-    token = json.loads((model / "config.json").read_text())["image_token_index"]
-    assert image_tokens(str(model)) == (token,)
-
-
-def test_the_positions_of_the_language_model_are_known(model):
+def test_a_run_learns_the_image_token_and_the_positions_of_its_model(model):
     pytest.importorskip("transformers")
-    assert positions(str(model)) == 512
+    token = json.loads((model / "config.json").read_text())["image_token_index"]
+    known = check_model(str(model))
+    assert (known.image_tokens, known.positions) == ((token,), 512)

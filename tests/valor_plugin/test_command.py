@@ -14,7 +14,7 @@ from support.recipes import recipe, with_options
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
 from valor_plugin.host import command, cpu, versions
-from valor_plugin.host.command import arguments, check_length, check_machine, host_command
+from valor_plugin.host.command import HostCommand, arguments, host_command
 from valor_plugin.recipe import Model, Recipe
 from valor_plugin.run.folder import RunFolder
 
@@ -24,6 +24,10 @@ KNOWN = host_command(recipe(), FOLDER, "cuda").options.keys()
 
 def built(given: Recipe, device: str = "cpu", **options) -> command.HostCommand:
     return host_command(with_options(given, **options), FOLDER, device)
+
+
+def fitted(command: HostCommand, studies: int = 5, positions=None, device="cpu") -> HostCommand:
+    return command.fitted(recipe(), studies, positions, device)
 
 
 def refused(**options) -> str:
@@ -123,7 +127,7 @@ def test_the_hosts_options_are_parsed_once(monkeypatch):
         return parse(self, *args, **kwargs)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", counted)
-    built(recipe()).for_studies(5)
+    fitted(built(recipe()))
     assert len(parsed) == 1
 
 
@@ -147,28 +151,28 @@ def test_an_optimizer_batch_that_no_rollout_fills_is_refused():
 
 
 def test_several_gpus_get_whole_rollouts_only():
-    whole = built(recipe(), actor__num_gpus_per_node=2).for_studies(5)
+    whole = fitted(built(recipe(), actor__num_gpus_per_node=2), 5)
     assert whole.options["data.max_samples"] == 4
     assert whole.argv[-2:] == ("--data.max_samples", "4")
 
 
 def test_with_checkpoints_every_rollout_is_whole():
-    assert built(recipe(), ckpt__save_steps=1).for_studies(5).options["data.max_samples"] == 4
+    assert fitted(built(recipe(), ckpt__save_steps=1), 5).options["data.max_samples"] == 4
 
 
 def test_one_gpu_without_checkpoints_gets_every_study():
     command = built(recipe())
-    assert command.for_studies(5).argv == command.argv
+    assert fitted(command).argv == command.argv
 
 
 def test_fewer_studies_than_a_rollout_of_whole_ones_are_refused():
     with pytest.raises(ConfigError, match="1 studies are fewer than one rollout of 2"):
-        built(recipe(), ckpt__save_steps=1).for_studies(1)
+        fitted(built(recipe(), ckpt__save_steps=1), 1)
 
 
 def test_the_steps_of_a_run_are_known_before_it_starts():
     # five studies in batches of two, twice
-    assert built(recipe(), train__num_episodes=2).for_studies(5).steps == 6
+    assert fitted(built(recipe(), train__num_episodes=2), 5).steps == 6
 
 
 def test_ranks_replace_no_other_estimator():
@@ -289,15 +293,15 @@ def test_a_machine_without_the_gpus_of_a_run_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     two = built(recipe(), "cuda")
     with pytest.raises(ConfigError, match="the run asks for 2 GPUs and there are 1"):
-        check_machine(recipe(), two, "cuda")
-    check_machine(recipe(), two, "cpu")
+        fitted(two, device="cuda")
+    fitted(two, device="cpu")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of a cluster that has more
-    check_machine(recipe(), two, "cuda")
+    fitted(two, device="cuda")
 
 
 def test_sequences_longer_than_the_model_knows_positions_are_refused():
     long = built(recipe(), data__max_len=4096)
     with pytest.raises(ConfigError, match=r"data\.max_len 4096 is more than the 512 positions"):
-        check_length(recipe(), long, 512)
-    check_length(recipe(), long, 4096)
-    check_length(recipe(), long, None)
+        fitted(long, positions=512)
+    fitted(long, positions=4096)
+    fitted(long, positions=None)

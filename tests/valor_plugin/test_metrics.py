@@ -125,7 +125,9 @@ def test_wording_is_that_of_the_corpus_metrics_and_not_a_mean_of_sentence_bleu()
 
 @pytest.mark.parametrize("text", ["", "[]", '{"studies": [{"well_formed": "perhaps"}]}'])
 def test_json_that_is_no_evaluation_is_refused_with_its_place(text):
-    with pytest.raises(ConfigError, match=r"not a stored evaluation.*: (Invalid JSON|Input should|studies)"):
+    with pytest.raises(
+        ConfigError, match=r"not a stored evaluation.*: (Invalid JSON|Input should|studies)"
+    ):
         Evaluation.from_json(text)
 
 

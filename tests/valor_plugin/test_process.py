@@ -46,7 +46,7 @@ def test_a_step_whose_reward_is_no_number_says_so(capsys):
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
     folder = RunFolder(tmp_path)
-    folder.begin()
+    folder.begin("name: test\n", "cpu")
     return folder
 
 

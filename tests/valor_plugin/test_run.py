@@ -90,7 +90,7 @@ def test_the_digest_changes_with_the_recipe(tmp_path):
     digests = []
     for seed in (1, 1, 2):
         folder = RunFolder(tmp_path)
-        folder.write_record(recipe(seed=seed).to_yaml(), "cpu")
+        folder.begin(recipe(seed=seed).to_yaml(), "cpu")
         digests.append(json.loads(folder.versions.read_text())["digest"])
     assert digests[0] == digests[1] != digests[2]
 

@@ -13,7 +13,6 @@ from valor_plugin.data.studies import (
     Study,
     read_studies,
     studies_of_folder,
-    write_host_rows,
     write_studies,
 )
 
@@ -163,20 +162,6 @@ def test_a_folder_with_a_broken_image_is_refused_by_its_name(tmp_path):
         studies_of_folder(tmp_path)
 
 
-def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(folder):
-    image = folder / "films/a.png"
-    write_host_rows(
-        [Study("s1", image, "Clear."), Study("s2", image)], "Describe.", folder / "rows.jsonl"
-    )
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    assert [r["prompt"] for r in rows] == ["<image>Describe."] * 2
-    assert [r["images"] for r in rows] == [[str(image)]] * 2
-    assert [json.loads(r["label"]) for r in rows] == [
-        {"id": "s1", "report": "Clear.", "view": None},
-        {"id": "s2", "report": None, "view": None},
-    ]
-
-
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, kind):
     path = tmp_path / f"film.{kind}"
@@ -203,9 +188,11 @@ def test_an_image_beyond_the_size_limit_is_refused(tmp_path):
         read_studies(tmp_path / "s.jsonl")
 
 
-def test_a_run_that_goes_on_refuses_other_studies(folder):
-    studies = read(folder, row(), row(id="s2"))
-    write_host_rows(studies, "q", folder / "rows.jsonl")
-    write_host_rows(studies, "q", folder / "rows.jsonl", must_match=True)
-    with pytest.raises(ConfigError, match="have changed"):
-        write_host_rows(studies[1:], "q", folder / "rows.jsonl", must_match=True)
+def test_a_dicom_file_is_a_study_and_one_that_breaks_off_is_refused(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    path = Path(pydicom.data.get_testdata_file("CT_small.dcm"))
+    (tmp_path / "film.dcm").write_bytes(path.read_bytes())
+    assert [study.id for study in studies_of_folder(tmp_path)] == ["film.dcm"]
+    (tmp_path / "film.dcm").write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ConfigError, match=r"film\.dcm: cannot be read"):
+        studies_of_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""Studies in, rows for the trainers out. A studies file is JSONL, one study a line:
+"""Studies in and out. A studies file is JSONL, one study a line:
 
     {"id": "s1", "image": "images/s1.png", "report": "The lungs are clear."}
 
@@ -9,7 +9,6 @@ not known, which stage 2 does not need. `view` may say how the film was taken, a
 
 from __future__ import annotations
 
-import filecmp
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,6 @@ from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.images import check_image
 from reward_sdk.jsonl import BadRow, read_rows
 from reward_sdk.types import ImageRef
-from valor_plugin.data import labels
-from valor_plugin.data.labels import Label
 
 
 @dataclass(frozen=True)
@@ -121,32 +118,3 @@ def write_studies(studies: Iterable[Study], path: Path) -> None:
             if study.view is not None:
                 row["view"] = study.view
             file.write(json.dumps(row) + "\n")
-
-
-def write_host_rows(
-    studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False
-) -> None:
-    """Writes the dataset that the host reads: prompt, image, and the label, see
-    `valor_plugin.data.labels`.
-
-    Args:
-        must_match: a run goes on with the rows that are there.
-
-    Raises:
-        ConfigError: they must match and do not.
-    """
-    new = path.with_name(path.name + ".part")
-    with new.open("w", encoding="utf-8") as file:
-        for study in studies:
-            row = {
-                "prompt": f"<image>{prompt}",
-                "images": [str(study.image)],
-                "label": labels.encode(Label(study.id, study.report, study.view)),
-            }
-            file.write(json.dumps(row) + "\n")
-    if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
-        raise ConfigError(
-            f"the studies of the unfinished run in {path.parent} have changed (compare {path.name} "
-            f"and {new.name}): choose another folder with --out, or remove it"
-        )
-    new.replace(path)

@@ -24,6 +24,7 @@ from typing import Any, NoReturn, Protocol
 
 from reward_sdk.errors import ConfigError, nearest
 from valor_plugin.host import reference
+from valor_plugin.host.rows import KEYS
 from valor_plugin.host.versions import check_host
 from valor_plugin.recipe import Recipe
 
@@ -87,7 +88,7 @@ class HostCommand:
         argv: its arguments.
         options: all of its options as its own parser reads them: dotted name -> value.
         gpus: how many it reserves.
-        steps: how many policy steps it takes; 0 until `for_studies` has said of how many studies.
+        steps: how many policy steps it takes; 0 until `fitted` knows of how many studies.
     """
 
     argv: tuple[str, ...]
@@ -99,16 +100,34 @@ class HostCommand:
         """As a person would type it."""
         return f"python -m {MODULE} {shlex.join(self.argv)}"
 
-    def for_studies(self, studies: int) -> HostCommand:
-        """The command for so many studies. Their last, smaller rollout is left out where the host
-        cannot bear one: several GPUs would get uneven parts and wait for each other for ever, and a
-        run that goes on from a checkpoint behind it would begin its episode anew.
+    def fitted(
+        self, recipe: Recipe, studies: int, positions: float | None, device: str
+    ) -> HostCommand:
+        """The command for these studies, this model and this machine.
+
+        The last, smaller rollout of an episode is left out where the host cannot bear one: several
+        GPUs would get uneven parts and wait for each other for ever, and a run that goes on from a
+        checkpoint behind it would begin its episode anew.
+
+        Args:
+            recipe: which the command is of.
+            studies: how many there are.
+            positions: how many tokens the language model knows positions for. With longer sequences
+                vLLM would refuse to start, and the rest of the host wait for it for minutes.
+            device: with "cuda", and unless a cluster is joined, the GPUs must be here.
 
         Raises:
-            ConfigError: they do not fill one rollout.
+            ConfigError: one of these does not fit.
         """
-        batch, argv, options = self.options["rollout.batch_size"], self.argv, self.options
-        used = min(studies, options["data.max_samples"])
+        options, argv = self.options, self.argv
+        if positions is not None and options["data.max_len"] > positions:
+            raise recipe.error(
+                f"openrlhf.data.max_len {options['data.max_len']} is more than the {positions:.0f} "
+                f"positions of the language model in {recipe.model.path}"
+            )
+        if device == "cuda" and "RAY_ADDRESS" not in os.environ:
+            self._check_gpus(recipe)
+        batch, used = options["rollout.batch_size"], min(studies, options["data.max_samples"])
         one = options["actor.num_nodes"] * options["actor.num_gpus_per_node"] == 1
         if not one or options["ckpt.save_steps"] != -1:
             used = used // batch * batch
@@ -118,6 +137,18 @@ class HostCommand:
             options = {**options, "data.max_samples": used}
         steps = -(-used // batch) * options["train.num_episodes"]
         return replace(self, argv=argv, options=options, steps=steps)
+
+    def _check_gpus(self, recipe: Recipe) -> None:
+        import torch
+
+        there = torch.cuda.device_count()
+        if self.gpus > there:
+            raise recipe.error(
+                f"the run asks for {self.gpus} GPUs and there are {there}. Lower "
+                "openrlhf.actor.num_gpus_per_node, openrlhf.ref.num_gpus_per_node and "
+                "openrlhf.vllm.num_engines, share GPUs with openrlhf.train.colocate_all, or set "
+                "RAY_ADDRESS to join a cluster."
+            )
 
 
 def host_command(
@@ -159,41 +190,6 @@ def host_command(
                 "openrlhf.ref.num_gpus_per_node and openrlhf.vllm.num_engines to 1."
             )
     return HostCommand(tuple(argv), options, wanted)
-
-
-def check_machine(recipe: Recipe, command: HostCommand, device: str) -> None:
-    """That this machine has the GPUs of a run, unless a cluster is joined.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    if device != "cuda" or "RAY_ADDRESS" in os.environ:
-        return
-    import torch
-
-    there = torch.cuda.device_count()
-    if command.gpus > there:
-        raise recipe.error(
-            f"the run asks for {command.gpus} GPUs and there are {there}. Lower "
-            "openrlhf.actor.num_gpus_per_node, openrlhf.ref.num_gpus_per_node and "
-            "openrlhf.vllm.num_engines, share GPUs with openrlhf.train.colocate_all, or set "
-            "RAY_ADDRESS to join a cluster."
-        )
-
-
-def check_length(recipe: Recipe, command: HostCommand, positions: float | None) -> None:
-    """That the language model knows a position for every token; vLLM would refuse to start, and the
-    rest of the host wait for it for minutes.
-
-    Raises:
-        ConfigError: `openrlhf.data.max_len` is longer.
-    """
-    longest = command.options["data.max_len"]
-    if positions is not None and longest > positions:
-        raise recipe.error(
-            f"openrlhf.data.max_len {longest} is more than the {positions:.0f} positions "
-            f"of the language model in {recipe.model.path}"
-        )
 
 
 class _Cli:
@@ -277,9 +273,7 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
         **recipe.openrlhf,
         "actor.model_name_or_path": recipe.model.path,
         "data.prompt_dataset": str(paths.rows),
-        "data.input_key": "prompt",
-        "data.label_key": "label",
-        "data.image_key": "images",
+        **KEYS,
         "data.apply_chat_template": True,
         "data.max_images_per_prompt": 1,
         "train.agent_func_path": str(Path(__file__).with_name("executor.py")),

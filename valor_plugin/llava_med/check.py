@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import ConfigError, one_line
 
 
-def check_model(path: str) -> None:
-    """That a folder can be loaded by the host: a LLaVA config, weights and a whole processor."""
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a run must know of its model.
+
+    Attributes:
+        image_tokens: the id of the image token, which a policy must never write; empty without one.
+        positions: how many tokens the language model knows positions for; None where that is not
+            limited.
+    """
+
+    image_tokens: tuple[int, ...]
+    positions: float | None
+
+
+def check_model(path: str) -> ModelFolder:
+    """Looks whether a folder can be loaded: a LLaVA configuration, whole weights, a processor.
+
+    Raises:
+        ConfigError: it cannot; says what it lacks, and where to get that.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(
@@ -48,6 +67,8 @@ def check_model(path: str) -> None:
                 f"model.path: {path} has no {name}, so its processor cannot be loaded. Save it "
                 "with `AutoProcessor.from_pretrained(SOURCE).save_pretrained(FOLDER)`."
             )
+    token = content.get("image_token_id", content.get("image_token_index"))
+    return ModelFolder(() if token is None else (token,), _positions(path))
 
 
 def _check_weights(folder: Path) -> None:
@@ -70,18 +91,13 @@ def _check_weights(folder: Path) -> None:
             raise ConfigError(f"model.path: {shard} is cut short or damaged: {error}") from None
 
 
-def image_tokens(model: str) -> tuple[int, ...]:
-    """The id of the image token, which a policy must never write; empty without one."""
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    token = config.get("image_token_id", config.get("image_token_index"))
-    return () if token is None else (token,)
-
-
-def positions(model: str) -> float | None:
-    """How many tokens the language model knows positions for; None where that is not limited."""
+def _positions(model: str) -> float | None:
     from transformers import AutoConfig
 
-    language = AutoConfig.from_pretrained(model).get_text_config()
+    try:
+        language = AutoConfig.from_pretrained(model).get_text_config()
+    except Exception as error:  # transformers raises anything for a configuration
+        raise ConfigError(f"model.path: config.json of {model}: {one_line(error)}") from None
     rope = getattr(language, "rope_parameters", None) or {}
     trained = getattr(language, "max_position_embeddings", None)
     return trained and trained * rope.get("factor", 1)

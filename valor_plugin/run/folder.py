@@ -73,23 +73,23 @@ class RunFolder:
             )
         return True
 
-    def begin(self) -> None:
-        """Makes the folder, without the model that an earlier start left half-written."""
+    def begin(self, recipe: str, device: str, command: str = "") -> None:
+        """Makes the folder, without the model that an earlier start left half-written, and writes
+        what the run is: the resolved recipe, its digest, the host's command if there is one, and
+        all versions that matter."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-
-    def write_record(self, recipe: str, device: str) -> None:
-        """Writes what a run is: the resolved recipe, its digest, and all versions that matter."""
         self.recipe.write_text(recipe, encoding="utf-8")
-        digest = hashlib.sha256(recipe.encode()).hexdigest()
         found = {package: installed(package) for package in ("valor-rrg", *TESTED)}
         record = {
-            "digest": digest,
+            "digest": hashlib.sha256(recipe.encode()).hexdigest(),
             "device": device,
             "versions": {"python": sys.version.split()[0]}
             | {package: version for package, version in found.items() if version},
         }
         self.versions.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if command:
+            self.command.write_text(f"{command}\n", encoding="utf-8")
 
     def finish(self) -> Path:
         """Moves the model, which is whole now, to its place."""

@@ -16,7 +16,7 @@ from valor_plugin.records import write_trainable
 from valor_plugin.run.folder import RunFolder
 
 
-def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
+def describe(recipe: Recipe) -> str:
     """What a run would do."""
     return f"# trl.SFTTrainer with\n{recipe.to_yaml()}"
 
@@ -36,8 +36,7 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     studies = [study for study in read_studies(recipe.data.train) if study.report]
     if not studies:
         raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
-    folder.begin()
-    folder.write_record(recipe.to_yaml(), device)
+    folder.begin(recipe.to_yaml(), device)
     return _train(recipe, studies, folder, device)
 
 

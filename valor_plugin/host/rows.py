@@ -1,0 +1,42 @@
+"""The dataset that the host reads, one JSON object a line."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.data import labels
+from valor_plugin.data.labels import Label
+from valor_plugin.data.studies import Study
+
+KEYS = {"data.input_key": "prompt", "data.label_key": "label", "data.image_key": "images"}
+"""What the host is told of a row's keys."""
+
+
+def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False) -> None:
+    """Writes prompt, image and label of each study; see `valor_plugin.data.labels`.
+
+    Args:
+        must_match: a run goes on with the rows that are there.
+
+    Raises:
+        ConfigError: they must match and do not.
+    """
+    new = path.with_name(path.name + ".part")
+    with new.open("w", encoding="utf-8") as file:
+        for study in studies:
+            row = {
+                "prompt": f"<image>{prompt}",
+                "images": [str(study.image)],
+                "label": labels.encode(Label(study.id, study.report, study.view)),
+            }
+            file.write(json.dumps(row) + "\n")
+    if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
+        raise ConfigError(
+            f"the studies of the unfinished run in {path.parent} have changed (compare {path.name} "
+            f"and {new.name}): choose another folder with --out, or remove it"
+        )
+    new.replace(path)
