@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.hostrun import COMMAND, Chain, openrlhf, scalars
+from support.hostrun import COMMAND, Chain, openrlhf, scalars, steps
 from support.serving import Server, free_port
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -69,6 +69,23 @@ def test_every_component_is_in_the_hosts_own_log(chain: Chain, stage: str, rewar
     for reward in rewards:
         for tail in ("", "/applied", "/failed"):
             assert len(log[f"train/{reward}{tail}"]) == 4
+
+
+def test_the_run_records_what_the_host_logs(chain: Chain):
+    log, recorded = scalars(chain, "stage1"), steps(chain, "stage1")
+    assert [step.step for step in recorded] == [1, 2, 3, 4]
+    for name, series in (
+        ("reward", "reward"),
+        ("length", "response_length"),
+        ("tied", "group_tied"),
+    ):
+        values = [getattr(step, name) for step in recorded]
+        assert values == pytest.approx(log[f"train/{series}"], rel=1e-6)
+    for step, sync in zip(recorded, log["train/timing/broadcast"], strict=True):
+        assert step.seconds["sync"] == pytest.approx(sync, rel=1e-6)
+        assert step.seconds["total"] > step.seconds["training"] > 0
+        assert step.synced["tensors"] == 25
+    assert [step.parts["findings_f1"].mean is None for step in recorded] == [True, False] * 2
 
 
 def test_the_policy_step_reaches_the_rewards_exactly(chain: Chain):

@@ -13,8 +13,9 @@ from support.recipes import recipe, with_options
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin.host import command, cpu, versions
-from valor_plugin.host.command import HostCommand, arguments, host_command
+from valor_plugin.host import cpu, parser, versions
+from valor_plugin.host.command import HostCommand, host_command
+from valor_plugin.host.parser import arguments
 from valor_plugin.recipe import Model, Recipe
 from valor_plugin.run.folder import RunFolder
 
@@ -22,7 +23,7 @@ FOLDER = RunFolder(Path("out"))
 KNOWN = host_command(recipe(), FOLDER, "cuda").options.keys()
 
 
-def built(given: Recipe, device: str = "cpu", **options) -> command.HostCommand:
+def built(given: Recipe, device: str = "cpu", **options) -> HostCommand:
     return host_command(with_options(given, **options), FOLDER, device)
 
 
@@ -40,7 +41,7 @@ def test_the_host_knows_how_many_samples_a_prompt_gets():
     assert "rollout.n_samples_per_prompt" in KNOWN
 
 
-@pytest.mark.parametrize("name", [*command.OURS, *cpu.HOST_OPTIONS])
+@pytest.mark.parametrize("name", [*parser.OURS, *cpu.HOST_OPTIONS])
 def test_the_host_knows_every_option_that_this_plugin_sets(name):
     assert name in KNOWN
 
@@ -56,7 +57,7 @@ def test_abbreviations_and_help_are_no_options_of_a_recipe(name):
     assert f"OpenRLHF has no option {name!r}" in refused(**{name: 4})
 
 
-@pytest.mark.parametrize(("name", "ours"), command.OURS.items())
+@pytest.mark.parametrize(("name", "ours"), parser.OURS.items())
 def test_an_option_that_the_recipe_says_elsewhere_is_refused_with_its_place(name, ours):
     assert f"openrlhf.{name} is set from the recipe's {ours!r}" in refused(**{name: "x"})
 
@@ -205,7 +206,7 @@ COLOCATED = {"actor.num_gpus_per_node": 8, "ref.num_gpus_per_node": 8, "vllm.num
              "train.colocate_all": True}  # fmt: skip
 
 
-def language(**options) -> command.HostCommand:
+def language(**options) -> HostCommand:
     """A command whose policy has a reference beside it."""
     model = Model(path="m", trainable=("language",))
     return built(recipe().model_copy(update={"model": model}), "cuda", **options)

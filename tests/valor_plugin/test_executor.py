@@ -1,7 +1,6 @@
 """The rollout's executor apart from the host; its work inside of it is tested in tests/e2e."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 from support.serving import free_port
@@ -13,12 +12,10 @@ pytest.importorskip("openrlhf")
 
 
 def test_a_server_that_stays_away_leaves_a_sample_unscored_under_the_same_keys():
-    from valor_plugin.host.executor import AgentExecutor
+    from valor_plugin.host.executor import score_of
 
     keys = ("rouge_l", "rouge_l/applied", "rouge_l/failed")
-    executor = object.__new__(AgentExecutor)  # its own start needs a run
-    executor._settings = SimpleNamespace(log_keys=keys)
-    executor._rewards = AsyncRewardClient(f"http://127.0.0.1:{free_port()}", timeout=0.3)
-    score = asyncio.run(executor._score(Sample("<report> Clear. </report>"), 1))
+    away = AsyncRewardClient(f"http://127.0.0.1:{free_port()}", timeout=0.3)
+    score = asyncio.run(score_of(Sample("<report> Clear. </report>"), 1, away, keys))
     assert score.total is None
     assert score.logs == {"rouge_l": 0.0, "rouge_l/applied": 0.0, "rouge_l/failed": 1.0}

@@ -112,17 +112,17 @@ def test_no_more_images_are_remembered_than_a_rollout_has(model):
     encoder = encoding_once(model, most=2)
     seen = calls(model)
     close(logits(model, [A, B, C], once=True), wanted)
-    assert list(encoder._known) == ["b", "c"]
+    assert list(encoder.known) == ["b", "c"]
     logits(model, [B], once=True)
     logits(model, [A], once=True)
-    assert list(encoder._known) == ["b", "a"]
+    assert list(encoder.known) == ["b", "a"]
     assert seen == [3, 1]
 
 
 def test_what_is_remembered_holds_no_memory_of_its_batch(model):
     encoder = encoding_once(model, most=1)
     logits(model, [A, B, C], once=True)
-    [features] = encoder._known.values()
+    [features] = encoder.known.values()
     assert features.untyped_storage().nbytes() == features.nbytes
 
 
@@ -137,7 +137,7 @@ def test_a_tower_that_trains_gets_gradients_and_is_asked_again(model):
     found.sum().backward()
     assert model.model.vision_tower.embeddings.patch_embedding.weight.grad.any()
     assert seen == [2, 2]
-    assert not encoder._known
+    assert not encoder.known
 
 
 def processing(times: list[str]):

@@ -20,14 +20,14 @@ def test_a_share_of_the_films_gets_the_report_of_another_film():
 
 def test_a_result_gets_its_name_when_it_is_whole(tmp_path):
     target = tmp_path / "result"
-    interrupted = pipeline._step(target, "a step that breaks")
+    interrupted = pipeline.step(target, "a step that breaks")
     (interrupted.__enter__() / "half").mkdir(parents=True)
     assert not target.exists()
-    with pipeline._step(target, "the same step again") as part:
+    with pipeline.step(target, "the same step again") as part:
         assert not part.exists()
         part.mkdir()
     assert target.exists()
-    with pipeline._step(target, "a step that was done before") as part:
+    with pipeline.step(target, "a step that was done before") as part:
         assert part is None
 
 

@@ -61,28 +61,28 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
-        with _step(root / folder, f"{count} phantoms with reports ({folder})") as target:
+        with step(root / folder, f"{count} phantoms with reports ({folder})") as target:
             if target:
                 _phantoms(target, count, data_seed)
-    with _step(root / "train/mispaired.jsonl", "the same with some reports mispaired") as target:
+    with step(root / "train/mispaired.jsonl", "the same with some reports mispaired") as target:
         if target:
             write_studies(mispaired(_studies(root / "train"), _MISPAIRED, seed=1), target)
-    with _step(root / "expert.pt", "an X-ray expert (small DenseNet, 6 findings)") as target:
+    with step(root / "expert.pt", "an X-ray expert (small DenseNet, 6 findings)") as target:
         if target:
             from valor_plugin.demo.pretrain import train_expert
 
             train_expert(read_phantoms(root / "train"), target)
-    with _step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
+    with step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
         if target:
             _base(root / "train", target, seed)
     for stage, title in RUNS.items():
-        with _step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
+        with step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
             if target:
                 shutil.rmtree(root / stage, ignore_errors=True)
                 run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
-        with _step(target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films") as target:
+        with step(target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films") as target:
             if target:
                 evaluate(root, stage)
     page = _page(root)
@@ -102,7 +102,7 @@ def run_stage(recipe: Path, root: Path, out: Path, device: str, seed: int,
 
 
 @contextmanager
-def _step(path: Path, title: str) -> Iterator[Path | None]:
+def step(path: Path, title: str) -> Iterator[Path | None]:
     """Announces a step and yields where to put its result, or None if it is there. The result gets
     its name at the end, so nothing half-made looks complete, however the step ends."""
     if path.exists():

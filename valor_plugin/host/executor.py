@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 from weakref import WeakValueDictionary
@@ -44,6 +45,18 @@ def _seeded(sampling_params: Any, seed: int, study: str) -> Any:
     return own
 
 
+async def score_of(
+    sample: Sample, step: int, rewards: AsyncRewardClient | BatchedSet, log_keys: Sequence[str]
+) -> Score:
+    """The sample's score; without a total, under the same keys, if no server gives one."""
+    try:
+        [score] = await rewards.score([sample], step)
+    except ServerError as error:
+        logger.warning("study %s: %s", sample.id, error)
+        return Score(None, {}, {key: float(key.endswith("/failed")) for key in log_keys})
+    return score
+
+
 class AgentExecutor(SingleTurnAgentExecutor):
     """Generates one response, as the host does, and scores it with the run's reward set."""
 
@@ -61,16 +74,6 @@ class AgentExecutor(SingleTurnAgentExecutor):
         self._images: WeakValueDictionary[str, GroupImage] = WeakValueDictionary()  # in use
         self._step = 1
         self._new_step = asyncio.Lock()
-
-    async def _score(self, sample: Sample, step: int) -> Score:
-        """The sample's score; without a total if no server gives one."""
-        try:
-            [score] = await self._rewards.score([sample], step)
-        except ServerError as error:
-            logger.warning("study %s: %s", sample.id, error)
-            keys = self._settings.log_keys
-            return Score(None, {}, {key: float(key.endswith("/failed")) for key in keys})
-        return score
 
     async def _forget_images(self, step: int, llm_engine: Any) -> None:
         """vLLM keeps what tower and projector made of an image. After a weight update that is the
@@ -112,7 +115,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             image=ImageRef(path=path, view=study.view),
             id=study.id,
         )
-        score = await self._score(sample, step)
+        score = await score_of(sample, step, self._rewards, self._settings.log_keys)
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)

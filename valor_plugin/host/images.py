@@ -72,13 +72,17 @@ class GroupImage:
 
 
 class Encoder:
-    """Stands for `LlavaModel.get_image_features`, given `SentImage`s instead of pixels."""
+    """Stands for `LlavaModel.get_image_features`, given `SentImage`s instead of pixels.
+
+    Attributes:
+        known: name -> what the tower made of an image, the one used last at the end.
+    """
 
     def __init__(self, llava: Any, most: int) -> None:
         """`most` images are remembered, the ones used last."""
         self._llava = llava
         self._most = most
-        self._known: OrderedDict[str, Any] = OrderedDict()
+        self.known: OrderedDict[str, Any] = OrderedDict()
 
     def __call__(self, pixel_values: Sequence[SentImage], **_: Any) -> Any:
         """`pooler_output` has the projected features of every sample's image, (tokens, width)."""
@@ -96,17 +100,17 @@ class Encoder:
 
         if any(p.requires_grad for p in self._llava.vision_tower.parameters()):
             return self._tower(list(images.values()))
-        new = [name for name in images if name not in self._known]
+        new = [name for name in images if name not in self.known]
         with torch.no_grad():
             if self._needed(bool(new)):
                 found = self._tower([images[name] for name in new or list(images)[:1]])
                 for name, features in zip(new, found, strict=False):
-                    self._known[name] = features.clone()  # a view would keep its whole batch
+                    self.known[name] = features.clone()  # a view would keep its whole batch
         for name in images:
-            self._known.move_to_end(name)
-        every = torch.stack([self._known[name] for name in images])
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
+            self.known.move_to_end(name)
+        every = torch.stack([self.known[name] for name in images])
+        while len(self.known) > self._most:
+            self.known.popitem(last=False)
         return every
 
     def _tower(self, images: list[SentImage]) -> Any:

@@ -27,16 +27,20 @@ def is_shared(trainable: Collection[str]) -> bool:
 
 
 class ReferenceWeights:
-    """The trainable tensors of a model, as they are now; to be had back for a while later on."""
+    """The trainable tensors of a model, as they are now; to be had back for a while later on.
+
+    Attributes:
+        kept: the tensors that are not in place just now.
+    """
 
     def __init__(self, model: Any, sharded: bool) -> None:
         """`sharded` says that ZeRO-3 keeps a piece of every tensor in every process."""
         self._sharded = sharded
         self._tensors = [p for p in model.parameters() if p.requires_grad]
         with self._whole():
-            self._others = [p.data.clone() for p in self._tensors]
-        size = sum(tensor.nbytes for tensor in self._others) / 1e6
-        logger.warning("KL reference: no model, %d tensors (%.3f MB)", len(self._others), size)
+            self.kept = [p.data.clone() for p in self._tensors]
+        size = sum(tensor.nbytes for tensor in self.kept) / 1e6
+        logger.warning("KL reference: no model, %d tensors (%.3f MB)", len(self.kept), size)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -50,7 +54,7 @@ class ReferenceWeights:
     def _exchange(self) -> None:
         # Copied, because DeepSpeed's flat buffers must stay the storage of the parameters.
         with self._whole():
-            for tensor, other in zip(self._tensors, self._others, strict=True):
+            for tensor, other in zip(self._tensors, self.kept, strict=True):
                 kept = tensor.data.clone()
                 tensor.data.copy_(other)
                 other.copy_(kept)
