@@ -113,13 +113,14 @@ class Failure:
 
 
 def append(path: Path, record: Step | Failure) -> None:
-    """Adds a record as one line; whole also where several processes write."""
-    line = json.dumps(asdict(record), allow_nan=False) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+    """Adds a record as one line; whole also where several processes write, and on a line of its own
+    where an earlier one broke off."""
+    line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+    with path.open("ab+", buffering=0) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def write_trainable(path: Path, parts: Sequence[TrainablePart]) -> None:
@@ -159,7 +160,18 @@ class Follower(Generic[Record]):
                 if not line.endswith(b"\n"):
                     return  # it is being written
                 self._position += len(line)
-                yield self._kind.validate_json(line)
+                if (record := _parsed(self._kind, line)) is not None:
+                    yield record
+
+
+def _parsed(kind: TypeAdapter[Record], line: bytes) -> Record | None:
+    """The record of a line; None for one that broke off, as where a disk is full."""
+    try:
+        return kind.validate_json(line)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            return None
+        raise
 
 
 def read_steps(path: Path) -> list[Step]:
@@ -168,20 +180,19 @@ def read_steps(path: Path) -> list[Step]:
     Raises:
         ConfigError: there are none, or a line is no record of a step.
     """
-    steps: dict[int, Step] = {}
-    kind = TypeAdapter(Step)
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigError(f"cannot read the steps {path}: {error.strerror}") from None
+    steps: dict[int, Step] = {}
+    kind = TypeAdapter(Step)
     for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            break  # of a process that was killed while it wrote
         try:
-            step = kind.validate_json(line)
+            step = _parsed(kind, line)
         except ValidationError:
             raise ConfigError(f"{path}, line {number}: no record of a policy step") from None
-        steps[step.step] = step
+        if step is not None:
+            steps[step.step] = step
     if not steps:
         raise ConfigError(f"{path} holds no policy step")
     return [steps[number] for number in sorted(steps)]

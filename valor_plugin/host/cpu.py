@@ -1,4 +1,4 @@
-"""Stand-ins for what OpenRLHF, DeepSpeed and vLLM can only do on CUDA. Imported in CPU mode only.
+"""Stand-ins for what OpenRLHF, DeepSpeed and vLLM can only do on CUDA.
 
 The host's algorithm is untouched: what is replaced is device selection, the flash-attention
 helpers that it imports at module level, and the transport of weights to vLLM.
