@@ -10,8 +10,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 from PIL.Image import Image
-from reward_sdk.templates import template
 
+from reward_sdk.templates import template
 from reward_sdk.text import extract_report, sentences
 from valor_plugin.evaluation.metrics import (
     METRICS,
