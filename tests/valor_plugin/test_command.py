@@ -1,6 +1,5 @@
 """A recipe as the host's command line."""
 
-import argparse
 import re
 import subprocess
 import sys
@@ -117,19 +116,6 @@ def test_the_hosts_own_checks_of_options_that_do_not_go_together_are_made_before
 def test_the_hosts_own_checks_change_nothing_of_what_was_parsed():
     options = built(recipe(), algo__advantage__is_correction_threshold=[2.0]).options
     assert options["algo.advantage.is_correction_threshold"] == [2.0]
-
-
-def test_the_hosts_options_are_parsed_once(monkeypatch):
-    parsed = []
-    parse = argparse.ArgumentParser.parse_args
-
-    def counted(self, *args, **kwargs):
-        parsed.append(self)
-        return parse(self, *args, **kwargs)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", counted)
-    fitted(built(recipe()))
-    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize(

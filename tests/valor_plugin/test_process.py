@@ -69,7 +69,8 @@ def run(folder: RunFolder, monkeypatch, host: str) -> list[tuple[int, int]]:
     def report(step: Step, total: int) -> None:
         seen.append((step.step, total))
 
-    process.run(folder, HostCommand((), {}, 1, steps=9), settings, False, report)
+    command = HostCommand((), {}, 1, steps=9)
+    process.run(process.PreparedRun(folder, command, settings, resumes=False), report)
     return seen
 
 

@@ -1,6 +1,8 @@
 """What is checked and written before the host is started; the host itself runs in tests/e2e."""
 
 import json
+from argparse import ArgumentParser
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
 from valor_plugin.run import grpo
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.process import PreparedRun
 from valor_plugin.train import choose_device
 
 
@@ -27,7 +30,7 @@ def studies(tmp_path: Path) -> Path:
     return path
 
 
-def prepared(recipe: Recipe, tmp_path: Path) -> grpo.Prepared:
+def prepared(recipe: Recipe, tmp_path: Path) -> PreparedRun:
     return grpo.prepare(recipe, RunFolder(tmp_path / "run"), "cpu")
 
 
@@ -107,6 +110,22 @@ def test_the_host_gets_the_model_and_the_files_of_the_run(tiny_model, studies, t
     assert read["actor.model_name_or_path"] == str(tiny_model)
     assert read["data.prompt_dataset"] == str(tmp_path / "run/train.jsonl")
     assert read["ckpt.output_dir"] == str(tmp_path / "run/model.part")
+
+
+def test_the_hosts_parser_is_built_and_its_options_are_parsed_once_in_a_start(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    calls = Counter()
+    for name in ("__init__", "parse_args"):
+        original = getattr(ArgumentParser, name)
+
+        def counted(self, *args, _name=name, _original=original, **kwargs):
+            calls[_name] += 1
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(ArgumentParser, name, counted)
+    prepared(recipe(tiny_model, studies), tmp_path)
+    assert calls == {"__init__": 1, "parse_args": 1}
 
 
 def test_the_image_token_is_banned(tiny_model, studies, tmp_path):

@@ -4,36 +4,19 @@ host."""
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.data.studies import read_studies
-from valor_plugin.host.command import HostCommand, host_command
+from valor_plugin.host.command import host_command
 from valor_plugin.host.rows import write_rows
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Lora, Recipe
 from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.process import PreparedRun
 from valor_plugin.run.rewards import reward_set
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that passed every check; only the host can still fail.
-
-    Attributes:
-        folder: of the run; what a restart reads is in it.
-        command: the host's.
-        settings: what its processes must know.
-        resumes: whether it goes on from a checkpoint.
-    """
-
-    folder: RunFolder
-    command: HostCommand
-    settings: HostSettings
-    resumes: bool
 
 
 def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
@@ -44,10 +27,7 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    prepared = prepare(recipe, folder, device)
-    return process.run(
-        folder, prepared.command, prepared.settings, prepared.resumes, process.print_step
-    )
+    return process.run(prepare(recipe, folder, device), process.print_step)
 
 
 def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
@@ -56,7 +36,7 @@ def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
     return str(host_command(recipe, folder, device))
 
 
-def prepare(recipe: Recipe, folder: RunFolder, device: str) -> Prepared:
+def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
     """Checks everything, and writes the run folder.
 
     Raises:
@@ -90,4 +70,4 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> Prepared:
         seed=recipe.seed,
         deterministic=command.options["train.full_determinism_enable"],
     )
-    return Prepared(folder, command, settings, resumes)
+    return PreparedRun(folder, command, settings, resumes)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -32,9 +33,24 @@ class RunError(Exception):
     """A run that started and did not end well; one readable paragraph."""
 
 
-def run(
-    folder: RunFolder, command: HostCommand, settings: HostSettings, resumes: bool, report: Report
-) -> Path:
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that passed every check; only the host can still fail.
+
+    Attributes:
+        folder: of the run; what a restart reads is in it.
+        command: the host's.
+        settings: what its processes must know.
+        resumes: whether it goes on from a checkpoint.
+    """
+
+    folder: RunFolder
+    command: HostCommand
+    settings: HostSettings
+    resumes: bool
+
+
+def run(prepared: PreparedRun, report: Report) -> Path:
     """Runs the host to its end and returns the folder of the trained model.
 
     The host finds its ports by binding and releasing them, so another process can take one before
@@ -44,11 +60,12 @@ def run(
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    if resumes:
+    folder = prepared.folder
+    if prepared.resumes:
         click.echo(f"going on from the last checkpoint in {folder.checkpoints}")
     for attempt in range(1, _ATTEMPTS + 1):
         found = Follower(folder.failures, Failure)
-        code, steps = _attempt(folder, command, settings, report)
+        code, steps = _attempt(prepared, report)
         if code == 0 and is_whole(folder.unsaved):
             return folder.finish()
         root = failures.root(list(found.new()))
@@ -58,14 +75,13 @@ def run(
     raise RunError(f"{_cause(root, folder.log)} The whole log: {folder.log}")
 
 
-def _attempt(
-    folder: RunFolder, command: HostCommand, settings: HostSettings, report: Report
-) -> tuple[int, int]:
+def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
     """Starts the host once and follows it to its end: exit code, and steps taken."""
+    folder, command = prepared.folder, prepared.command
     ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
     environment = {
         **os.environ,
-        **settings.environment(),
+        **prepared.settings.environment(),
         "PYTHONUNBUFFERED": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -82,7 +98,7 @@ def _attempt(
         try:
             taken = _follow(process, folder, steps, lambda step: report(step, command.steps))
         finally:
-            end(process, settings.run)
+            end(process, prepared.settings.run)
             shutil.rmtree(ray_dir, ignore_errors=True)
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
