@@ -21,9 +21,14 @@ from typing import Any, Protocol
 class RewardSDKError(Exception):
     """Base of everything this package raises on purpose."""
 
+    exit_code = 1
+    """Of a command that ends with it."""
+
 
 class ConfigError(RewardSDKError):
     """A setting, a file or a combination of them that cannot work; tells what to do."""
+
+    exit_code = 2
 
 
 class ScoringError(RewardSDKError):

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.commands.boundary import Boundary
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Boundary,
+    stopped={
+        "train": "stopped; every process of the run has ended",
+        "demo": "stopped; what was finished is kept",
+        "convert": "stopped; the same command goes on where it was",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="valor-rrg")
 def main() -> None:
     """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
-
-
-@contextmanager
-def _errors(stopped: str) -> Iterator[None]:
-    """The boundary where errors become a paragraph on screen and an exit code."""
-    from valor_plugin.run.process import RunError
-
-    try:
-        yield
-    except ConfigError as error:
-        message, code = str(error), 2
-    except OSError as error:  # --out names a file, a folder cannot be written, no room on the disk
-        message, code = f"{error.filename or 'the run folder'}: {error.strerror or error}", 2
-    except (RunError, ScoringError) as error:
-        message, code = str(error), 1
-    except KeyboardInterrupt:
-        message, code = stopped, 130
-    else:
-        return
-    click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(message, err=True)
-    sys.exit(code)
 
 
 @main.command("train")
@@ -62,14 +46,13 @@ def train_command(
     from valor_plugin.recipe import load_recipe
     from valor_plugin.train import describe, train
 
-    with _errors("stopped; every process of the run has ended"):
-        recipe = load_recipe(path, overrides)
-        folder = Path(out or f"runs/{recipe.name}")
-        if dry_run:
-            click.echo(describe(recipe, folder, device))
-            return
-        model = train(recipe, folder, device)
-        click.echo(f"model: {model}")
+    recipe = load_recipe(path, overrides)
+    folder = Path(out or f"runs/{recipe.name}")
+    if dry_run:
+        click.echo(describe(recipe, folder, device))
+        return
+    model = train(recipe, folder, device)
+    click.echo(f"model: {model}")
 
 
 @main.command()
@@ -87,9 +70,8 @@ def demo(recipes: str, out: str, device: str) -> None:
     each, a page."""
     from valor_plugin.demo import pipeline
 
-    with _errors("stopped; what was finished is kept"):
-        page = pipeline.run(Path(recipes), Path(out).resolve(), device)
-        click.echo(f"page: {page}")
+    page = pipeline.run(Path(recipes), Path(out).resolve(), device)
+    click.echo(f"page: {page}")
 
 
 @main.command()
@@ -99,12 +81,11 @@ def prepare(folder: str, out: str) -> None:
     """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
     from valor_plugin.data.studies import studies_of_folder, write_studies
 
-    with _errors("stopped"):
-        studies = studies_of_folder(Path(folder))
-        path = Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_studies(studies, path)
-        click.echo(f"{len(studies)} studies: {path}")
+    studies = studies_of_folder(Path(folder))
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_studies(studies, path)
+    click.echo(f"{len(studies)} studies: {path}")
 
 
 @main.command("convert")
@@ -123,10 +104,7 @@ def convert_command(source: str, target: str, tower: str | None) -> None:
 
     from valor_plugin.llava_med.convert import convert
 
-    with (
-        _errors("stopped; the same command goes on where it was"),
-        tqdm(desc="converting", unit="B", unit_scale=True, disable=None) as bar,
-    ):
+    with tqdm(desc="converting", unit="B", unit_scale=True, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -1,5 +1,5 @@
 """The commands of `reward-sdk`, one file each: its options and its work. What they raise becomes a
-message and an exit code in `reward_sdk.cli`."""
+message and an exit code in `reward_sdk.commands.boundary`."""
 
 import click
 

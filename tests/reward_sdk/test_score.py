@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from reward_sdk.cli import main
 from reward_sdk.commands.score import score_file
 from reward_sdk.errors import ConfigError
+from reward_sdk.reward_set import RewardSet
 
 SET = "rewards:\n  rouge_l: {weight: 0.5}\n  format: {weight: 0.5}\n"
 
@@ -155,6 +156,16 @@ def test_the_command_prints_means_and_what_was_rejected(files):
     assert "rouge_l                1.000     180       0       0" in result.output
     assert "line 10: no JSON" in result.output
     assert "out.jsonl.rejected" in result.output
+
+
+def test_ctrl_c_says_that_the_command_goes_on_where_it_was_and_exits_with_130(files, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RewardSet, "score", interrupted)
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert result.exit_code == 130
+    assert "stopped; the same command goes on where it was" in result.stderr
 
 
 def test_the_command_ends_with_0_where_every_row_was_scored(files):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from reward_sdk.errors import RewardSDKError
 from valor_plugin import records
 from valor_plugin.host import failures
 from valor_plugin.host.command import HostCommand
@@ -29,7 +30,7 @@ Report = Callable[[Step, int], None]
 _ATTEMPTS = 3
 
 
-class RunError(Exception):
+class RunError(RewardSDKError):
     """A run that started and did not end well; one readable paragraph."""
 
 
