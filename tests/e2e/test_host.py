@@ -320,6 +320,7 @@ def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served, t
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "rewards.json").write_text('{"set": "another"}')
+    (folder / "versions.json").write_text("{}")  # the mark of a run's folder
     with Server(tmp_path / "server", read_set(chain.root / "stage1.yaml")) as server:
         done = openrlhf(
             "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(folder),

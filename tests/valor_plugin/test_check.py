@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.hostrun import openrlhf
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.llava_med.check import check_model
@@ -82,3 +83,60 @@ def test_a_run_learns_the_image_token_and_the_positions_of_its_model(model):
     token = json.loads((model / "config.json").read_text())["image_token_index"]
     known = check_model(str(model))
     assert (known.image_tokens, known.positions) == ((token,), 512)
+
+
+HOSTILE = "open({marker!r}, 'w').close()\nclass Config: pass\n"
+
+
+@pytest.fixture
+def hostile(model, tmp_path):
+    """Adds Python code that leaves a mark to the model; what must not be there afterwards."""
+
+    def hostile(file: str, *keys: str) -> Path:
+        (model / "code.py").write_text(HOSTILE.format(marker=str(tmp_path / "executed")))
+        content = json.loads((model / file).read_text())
+        below = content
+        for key in keys:
+            below = below[key]
+        below["auto_map"] = {"AutoConfig": "code.Config"}
+        (model / file).unlink()
+        (model / file).write_text(json.dumps(content))
+        return tmp_path / "executed"
+
+    return hostile
+
+
+NAMED = [
+    ("config.json",), ("config.json", "text_config"), ("tokenizer_config.json",),
+    ("processor_config.json",), ("processor_config.json", "image_processor"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", NAMED, ids=".".join)
+def test_a_model_that_names_code_is_refused_with_the_file(model, hostile, named):
+    hostile(*named)
+    with pytest.raises(ConfigError, match=r"code\.py: a model folder that holds Python code"):
+        check_model(str(model))
+    (model / "code.py").unlink()  # it may lie on a hub
+    with pytest.raises(ConfigError, match=rf"{named[0]}: names Python code under 'auto_map'"):
+        check_model(str(model))
+
+
+@pytest.mark.parametrize("command", ["train", "doctor", "convert"])
+def test_no_command_executes_code_of_a_model_folder(model, hostile, tmp_path, command):
+    pytest.importorskip("openrlhf")
+    marker = hostile("config.json")
+    recipe = tmp_path / "sft.yaml"
+    recipe.write_text(
+        f"name: r\nstage: sft\nmodel: {{path: {model}, trainable: projector}}\n"
+        f"data: {{train: {tmp_path}/none.jsonl}}\nsft: {{steps: 1}}\n"
+    )
+    arguments = {
+        "train": ["train", "--recipe", str(recipe), "--out", str(tmp_path / "out")],
+        "doctor": ["doctor", str(model)],
+        "convert": ["convert", str(model), str(tmp_path / "converted")],
+    }
+    done = openrlhf(*arguments[command])
+    assert done.returncode == (1 if command == "doctor" else 2), done.stdout + done.stderr
+    assert "holds Python code" in done.stdout + done.stderr
+    assert not marker.exists()

@@ -20,6 +20,7 @@ from valor_plugin.records import (
     write_trainable,
 )
 
+REWARDS = ["rouge_l", "findings_f1"]
 STATUS = {
     "reward": 0.5, "rouge_l": 0.3, "rouge_l/applied": 0.5, "rouge_l/failed": 0.25,
     "findings_f1": 0.0, "findings_f1/applied": 0.0, "findings_f1/failed": 0.0,
@@ -32,7 +33,7 @@ STATUS = {
 
 
 def test_a_record_has_the_hosts_numbers_under_our_names():
-    step = step_record(7, STATUS)
+    step = step_record(7, STATUS, REWARDS)
     assert (step.step, step.reward, step.kl, step.tied, step.unscored) == (7, 0.5, 0.01, 0.75, 0.25)
     assert (step.length, step.truncated) == (31.0, 0.0)
     assert step.synced == {"tensors": 4, "bytes": 124}
@@ -42,7 +43,8 @@ def test_a_record_has_the_hosts_numbers_under_our_names():
 
 
 def test_a_reward_is_averaged_over_the_samples_that_it_gave_a_value():
-    parts = step_record(1, STATUS).parts
+    parts = step_record(1, STATUS, REWARDS).parts
+    assert list(parts) == REWARDS
     assert parts == {
         "rouge_l": PartMeans(mean=0.6, applied=0.5, failed=0.25),
         "findings_f1": PartMeans(mean=None, applied=0.0, failed=0.0),
@@ -50,12 +52,12 @@ def test_a_reward_is_averaged_over_the_samples_that_it_gave_a_value():
 
 
 def test_no_number_of_the_host_is_lost_and_what_is_not_finite_is_null():
-    metrics = step_record(1, STATUS).metrics
+    metrics = step_record(1, STATUS, REWARDS).metrics
     assert metrics == {"group_reward_std": 0.1, "image/failed": 0.125, "actor_grad_norm": None}
 
 
 def test_reports_stay_out_of_the_records():
-    assert "a report" not in str(step_record(1, STATUS))
+    assert "a report" not in str(step_record(1, STATUS, REWARDS))
 
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -80,25 +82,25 @@ def test_steps_are_read_back_as_they_were_written(tmp_path_factory, written):
 def test_of_a_step_that_was_taken_twice_the_later_record_stands(tmp_path):
     path = tmp_path / "steps.jsonl"
     for number, reward in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.4)):
-        append(path, step_record(number, {"reward": reward}))
+        append(path, step_record(number, {"reward": reward}, []))
     assert [(step.step, step.reward) for step in read_steps(path)] == [(1, 0.1), (2, 0.4), (3, 0.3)]
 
 
 def test_a_line_that_broke_off_is_no_record_and_spoils_no_other(tmp_path):
     path = tmp_path / "steps.jsonl"
-    append(path, step_record(1, {"reward": 0.1}))
+    append(path, step_record(1, {"reward": 0.1}, []))
     follower = Follower(path, Step)
     with path.open("a") as file:
         file.write('{"step": 2, "rew')
     assert [step.step for step in read_steps(path)] == [1]
-    append(path, step_record(3, {"reward": 0.3}))
+    append(path, step_record(3, {"reward": 0.3}, []))
     assert [step.step for step in read_steps(path)] == [1, 3]
     assert [step.step for step in follower.new()] == [3]
 
 
 def test_a_file_of_something_else_is_refused_with_its_line(tmp_path):
     path = tmp_path / "steps.jsonl"
-    append(path, step_record(1, {"reward": 0.1}))
+    append(path, step_record(1, {"reward": 0.1}, []))
     with path.open("a") as file:
         file.write('{"step": 1}\n')
     with pytest.raises(ConfigError, match=r"steps\.jsonl, line 2: no record of a policy step"):

@@ -139,6 +139,23 @@ def test_a_finished_run_is_not_overwritten(tiny_model, studies, tmp_path):
         prepared(recipe(tiny_model, studies), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "train.jsonl", ".hidden"])
+def test_a_folder_with_files_that_are_no_runs_is_refused_and_left_as_it_is(
+    tiny_model, studies, tmp_path, name
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"no run's folder and not empty, it holds {name}"):
+        prepared(recipe(tiny_model, studies), tmp_path)
+    assert [(p.name, p.read_text()) for p in (tmp_path / "run").iterdir()] == [(name, "mine")]
+
+
+def test_an_empty_folder_and_that_of_an_earlier_start_are_taken(tiny_model, studies, tmp_path):
+    (tmp_path / "run").mkdir()
+    for _ in range(2):
+        prepared(recipe(tiny_model, studies), tmp_path)
+
+
 def test_text_rewards_want_reports(tiny_model, tmp_path):
     Image.new("L", (40, 40)).save(tmp_path / "film.png")
     path = tmp_path / "studies.jsonl"

@@ -138,10 +138,13 @@ def test_nobody_reads_facts_out_of_a_printed_log():
     assert offenders(files, "re") == {}
 
 
-def in_a_fresh_process(code: str, **environment: str) -> str:
+def in_a_fresh_process(code: str, *arguments: str, **environment: str) -> str:
     plain = {k: v for k, v in os.environ.items() if k != "VALOR_HOST_SETTINGS"}
     result = subprocess.run(
-        [sys.executable, "-c", code], env=plain | environment, capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments],
+        env=plain | environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -209,6 +212,31 @@ def test_every_target_of_the_table_is_replaced_in_the_real_host(tmp_path):
     pytest.importorskip("vllm")
     here = settings(tmp_path, device="cpu", deterministic=True)
     in_a_fresh_process(ADAPTED, DS_ACCELERATOR="cpu", **here.environment())
+
+
+RUNS_NO_CODE = """
+import json, sys
+from pathlib import Path
+from valor_plugin.host import seams
+seams.adapt(seams.IN_VLLM)
+folder, marker = Path(sys.argv[1]), Path(sys.argv[1], "executed")
+folder.joinpath("code.py").write_text(f"open({str(marker)!r}, 'w')\\nclass Config: pass\\n")
+config = {"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}
+folder.joinpath("config.json").write_text(json.dumps(config))
+from transformers import AutoConfig
+try:
+    AutoConfig.from_pretrained(folder, trust_remote_code=True)
+except RuntimeError as error:
+    assert "code is not executed: Config of" in str(error), error
+else:
+    raise AssertionError("it was loaded")
+assert not marker.exists()
+"""
+
+
+def test_in_a_run_no_code_of_a_model_folder_is_executed_whatever_the_host_asks_for(tmp_path):
+    pytest.importorskip("vllm")
+    in_a_fresh_process(RUNS_NO_CODE, str(tmp_path), **settings(tmp_path).environment())
 
 
 def test_a_target_that_is_gone_is_refused_with_its_name():

@@ -78,7 +78,6 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     for stage, title in RUNS.items():
         with step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
             if target:
-                shutil.rmtree(root / stage, ignore_errors=True)
                 run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"

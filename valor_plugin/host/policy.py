@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from valor_plugin import records
 from valor_plugin.host.merged import merged
@@ -32,6 +32,18 @@ def train_parts(init: Callable[..., None], settings: HostSettings) -> Callable[.
             records.write_trainable(Path(settings.records, records.TRAINABLE), table)
 
     return init_and_freeze
+
+
+def run_no_code(_: Any, settings: HostSettings) -> Callable[..., NoReturn]:
+    """For transformers' `get_class_in_module`, which executes Python files of a model folder: the
+    host asks for it everywhere (`trust_remote_code=True`), and LLaVA needs none."""
+
+    def refuse(class_name: str, module_path: str, **_options: Any) -> NoReturn:
+        raise RuntimeError(
+            f"the model folder's code is not executed: {class_name} of {module_path}"
+        )
+
+    return refuse
 
 
 def optimizer_groups(model: Any, weight_decay: float) -> list[dict]:

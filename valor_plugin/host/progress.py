@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_sdk.reward_set import UNSCORED
@@ -19,16 +19,16 @@ _PHASES = {  # ours -> the host's
 }
 
 
-def step_record(step: int, status: Mapping[str, Any]) -> Step:
+def step_record(step: int, status: Mapping[str, Any], rewards: Sequence[str]) -> Step:
     """The record of a step that has ended.
 
     Args:
         step: from 1.
         status: what the host logs of it, means over its samples.
+        rewards: names of the set's rewards, in its order.
     """
     numbers = {key: _finite(value) for key, value in status.items() if _is_number(value)}
-    names = [key.removesuffix("/applied") for key in numbers if key.endswith("/applied")]
-    parts = {name: _part_means(numbers, name) for name in names}
+    parts = {name: _part_means(numbers, name) for name in rewards}
     return Step(
         step=step,
         time=now(),

@@ -60,6 +60,8 @@ def count_steps(init: Callable[..., None], settings: HostSettings) -> Callable[.
     would reach nothing; they are wrapped on the instance.
     """
     steps = Path(settings.records, records.STEPS)
+    applied = [key for key in settings.log_keys if key.endswith("/applied")]
+    rewards = [key.removesuffix("/applied") for key in applied]
 
     def init_and_count(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
@@ -78,7 +80,7 @@ def count_steps(init: Callable[..., None], settings: HostSettings) -> Callable[.
             return status, global_step
 
         def record_and_log(global_step: int, status: dict, *args: Any, **kwargs: Any) -> None:
-            records.append(steps, step_record(global_step, status))
+            records.append(steps, step_record(global_step, status, rewards))
             log(global_step, status, *args, **kwargs)
 
         self.init_checkpoint_states = begin_at_step

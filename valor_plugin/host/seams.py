@@ -97,6 +97,8 @@ SEAMS = (
     Seam("openrlhf.trainer.ppo_utils.replay_buffer:torch", "cpu:torch_on_cpu", "policy", _on_cpu),
     Seam("openrlhf.trainer.ray.ppo_actor:stateless_init_process_group", "cpu:sync_over_tcp",
          "policy", _on_cpu),
+    # A model folder's code is never executed.
+    Seam("transformers.dynamic_module_utils:get_class_in_module", "policy:run_no_code", "all"),
     # Which parts train, and what of them goes where.
     Seam("openrlhf.models.actor:Actor.__init__", "policy:train_parts", "policy"),
     Seam(f"{_DEEPSPEED}:get_optimizer_grouped_parameters", "policy:group_by_shape", "policy"),

@@ -48,11 +48,22 @@ class RunFolder:
         self.unsaved = path / "model.part"
         self.model = path / "model"
 
-    def check_unfinished(self) -> None:
-        """Raises ConfigError for the folder of a finished run."""
+    def check(self) -> None:
+        """That a run may write here.
+
+        Raises:
+            ConfigError: the folder holds a finished run, or files that are none of a run's.
+        """
         if self.model.exists():
             raise ConfigError(
                 f"{self.path} holds a finished run: choose another folder with --out, or remove it"
+            )
+        if self.versions.exists() or not self.path.exists():  # the first that a run writes
+            return
+        if other := next(self.path.iterdir(), None):
+            raise ConfigError(
+                f"{self.path} is no run's folder and not empty, it holds {other.name}: choose a "
+                "new folder with --out"
             )
 
     def resumes(self, recipe: str) -> bool:
@@ -79,7 +90,6 @@ class RunFolder:
         all versions that matter."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(recipe, encoding="utf-8")
         found = {package: installed(package) for package in ("valor-rrg", *TESTED)}
         record = {
             "digest": hashlib.sha256(recipe.encode()).hexdigest(),
@@ -88,6 +98,7 @@ class RunFolder:
             | {package: version for package, version in found.items() if version},
         }
         self.versions.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        self.recipe.write_text(recipe, encoding="utf-8")
         if command:
             self.command.write_text(f"{command}\n", encoding="utf-8")
 

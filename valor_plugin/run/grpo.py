@@ -42,7 +42,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
     Raises:
         ConfigError: something in the recipe or its files is wrong; nothing was started.
     """
-    folder.check_unfinished()
+    folder.check()
     model = check_model(recipe.model.path)
     recipe = calibration.named(recipe, folder.calibration)
     resumes = folder.resumes(recipe.to_yaml())

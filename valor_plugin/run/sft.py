@@ -31,7 +31,7 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         ConfigError: for files that are missing or wrong, before any training.
         ScoringError: an image that cannot be decoded.
     """
-    folder.check_unfinished()
+    folder.check()
     check_model(recipe.model.path)
     studies = [study for study in read_studies(recipe.data.train) if study.report]
     if not studies:
