@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-_RESPONSE = re.compile(
-    r"(?:(?:<think>)?(?P<think>.*?)</think>\s*)?<report>(?P<report>.*)</report>", re.DOTALL
-)
 _TAG = re.compile(r"</?(?:report|think)>")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n{2,}")
 _NOT_WORD = re.compile(r"[^a-z0-9\s]+")
@@ -42,10 +39,19 @@ def parse_response(response: str) -> Parsed | None:
     >>> parse_response("Sure! <report> No effusion. </report>") is None
     True
     """
-    match = _RESPONSE.fullmatch(response.strip())
-    if match is None:
+    # By the first and the last tag: one pattern for all of it takes quadratic time on a text of
+    # repeated tags.
+    before, opened, rest = response.strip().partition("<report>")
+    report, closed, after = rest.rpartition("</report>")
+    if not opened or not closed or after:
         return None
-    think, report = (part if part is None else part.strip() for part in match.group(1, 2))
+    think = None
+    if before:
+        think, ended, between = before.removeprefix("<think>").partition("</think>")
+        if not ended or between.strip():
+            return None
+        think = think.strip()
+    report = report.strip()
     if not report or think == "" or any(_TAG.search(part) for part in (think, report) if part):
         return None
     return Parsed(report, think)

@@ -1,3 +1,4 @@
+import re
 import time
 
 import pytest
@@ -6,8 +7,10 @@ from hypothesis import strategies as st
 
 from reward_sdk.text import (
     NORMALISE,
+    Parsed,
     extract_report,
     ngrams,
+    parse_response,
     r2gen_tokens,
     sentences,
     tokens,
@@ -143,3 +146,39 @@ def test_endless_white_space_is_read_in_no_time():
     assert extract_report(" \n" * 50_000 + "<report>Clear.</report>" + " " * 100_000) == "Clear."
     assert extract_report("</think>" + " " * 100_000) is None
     assert time.monotonic() - start < 2
+
+
+PIECES = st.sampled_from(["<think>", "</think>", "<report>", "</report>", " ", "\n", "a", "Clear."])
+PATTERN = re.compile(
+    r"(?:(?:<think>)?(?P<think>.*?)</think>\s*)?<report>(?P<report>.*)</report>", re.DOTALL
+)
+
+
+@given(st.lists(PIECES, max_size=9).map("".join))
+def test_a_response_is_read_as_the_pattern_of_a_well_formed_one_says(response):
+    match = PATTERN.fullmatch(response.strip())
+    parts = match and [part if part is None else part.strip() for part in match.group(1, 2)]
+    tag = re.compile("</?(?:report|think)>")
+    well_formed = parts and parts[1] and parts[0] != ""
+    well_formed = well_formed and not any(tag.search(part or "") for part in parts)
+    expected = Parsed(parts[1], parts[0]) if well_formed else None
+    assert parse_response(response) == expected
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["</think><report>", "<think>", "<report>", "</report>", " ", "<report> </report>", "</think> ",
+     ". ", "\n", "1. ", "A. A", "<"],
+)  # fmt: skip
+def test_no_repeated_text_takes_more_than_linear_time(piece):
+    def seconds(length: int) -> float:
+        text = piece * (length // len(piece))
+        began = time.perf_counter()
+        parse_response(text)
+        sentences(text)
+        tokens(text)
+        r2gen_tokens(text)
+        return time.perf_counter() - began
+
+    seconds(1000)
+    assert min(seconds(400_000) for _ in range(3)) < 1.0
