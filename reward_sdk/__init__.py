@@ -26,12 +26,14 @@ _HOME = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME.get(name, 'types')}"), name)
-    globals()[name] = found  # from now on without this detour
-    return found
+if not TYPE_CHECKING:  # whose reader would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_HOME.get(name, 'types')}"), name)
+        globals()[name] = found  # from now on without this detour
+        return found
 
 
 def __dir__() -> list[str]:

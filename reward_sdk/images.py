@@ -8,7 +8,7 @@ from io import SEEK_END, BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from reward_sdk.errors import ScoringError
 from reward_sdk.types import ImageRef
@@ -108,6 +108,8 @@ def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
         raise
     except FileNotFoundError:
         raise ScoringError(f"{name}: no such file") from None
+    except UnidentifiedImageError as error:
+        raise ScoringError(f"{name}: cannot be read: no image in a known format") from error
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
         raise ScoringError(f"{name}: cannot be read: {error}") from error
 

@@ -27,7 +27,8 @@ class Row:
         number: of the line in the file, from 1.
         id: the study's name.
         response: what a policy wrote, if the row has it.
-        reference: the radiologist's report, if the row has it.
+        reference: the radiologist's report, if the row has it: `reference`, else `report`.
+        report: `report` alone.
         image: the X-ray, if the row has it.
     """
 
@@ -35,6 +36,7 @@ class Row:
     id: str
     response: str | None
     reference: str | None
+    report: str | None
     image: ImageRef | None
 
 
@@ -94,5 +96,6 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         row["id"],
         row.get("response"),
         row.get("report") if reference is None else reference,
+        row.get("report"),
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
     )

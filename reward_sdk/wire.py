@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -151,7 +150,3 @@ class ServedSet(SetInfo):
     """
 
     image_folders: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """As it travels."""
-        return json.dumps(asdict(self))

@@ -41,12 +41,12 @@ def packages() -> Iterator[Check]:
         found = installed(package)
         if found is None:
             yield Check(package, False, "not installed: pip install '.[openrlhf]', or make setup")
-        elif found.partition("+")[0] == tested:
-            yield Check(package, True, found)
+        elif found.version.partition("+")[0] == tested:
+            yield Check(package, True, found.version)
         elif package == "openrlhf":
-            yield Check(package, False, check_host() or found)
+            yield Check(package, False, check_host() or found.version)
         else:
-            yield Check(package, None, f"{found}, tested with {tested}")
+            yield Check(package, None, f"{found.version}, tested with {tested}")
     import torch
 
     count = torch.cuda.device_count()
@@ -69,7 +69,8 @@ def seams() -> Iterator[Check]:
         except SeamError as error:
             yield Check(seam.target, False, str(error))
         else:
-            detail = f"replaced by host/{seam.wrapper} in {seam.process} processes"
+            when = seam.wanted.__doc__
+            detail = f"{when} replaced by host/{seam.wrapper} in {seam.process} processes"
             yield Check(seam.target, True, detail)
 
 

@@ -131,6 +131,7 @@ class Recipe(_Section):
     rewards: dict[str, Any] | None = None  # a reward set, or `server` with URLs
     openrlhf: dict[str, Any] = Field(default_factory=dict)
     _source: str = PrivateAttr("the recipe")
+    _rewards_source: str = PrivateAttr("the recipe: rewards")
 
     def error(self, message: str) -> ConfigError:
         """What is wrong with the recipe, with the file that it was read from."""
@@ -142,7 +143,7 @@ class Recipe(_Section):
         Raises:
             ConfigError: its models cannot be loaded.
         """
-        return RewardSet.from_config(self.rewards or {}, f"{self._source}: rewards")
+        return RewardSet.from_config(self.rewards or {}, self._rewards_source)
 
     def to_yaml(self) -> str:
         """The recipe with every default and override."""
@@ -180,13 +181,15 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     for override in overrides:
         _override(content, override)
     _check_keys(content, Recipe, str(path))
+    source = path
     if isinstance(content.get("rewards"), str):
-        content["rewards"] = read_set(content["rewards"])
+        source = content["rewards"]
+        content["rewards"] = read_set(source)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
-    recipe._source = str(path)
+    recipe._source, recipe._rewards_source = str(path), f"{source}: rewards"
     if recipe.rewards is not None and "server" in recipe.rewards:
         if len(recipe.rewards) > 1:
             raise recipe.error("rewards: the set is the server's; remove what is beside it")
@@ -196,7 +199,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
             raise recipe.error(f"rewards.server: {error}") from None
     elif recipe.rewards is not None:
         # The expert's calibration is fitted when the run starts.
-        parse_set(recipe.rewards, f"{path}: rewards", given={"image_text": ("calibration",)})
+        parse_set(recipe.rewards, recipe._rewards_source, given={"image_text": ("calibration",)})
     return recipe
 
 

@@ -9,10 +9,12 @@ failures.jsonl   one `Failure` a line: exceptions of the run's processes
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -27,7 +29,7 @@ Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
-class PartMeans:
+class RewardMeans:
     """One reward over the samples of a policy step.
 
     Attributes:
@@ -65,7 +67,7 @@ class Step:
     step: int
     time: float
     reward: float | None
-    parts: dict[str, PartMeans]
+    parts: dict[str, RewardMeans]
     unscored: float | None
     tied: float | None
     kl: float | None
@@ -117,7 +119,8 @@ def append(path: Path, record: Step | Failure) -> None:
     where an earlier one broke off."""
     line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
     with path.open("ab+", buffering=0) as file:
-        if file.tell():
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)
@@ -160,18 +163,8 @@ class Follower(Generic[Record]):
                 if not line.endswith(b"\n"):
                     return  # it is being written
                 self._position += len(line)
-                if (record := _parsed(self._kind, line)) is not None:
-                    yield record
-
-
-def _parsed(kind: TypeAdapter[Record], line: bytes) -> Record | None:
-    """The record of a line; None for one that broke off, as where a disk is full."""
-    try:
-        return kind.validate_json(line)
-    except ValidationError as error:
-        if error.errors()[0]["type"] == "json_invalid":
-            return None
-        raise
+                with suppress(ValidationError):  # a line that broke off, as where a disk is full
+                    yield self._kind.validate_json(line)
 
 
 def read_steps(path: Path) -> list[Step]:
@@ -188,11 +181,12 @@ def read_steps(path: Path) -> list[Step]:
     kind = TypeAdapter(Step)
     for number, line in enumerate(lines, 1):
         try:
-            step = _parsed(kind, line)
-        except ValidationError:
+            step = kind.validate_json(line)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                continue  # a line that broke off, as where a disk is full
             raise ConfigError(f"{path}, line {number}: no record of a policy step") from None
-        if step is not None:
-            steps[step.step] = step
+        steps[step.step] = step
     if not steps:
         raise ConfigError(f"{path} holds no policy step")
     return [steps[number] for number in sorted(steps)]

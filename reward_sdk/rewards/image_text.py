@@ -21,7 +21,7 @@ statement would earn the full score.
   is standardised. With equal weights each true negation beside a true finding lowers the score,
   so that a policy learns to leave negations out; with a fifth they raise it or cost under 5 %.
 * The floor 1 under |t|, the norm of one plain statement. Without it a report that only negates has
-  a cosine as large as any: on the film of a finding .24 against .88 for naming it, so that naming
+  a cosine as large as any: on the X-ray of a finding .24 against .88 for naming it, so that naming
   pays only for a policy that is right in more than a third of the cases, and one that is not yet
   learns to be silent. With the floor the .24 are .08 and the third is a sixth.
 * A hedge gains and loses half as much as a plain statement: where it earns anything, saying so

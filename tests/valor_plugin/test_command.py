@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,7 @@ def test_a_command_is_made_without_ray_vllm_or_torch():
     code = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from support.recipes import recipe
 from valor_plugin.host.command import host_command
 from valor_plugin.run.folder import RunFolder
@@ -183,7 +185,7 @@ def test_on_cuda_the_recipe_decides_what_a_cpu_cannot_do():
 
 
 def test_another_version_of_the_host_is_refused(monkeypatch):
-    monkeypatch.setattr(versions, "version", lambda name: "0.12.0")
+    monkeypatch.setattr(versions, "distribution", lambda _: SimpleNamespace(version="0.12.0"))
     with pytest.raises(ConfigError, match=r"OpenRLHF 0\.12\.0 is installed"):
         built(recipe())
 

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valor_plugin.evaluation.curves import curve_svg, reward_curve, running_mean
-from valor_plugin.records import PartMeans, Step
+from valor_plugin.records import RewardMeans, Step
 
 NAN = float("nan")
 POINTS = [(1, 0.2), (2, 0.4), (3, 0.3)]
 
 
 def step(number: int, mean: float | None) -> Step:
-    part = PartMeans(mean, float(mean is not None), 0.0)
+    part = RewardMeans(mean, float(mean is not None), 0.0)
     return Step(number, 0.0, 0.5, {"bleu": part}, 0.0, 0.0, None, 9.0, 0.0, {}, {})
 
 

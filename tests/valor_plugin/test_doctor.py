@@ -101,7 +101,7 @@ def test_the_command_looks_at_packages_seams_and_model(tiny_model):
     for words in (
         "openrlhf: 0.11.2",
         "entry point vllm.general_plugins: registered",
-        "replaced by host/advantage:rank_groups in trainer processes",
+        "always replaced by host/advantage:rank_groups in trainer processes",
         "chat template: there",
     ):
         assert words in done.stdout

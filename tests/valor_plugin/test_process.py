@@ -14,14 +14,14 @@ from valor_plugin import records
 from valor_plugin.host.command import HostCommand
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Advantage, Lora
-from valor_plugin.records import Failure, PartMeans, Step
+from valor_plugin.records import Failure, RewardMeans, Step
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
 
 STEP = Step(
     step=3, time=0.0, reward=0.25, unscored=0.0, tied=0.0, kl=None, length=9.0, truncated=0.0,
-    parts={"rouge_l": PartMeans(0.6, 0.5, 0.0), "format": PartMeans(1.0, 1.0, 0.0),
-           "findings_f1": PartMeans(None, 0.0, 0.0)},
+    parts={"rouge_l": RewardMeans(0.6, 0.5, 0.0), "format": RewardMeans(1.0, 1.0, 0.0),
+           "findings_f1": RewardMeans(None, 0.0, 0.0)},
     seconds={"total": 1.234}, synced={"tensors": 4, "bytes": 100},
 )  # fmt: skip
 
@@ -33,7 +33,7 @@ def test_a_step_is_one_line_with_components_where_they_counted(capsys):
 
 
 def test_a_reward_that_fails_is_named_with_its_share(capsys):
-    parts = {"chexbert_f1": PartMeans(0.5, 0.75, 0.25)}
+    parts = {"chexbert_f1": RewardMeans(0.5, 0.75, 0.25)}
     process.print_step(Step(**{**vars(STEP), "parts": parts}), 20)
     assert "chexbert_f1 0.500  chexbert_f1 FAILED for 25%" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from valor_plugin.host.progress import step_record
 from valor_plugin.records import (
     Failure,
     Follower,
-    PartMeans,
+    RewardMeans,
     Step,
     TrainablePart,
     append,
@@ -46,8 +46,8 @@ def test_a_reward_is_averaged_over_the_samples_that_it_gave_a_value():
     parts = step_record(1, STATUS, REWARDS).parts
     assert list(parts) == REWARDS
     assert parts == {
-        "rouge_l": PartMeans(mean=0.6, applied=0.5, failed=0.25),
-        "findings_f1": PartMeans(mean=None, applied=0.0, failed=0.0),
+        "rouge_l": RewardMeans(mean=0.6, applied=0.5, failed=0.25),
+        "findings_f1": RewardMeans(mean=None, applied=0.0, failed=0.0),
     }
 
 
@@ -61,7 +61,7 @@ def test_reports_stay_out_of_the_records():
 
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-means = st.builds(PartMeans, numbers, st.floats(0, 1), st.floats(0, 1))
+means = st.builds(RewardMeans, numbers, st.floats(0, 1), st.floats(0, 1))
 steps = st.builds(
     Step, step=st.integers(1, 10**6), time=st.floats(0, 1e10), reward=numbers,
     parts=st.dictionaries(st.text(), means),

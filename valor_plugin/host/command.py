@@ -65,6 +65,16 @@ class HostCommand:
     gpus: int
     steps: int = 0
 
+    @property
+    def rollout_images(self) -> int:
+        """How many images a rollout has."""
+        return self.options["rollout.batch_size"]
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the run can be repeated to the last bit."""
+        return self.options["train.full_determinism_enable"]
+
     def __str__(self) -> str:
         """As a person would type it."""
         return f"python -m {MODULE} {shlex.join(self.argv)}"

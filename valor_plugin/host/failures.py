@@ -14,7 +14,7 @@ _ECHOES = ("EngineDeadError", "See root cause above", "ray.exceptions.")
 
 def failure(process: str, error: BaseException) -> Failure:
     """An exception as a record. Ray wraps what a worker raised; that is what counts."""
-    while isinstance(cause := getattr(error, "cause", None), BaseException):
+    if isinstance(cause := vars(error).get("cause"), BaseException):  # never another of Ray's
         error = cause
     told = "".join(traceback.format_exception_only(error)).strip()
     if "error raised in its creation task" in told:  # Ray keeps it as a text, and it comes last
@@ -28,3 +28,8 @@ def root(failures: Sequence[Failure]) -> Failure | None:
     own = [each for each in failures if not any(echo in each.error for echo in _ECHOES)]
     drivers = [each for each in failures if each.process == "driver"]
     return next(iter([each for each in drivers if each in own] or own or list(failures)), None)
+
+
+def lost_a_port(failure: Failure) -> bool:
+    """Whether another process took a port that the host had found free."""
+    return "EADDRINUSE" in failure.error

@@ -69,7 +69,7 @@ def group_by_shape(_: Any, settings: HostSettings) -> Callable[[Any, float], lis
 def count_synced(
     ppo_train: Callable[..., dict], settings: HostSettings
 ) -> Callable[[Any, float], dict]:
-    """For `ActorPPOTrainer.ppo_train`: what it reports says also what the sync after it sends."""
+    """For `ActorPPOTrainer.ppo_train`: its report also has the size of the sync that follows."""
 
     def ppo_train_and_count(self: Any, kl_ctl: float) -> dict:
         status = ppo_train(self, kl_ctl)

@@ -8,7 +8,7 @@ from typing import Any
 
 from reward_sdk.reward_set import UNSCORED
 from valor_plugin.host.advantage import TIED
-from valor_plugin.records import PartMeans, Step, now
+from valor_plugin.records import RewardMeans, Step, now
 
 _PHASES = {  # ours -> the host's
     "generation": "timing/generation",
@@ -28,7 +28,7 @@ def step_record(step: int, status: Mapping[str, Any], rewards: Sequence[str]) ->
         rewards: names of the set's rewards, in its order.
     """
     numbers = {key: _finite(value) for key, value in status.items() if _is_number(value)}
-    parts = {name: _part_means(numbers, name) for name in rewards}
+    parts = {name: _reward_means(numbers, name) for name in rewards}
     return Step(
         step=step,
         time=now(),
@@ -45,13 +45,13 @@ def step_record(step: int, status: Mapping[str, Any], rewards: Sequence[str]) ->
     )
 
 
-def _part_means(numbers: dict[str, float | None], name: str) -> PartMeans:
+def _reward_means(numbers: dict[str, float | None], name: str) -> RewardMeans:
     """Takes a reward's numbers out of the step's. The host averages over all samples, and a reward
     logs 0 for those that it gives no value."""
     mean = numbers.pop(name, None)
     applied = numbers.pop(f"{name}/applied", None) or 0.0
     failed = numbers.pop(f"{name}/failed", None) or 0.0
-    return PartMeans(mean / applied if mean is not None and applied else None, applied, failed)
+    return RewardMeans(mean / applied if mean is not None and applied else None, applied, failed)
 
 
 def _is_number(value: Any) -> bool:

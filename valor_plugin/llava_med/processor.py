@@ -10,9 +10,9 @@ from reward_sdk.types import ImageRef
 
 
 def open_rgb(path: str) -> Image.Image:
-    """The film as an RGB picture.
+    """The X-ray as an RGB picture.
 
-    Pillow clips 16-bit values to 255, which turns such a film white; here the range of 16 bits
+    Pillow clips 16-bit values to 255, which turns such an X-ray white; here the range of 16 bits
     becomes that of 8, as for the X-ray expert.
 
     Raises:

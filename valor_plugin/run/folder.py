@@ -84,18 +84,22 @@ class RunFolder:
             )
         return True
 
-    def begin(self, recipe: str, device: str, command: str = "") -> None:
-        """Makes the folder, without the model that an earlier start left half-written, and writes
-        what the run is: the resolved recipe, its digest, the host's command if there is one, and
-        all versions that matter."""
+    def begin(self, recipe: str, device: str, command: str = "", resumes: bool = False) -> None:
+        """Makes the folder and writes what the run is: the resolved recipe, its digest, the host's
+        command if there is one, and all versions that matter. Of an earlier start nothing stays
+        that would be taken for the run's: a model that was being written and, unless the run goes
+        on from a checkpoint, records."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        found = {package: installed(package) for package in ("valor-rrg", *TESTED)}
+        if not resumes:
+            for records_of_another in (self.steps, self.failures, self.trainable):
+                records_of_another.unlink(missing_ok=True)
+        found = [installed(package) for package in ("valor-rrg", *TESTED)]
         record = {
             "digest": hashlib.sha256(recipe.encode()).hexdigest(),
             "device": device,
             "versions": {"python": sys.version.split()[0]}
-            | {package: version for package, version in found.items() if version},
+            | {package.name: package.version for package in found if package},
         }
         self.versions.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         self.recipe.write_text(recipe, encoding="utf-8")

@@ -43,14 +43,14 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         ConfigError: something in the recipe or its files is wrong; nothing was started.
     """
     folder.check()
-    model = check_model(recipe.model.path)
     recipe = calibration.named(recipe, folder.calibration)
     resumes = folder.resumes(recipe.to_yaml())
     command = host_command(recipe, folder, device, resumes)
+    model = check_model(recipe.model.path)
     studies = read_studies(recipe.data.train)
     command = command.fitted(recipe, len(studies), model.positions, device)
 
-    folder.begin(recipe.to_yaml(), device, str(command))
+    folder.begin(recipe.to_yaml(), device, str(command), resumes)
     write_rows(studies, recipe.data.prompt, folder.rows, must_match=resumes)
     calibration.fit(recipe, studies, folder.calibration, keep=resumes)
     rewards = reward_set(recipe, studies, folder.rewards)
@@ -65,9 +65,9 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         served=None if isinstance(rewards, RewardSet) else rewards.set,
         bounds=rewards.bounds,
         log_keys=tuple(rewards.log_keys),
-        rollout_images=command.options["rollout.batch_size"],
+        rollout_images=command.rollout_images,
         banned_tokens=model.image_tokens,
         seed=recipe.seed,
-        deterministic=command.options["train.full_determinism_enable"],
+        deterministic=command.deterministic,
     )
     return PreparedRun(folder, command, settings, resumes)

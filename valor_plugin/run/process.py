@@ -70,7 +70,7 @@ def run(prepared: PreparedRun, report: Report) -> Path:
         if code == 0 and is_whole(folder.unsaved):
             return folder.finish()
         root = failures.root(list(found.new()))
-        if steps or root is None or "EADDRINUSE" not in root.error or attempt == _ATTEMPTS:
+        if steps or root is None or not failures.lost_a_port(root) or attempt == _ATTEMPTS:
             break
         click.echo("a port of the host was taken by another process; starting again")
     raise RunError(f"{_cause(root, folder.log)} The whole log: {folder.log}")
@@ -79,20 +79,14 @@ def run(prepared: PreparedRun, report: Report) -> Path:
 def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
     """Starts the host once and follows it to its end: exit code, and steps taken."""
     folder, command = prepared.folder, prepared.command
-    ray_dir = tempfile.mkdtemp(prefix="ray-")  # sockets below it must have short paths
-    environment = {
-        **os.environ,
-        **prepared.settings.environment(),
-        "PYTHONUNBUFFERED": "1",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    scratch = tempfile.mkdtemp(prefix="ray-")  # short, because the host has sockets below it
+    environment = {**os.environ, **prepared.settings.environment()}
     folder.trainable.unlink(missing_ok=True)
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
     with folder.log.open("ab") as sink:
         steps = Follower(folder.steps, Step)
         process = subprocess.Popen(
-            [sys.executable, "-m", "valor_plugin.host.main", ray_dir, "--", *command.argv],
+            [sys.executable, "-m", "valor_plugin.host.main", scratch, "--", *command.argv],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
         )  # fmt: skip
@@ -100,7 +94,7 @@ def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
             taken = _follow(process, folder, steps, lambda step: report(step, command.steps))
         finally:
             end(process, prepared.settings.run)
-            shutil.rmtree(ray_dir, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
     return process.returncode, taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from reward_sdk.client import RewardClient
@@ -49,5 +50,5 @@ def _served(recipe: Recipe, record: Path) -> ServedSet:
             f"(compare {record.name} and /v1/rewards): choose another folder with --out, or "
             "remove it"
         )
-    record.write_text(info.to_json(), encoding="utf-8")
+    record.write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
     return info
