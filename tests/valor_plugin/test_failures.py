@@ -2,7 +2,7 @@
 
 import pytest
 
-from valor_plugin.host.failures import failure, root
+from valor_plugin.host.failures import failure, lost_a_port, root
 from valor_plugin.records import Failure
 
 DRIVER, ENGINE = "driver", "vLLM"
@@ -45,6 +45,26 @@ def raised(error: Exception) -> str:
 def test_an_exception_is_told_as_python_tells_it_on_one_line():
     assert raised(ValueError("bad\n  value")) == "ValueError: bad value"
     assert raised(AssertionError()) == "AssertionError"
+
+
+def test_a_strange_exception_is_told_all_the_same():
+    class Strange(Exception):
+        @property
+        def cause(self):
+            raise RuntimeError("no cause")
+
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    circular = ValueError("round and round")
+    circular.cause = circular
+    assert "Strange" in raised(Strange())
+    assert raised(circular) == "ValueError: round and round"
+
+
+def test_a_port_that_was_lost_is_told_from_other_failures():
+    assert lost_a_port(of(DRIVER, "DistNetworkError: code: -98, name: EADDRINUSE"))
+    assert not lost_a_port(OWN)
 
 
 def test_what_a_worker_of_ray_raised_counts_and_not_what_ray_makes_of_it():

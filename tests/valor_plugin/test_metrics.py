@@ -123,6 +123,12 @@ def test_wording_is_that_of_the_corpus_metrics_and_not_a_mean_of_sentence_bleu()
     assert sum(sentences) / 4 != pytest.approx(expected["bleu_4"], abs=0.005)
 
 
+def test_an_evaluation_of_an_earlier_version_is_refused_and_loses_nothing_in_silence():
+    old = '{"studies": [{"well_formed": true, "rouge_l": 0.5, "bleu_4": 0.25}]}'
+    with pytest.raises(ConfigError, match=r"evaluate again.*studies\.0.*bleu_4"):
+        Evaluation.from_json(old)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"studies": [{"well_formed": "perhaps"}]}'])
 def test_json_that_is_no_evaluation_is_refused_with_its_place(text):
     with pytest.raises(

@@ -282,3 +282,14 @@ def test_what_is_no_server_is_named(tmp_path, rewards, message):
         load_recipe(with_rewards(tmp_path, rewards))
     assert message in str(error.value)
     assert len(str(error.value)) < 300
+
+
+def test_what_is_wrong_in_a_set_of_its_own_is_said_of_that_file(tmp_path):
+    (tmp_path / "set.yaml").write_text("rewards: {image_text: {weights: x.pt}}")
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: r\nstage: grpo\nmodel: {{path: m, trainable: projector}}\ndata: {{train: d}}\n"
+        f"rewards: {tmp_path}/set.yaml\n"
+    )
+    old = r"set\.yaml: rewards\.image_text: 'weights' is called 'expert' now"
+    with pytest.raises(ConfigError, match=old):
+        load_recipe(tmp_path / "recipe.yaml")
