@@ -13,9 +13,8 @@ from support.recipes import recipe, with_options
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin.host import cpu, parser, versions
+from valor_plugin.host import cpu, options, versions
 from valor_plugin.host.command import HostCommand, host_command
-from valor_plugin.host.parser import arguments
 from valor_plugin.recipe import Model, Recipe
 from valor_plugin.run.folder import RunFolder
 
@@ -41,7 +40,7 @@ def test_the_host_knows_how_many_samples_a_prompt_gets():
     assert "rollout.n_samples_per_prompt" in KNOWN
 
 
-@pytest.mark.parametrize("name", [*parser.OURS, *cpu.HOST_OPTIONS])
+@pytest.mark.parametrize("name", [*options.OURS, *cpu.HOST_OPTIONS])
 def test_the_host_knows_every_option_that_this_plugin_sets(name):
     assert name in KNOWN
 
@@ -57,7 +56,7 @@ def test_abbreviations_and_help_are_no_options_of_a_recipe(name):
     assert f"OpenRLHF has no option {name!r}" in refused(**{name: 4})
 
 
-@pytest.mark.parametrize(("name", "ours"), parser.OURS.items())
+@pytest.mark.parametrize(("name", "ours"), options.OURS.items())
 def test_an_option_that_the_recipe_says_elsewhere_is_refused_with_its_place(name, ours):
     assert f"openrlhf.{name} is set from the recipe's {ours!r}" in refused(**{name: "x"})
 
@@ -92,7 +91,7 @@ def test_the_host_reads_back_what_was_written(tokens, rate, eager):
 
 def test_true_is_a_bare_flag_and_false_and_null_are_left_out():
     chosen = {"a": True, "b": False, "c": None, "d": 0, "e": "x y", "f": [1, 2]}
-    assert arguments(chosen) == ["--a", "--d", "0", "--e", "x y", "--f", "1", "2"]
+    assert options.arguments(chosen) == ["--a", "--d", "0", "--e", "x y", "--f", "1", "2"]
 
 
 def test_a_command_is_made_without_ray_vllm_or_torch():

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.host import reference
-from valor_plugin.host.parser import MODULE, HostParser, arguments
+from valor_plugin.host.options import MODULE, gpus, read_options
 from valor_plugin.host.rows import KEYS
 from valor_plugin.host.versions import check_host
 from valor_plugin.recipe import Recipe
@@ -27,13 +27,6 @@ _REFUSED = {
     "train.enable_ema": "no checkpoint holds the average, and none of LoRA's factors would do",
     "eval.dataset": "evaluate the saved model instead",
 }
-_AT_LEAST_1 = (
-    "vllm.num_engines", "vllm.tensor_parallel_size", "rollout.batch_size",
-    "rollout.n_samples_per_prompt", "rollout.micro_batch_size", "rollout.max_new_tokens",
-    "train.batch_size", "train.micro_batch_size", "train.num_episodes", "data.max_len",
-    "data.max_samples", "actor.num_nodes", "actor.num_gpus_per_node", "ds.ring_attn_size",
-    "ds.tensor_parallel_size", "logger.logging_steps",
-)  # fmt: skip
 
 
 class RunPaths(Protocol):
@@ -148,16 +141,10 @@ def host_command(
     """
     if problem := check_host():
         raise ConfigError(problem)
-    parser = HostParser(recipe)
-    parser.check_names()
     _check_ours(recipe)
-    argv = arguments(_complete(recipe, paths, device, resumes))
-    options = parser.parse(argv)
-    _check_sizes(recipe, options)
-    parser.validate(options)
-    _check_batches(recipe, options)
-    _check_placement(recipe, options)
-    wanted = _gpus(options)
+    chosen = _complete(recipe, paths, device, resumes)
+    argv, options = read_options(recipe, chosen)
+    wanted = gpus(options)
     if device == "cpu":
         from valor_plugin.host import cpu
 
@@ -223,83 +210,3 @@ def _check_ours(recipe: Recipe) -> None:
             f"openrlhf.algo.advantage.estimator is {estimator!r}: leave it out, or set "
             "`advantage: {rank: off}`"
         )
-
-
-def _check_sizes(recipe: Recipe, options: Mapping[str, Any]) -> None:
-    """Values with which the host would fail or hang after its start."""
-    for name in _AT_LEAST_1:
-        if options[name] is not None and options[name] < 1:
-            raise recipe.error(f"openrlhf.{name} must be at least 1, not {options[name]}")
-    if options["vllm.num_engines"] is None:
-        raise recipe.error("openrlhf.vllm.num_engines says how many engines generate: set it")
-    if "lora" in recipe.model.trainable:
-        for name, most in (("ds.zero_stage", 2), ("ds.tensor_parallel_size", 1),
-                           ("ds.load_in_4bit", False)):  # fmt: skip
-            if options[name] > most:
-                raise recipe.error(
-                    f"openrlhf.{name} {options[name]} does not go with `model.trainable: "
-                    "lora`, whose weights are put together whole in every process"
-                )
-    saves = options["ckpt.save_steps"]
-    if saves != -1 and saves < 1:
-        raise recipe.error("openrlhf.ckpt.save_steps must be at least 1, or -1 for no checkpoints")
-    if saves != -1 and options["ckpt.max_num"] < 2:
-        raise recipe.error(
-            "openrlhf.ckpt.max_num must be at least 2, because the host removes an old "
-            "checkpoint before it has written the new one"
-        )
-
-
-def _check_batches(recipe: Recipe, options: Mapping[str, Any]) -> None:
-    """That rollouts can be dealt out to optimizer steps, and these to the actor's GPUs."""
-    batch = options["train.batch_size"]
-    rollout = options["rollout.batch_size"] * options["rollout.n_samples_per_prompt"]
-    if rollout % batch:
-        raise recipe.error(
-            f"openrlhf.train.batch_size {batch} does not divide a "
-            f"rollout of {rollout} samples (rollout.batch_size x rollout.n_samples_per_prompt)"
-        )
-    actor, _, _ = _sizes(options)
-    apart = max(1, actor // options["ds.tensor_parallel_size"])
-    micro = options["train.micro_batch_size"] * apart
-    if batch % micro:
-        raise recipe.error(
-            f"openrlhf.train.batch_size {batch} is no multiple of "
-            f"{micro} (train.micro_batch_size x the actor's GPUs)"
-        )
-
-
-def _sizes(options: Mapping[str, Any]) -> tuple[int, int, int]:
-    """The GPUs of actor, reference and engines."""
-    return (
-        options["actor.num_nodes"] * options["actor.num_gpus_per_node"],
-        options["ref.num_nodes"] * options["ref.num_gpus_per_node"],
-        options["vllm.num_engines"] * options["vllm.tensor_parallel_size"],
-    )
-
-
-def _check_placement(recipe: Recipe, options: Mapping[str, Any]) -> None:
-    """That parts which share GPUs have the same number of them, as the host demands once Ray is
-    up."""
-    actor, ref, engines = _sizes(options)
-    shared = options["train.colocate_all"] or options["train.colocate_actor_ref"]
-    if shared and options["algo.kl.init_coef"] and actor != ref:
-        raise recipe.error(
-            "actor and reference share GPUs, so openrlhf.actor.num_gpus_per_node and "
-            f"openrlhf.ref.num_gpus_per_node must be equal ({actor} and {ref} in all)"
-        )
-    if options["train.colocate_all"] and actor != engines:
-        raise recipe.error(
-            f"with openrlhf.train.colocate_all the actor's GPUs ({actor}) must be those "
-            f"of the engines (vllm.num_engines x vllm.tensor_parallel_size = {engines})"
-        )
-
-
-def _gpus(options: Mapping[str, Any]) -> int:
-    """How many GPUs the host reserves under these options."""
-    actor, ref, engines = _sizes(options)
-    if options["train.colocate_all"]:
-        return actor
-    if options["train.colocate_actor_ref"] or not options["algo.kl.init_coef"]:
-        return actor + engines
-    return actor + ref + engines

@@ -14,7 +14,7 @@ from pathlib import Path
 from reward_sdk.wire import TOKEN
 from valor_plugin import records
 from valor_plugin.host import failures, seams
-from valor_plugin.host.parser import MODULE
+from valor_plugin.host.options import MODULE
 from valor_plugin.host.settings import HostSettings
 
 

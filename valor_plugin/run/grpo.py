@@ -27,7 +27,8 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         RunError: the host failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
-    return process.run(prepare(recipe, folder, device), process.print_step)
+    prepared = prepare(recipe, folder, device)
+    return process.run(prepared, process.print_step)
 
 
 def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
