@@ -323,7 +323,7 @@ def test_no_report_is_ever_logged(tmp_path, plugin):
 def test_formats_that_start_other_programs_are_not_read(start):
     from reward_sdk.images import open_image
 
-    with pytest.raises(ScoringError, match="cannot identify"):
+    with pytest.raises(ScoringError, match="no image in a known format"):
         open_image(ImageRef(data=start + b"showpage\n"))
 
 
