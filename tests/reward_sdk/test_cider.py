@@ -1,11 +1,11 @@
 import json
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.iu_reports import iu_findings
+from support.shared import DATA
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
@@ -13,7 +13,7 @@ from reward_sdk.rewards.cider import Cider, read_reports
 from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample
 
-GOLDEN = Path(__file__).parents[3] / "shared/data/golden/iu_text_metrics.json"
+GOLDEN = DATA / "golden/iu_text_metrics.json"
 TOKENS = st.lists(st.sampled_from("abcd"), max_size=12)
 CORPUS = ["Clear lungs.", "No effusion.", "Clear, no edema seen."]
 

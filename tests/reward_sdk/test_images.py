@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.shared import DATA
 
 from reward_sdk import images
 from reward_sdk.errors import ScoringError
 from reward_sdk.images import is_lateral, open_image, to_gray
 from reward_sdk.types import ImageRef
 
-NIH = Path(__file__).parents[3] / "shared/data/nih-cxr14/original"
+NIH = DATA / "nih-cxr14/original"
 
 
 def test_a_file_is_opened_decoded(tmp_path):

@@ -1,17 +1,17 @@
 import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.iu_reports import iu_findings
+from support.shared import DATA
 
 from reward_sdk.metrics import corpus_metrics
 from reward_sdk.rewards.wording import meteor_score, rouge_l_score
 from reward_sdk.text import tokens
 
-GOLDEN = Path(__file__).parents[3] / "shared/data/golden/iu_text_metrics.json"
+GOLDEN = DATA / "golden/iu_text_metrics.json"
 TEXTS = st.text(st.sampled_from("ab. é"), max_size=30)
 
 

@@ -2,10 +2,10 @@
 
 import json
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from support.annotations import read_annotation
+from support.shared import DATA
 from support.tiny_bert import write_tokenizer
 
 from reward_sdk.errors import ConfigError
@@ -17,7 +17,6 @@ from support.tiny_radgraph import write_radgraph
 from reward_sdk.models.radgraph import MODELS, load_radgraph
 
 LEVELS = ("simple", "partial", "complete")
-DATA = Path(__file__).parents[3] / "shared/data"
 REPORTS = [
     "no pleural effusion .",
     "small left pleural effusion. the heart is enlarged.",

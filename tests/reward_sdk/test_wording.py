@@ -3,13 +3,13 @@ import sys
 import time
 from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from statistics import correlation
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.iu_reports import iu_findings
+from support.shared import DATA
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
@@ -18,7 +18,7 @@ from reward_sdk.rewards.wording import bleu_score, gleu_score, meteor_score, rou
 from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample
 
-GOLDEN = Path(__file__).parents[3] / "shared/data/golden/iu_text_metrics.json"
+GOLDEN = DATA / "golden/iu_text_metrics.json"
 TOKENS = st.lists(st.sampled_from("abcd"), max_size=40)
 WORDS = st.lists(st.sampled_from(["opacity", "opacities", "clear", "clearing"]), max_size=20)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)

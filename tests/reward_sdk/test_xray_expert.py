@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.shared import DATA
 
 from reward_sdk.errors import ConfigError, ScoringError
 
@@ -16,7 +17,7 @@ import torch  # noqa: E402
 from reward_sdk.models import xray_expert  # noqa: E402
 from reward_sdk.models.xray_expert import load_expert  # noqa: E402
 
-NIH = Path(__file__).parents[3] / "shared/data/nih-cxr14"
+NIH = DATA / "nih-cxr14"
 CHEX = "densenet121-res224-chex"
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from reward_sdk.models import Labeler
+from support.shared import DATA
 
-GOLD = Path(__file__).parents[2] / "shared/data/negbio-openi-gold/openi_gld_std14.csv"
+GOLD = DATA / "negbio-openi-gold/openi_gld_std14.csv"
 COLUMNS = {  # the gold's names of our observations
     "Atelectasis": ["Atelectasis"],
     "Cardiomegaly": ["Cardiomegaly"],

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from support.shared import DATA
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.cli import main
@@ -18,7 +19,7 @@ from valor_plugin.llava_med import convert as module
 from valor_plugin.llava_med.convert import convert
 from valor_plugin.llava_med.plan import plan
 
-FIXTURE = Path(__file__).parents[3] / "shared/data/llava-med-tiny"
+FIXTURE = DATA / "llava-med-tiny"
 needs_fixture = pytest.mark.skipif(not FIXTURE.exists(), reason="shared data is not here")
 TOWERS = {"": None, "folder_tower.": str(FIXTURE / "clip-vit-tiny-patch14-56")}
 CASES = ("landscape", "portrait", "square", "text_only")
