@@ -44,8 +44,8 @@ class Entry(BaseModel):
             with the reference at every step, guards aside. The paper does not say which it does.
         on_failure: a failed part is left out ("skip"), ends the call ("raise") or counts as the
             given value.
-        deadline: seconds after which a call to the reward has failed, for all its samples; a day
-            at most.
+        deadline: seconds after which a call to the reward has failed for the samples that it does
+            not come back from; a day at most. After half of it each sample is judged alone.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -1,18 +1,23 @@
 """The error model.
 
-Three kinds of failure are kept apart, because each wants another reaction:
+Four kinds of failure are kept apart, because each wants another reaction:
 
 * **Configuration errors** are the user's to mend and stop everything before work starts. The
   message names the file, the place in it, what is wrong and what would be right: `ConfigError`.
 * **Scoring errors** concern one sample: an unreadable image, a model that ran out of memory. A
   reward raises `ScoringError` (or anything else); the reward set, and only it, turns that into a
   `failed` outcome. It never becomes a number unless the set says so with `on_failure`.
-* **A bad response** is neither: a response without a well-formed report is a wrong answer. It
+* **Exhaustion** concerns no sample: the machine is out of files, memory or disk. It is raised as
+  `ExhaustedError` through rewards and sets, for whoever can wait and try again; a server answers
+  503. A sample that was only there at the time has not failed.
+* **A bad response** is none of these: a response without a well-formed report is a wrong answer. It
   earns the lower bound of every reward that reads reports.
 
 Programming errors of the caller, such as a step that is not an integer, propagate.
 """
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -37,6 +42,28 @@ class ScoringError(RewardSDKError):
 
 class OverloadedError(RewardSDKError):
     """More samples wait to be scored than may; trying again later helps."""
+
+
+class ExhaustedError(RewardSDKError):
+    """The machine is out of files, memory or disk; trying again later helps."""
+
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+
+
+def exhausted(error: BaseException) -> ExhaustedError | None:
+    """The error that says so if this one, or one that it came from, means that the machine is out
+    of something."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ExhaustedError):
+            return cause
+        if isinstance(cause, MemoryError):
+            return ExhaustedError(os.strerror(errno.ENOMEM))
+        if isinstance(cause, OSError) and cause.errno in _EXHAUSTED:
+            return ExhaustedError(os.strerror(cause.errno))
+        cause = cause.__cause__
+    return None
 
 
 class ServerError(RewardSDKError):

@@ -1,16 +1,22 @@
-"""Opening X-rays safely: DICOM, and the usual formats of images."""
+"""Opening X-rays safely: DICOM, and the usual formats of images.
+
+A file of a few bytes can claim any number of pixels. `MAX_PIXELS` bounds one image by its header,
+and `opened` bounds what all threads of a process hold decoded at a time: those who want to keep
+something of an image make it small inside of the `with`, and let the large one go.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import SEEK_END, BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from reward_sdk.errors import ScoringError
+from reward_sdk.errors import ExhaustedError, ScoringError, exhausted
 from reward_sdk.types import ImageRef
 
 if TYPE_CHECKING:
@@ -23,26 +29,77 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _TAIL = 4096  # ours: bytes at the end of a file in which its end mark must stand
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that may unpack to any size
-MAX_PIXELS = 64_000_000  # ours: three times the largest detector; a small file can claim more
+MAX_PIXELS = 25_000_000  # ours: detectors of 43 cm with pixels of 0.1 mm have 18 million
+_PATIENCE = 60.0  # ours: seconds that an image waits for room
 
 
-def open_image(ref: ImageRef) -> Image.Image:
-    """The decoded image of `ref`; of a DICOM file its grey values as a viewer shows them, 8 bits.
+class _Room:
+    """So many pixels that the threads of this process may hold decoded at a time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._left = self._pixels = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, size: tuple[int, int], name: str) -> Iterator[None]:
+        """Waits until there is room for an image of this width and height.
+
+        Raises:
+            ScoringError: it has more than `MAX_PIXELS`.
+            ExhaustedError: others have held the room for `_PATIENCE` seconds.
+        """
+        wanted = check_size(size, name)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._left >= wanted, _PATIENCE):
+                raise ExhaustedError(f"{name}: other images are being decoded for {_PATIENCE:g} s")
+            self._left -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += wanted
+                self._changed.notify_all()
+
+
+_ROOM = _Room(MAX_PIXELS)
+
+
+@contextmanager
+def opened(ref: ImageRef) -> Iterator[Image.Image]:
+    """The decoded image of `ref`, to be let go at the end; of a DICOM file its grey values as a
+    viewer shows them, 8 bits. One thread opens one at a time.
+
+    All that a process holds open has at most `MAX_PIXELS` pixels together; others wait.
 
     Raises:
         ScoringError: no image given, file missing, corrupt or of unknown format, or larger than
             `MAX_PIXELS`, which is checked before anything is decoded. Names the file.
+        ExhaustedError: the machine is out of files or memory, or no room was left for too long.
     """
+    with ExitStack() as stack:
+        yield _decoded(ref, stack)
+
+
+def _decoded(ref: ImageRef, stack: ExitStack) -> Image.Image:
+    """The image; the room that it takes is given back when the stack ends."""
     if ref.pixels is not None:
-        check_size(ref.pixels, "image in memory")
+        stack.enter_context(_ROOM.of(ref.pixels.size, "image in memory"))
         return ref.pixels
     with _file(ref) as (file, name):
         if _is_dicom(file):
-            return _open_dicom(file, name)
-        with Image.open(file, formats=FORMATS) as image:
-            check_size(image, name)
-            image.load()
-            return image
+            data = _dicom(file, name)
+            stack.enter_context(_ROOM.of(_dicom_size(data, name), name))
+            return _shown_dicom(data, name)
+        image = stack.enter_context(Image.open(file, formats=FORMATS))
+        stack.enter_context(_ROOM.of(image.size, name))
+        image.load()
+        return image
+
+
+def open_image(ref: ImageRef) -> Image.Image:
+    """The image of `opened`, for those who keep all of it; raises as that does."""
+    with opened(ref) as image:
+        return image
 
 
 def check_image(ref: ImageRef) -> None:
@@ -52,7 +109,7 @@ def check_image(ref: ImageRef) -> None:
     with _file(ref) as (file, name):
         if not _is_dicom(file):
             with Image.open(file, formats=FORMATS) as image:
-                check_size(image, name)
+                check_size(image.size, name)
                 end = _ENDS.get(image.format or "")
             file.seek(max(0, file.seek(0, SEEK_END) - _TAIL))
             if end is not None and end in file.read():
@@ -64,7 +121,8 @@ def check_pixels(ref: ImageRef) -> None:
     """Raises ScoringError for an image of more than `MAX_PIXELS`, of a file by its header alone;
     says nothing about DICOM, nor about what cannot be read."""
     if ref.pixels is not None:
-        return check_size(ref.pixels, "image in memory")
+        check_size(ref.pixels.size, "image in memory")
+        return
     try:
         with _file(ref) as (file, name), Image.open(file, formats=FORMATS) as image:
             size = image.size
@@ -72,8 +130,7 @@ def check_pixels(ref: ImageRef) -> None:
         if isinstance(error.__cause__, Image.DecompressionBombError):
             raise
         return
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ScoringError(f"{name}: {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}")
+    check_size(size, name)
 
 
 def is_lateral(ref: ImageRef) -> bool:
@@ -97,20 +154,17 @@ def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
     try:
         if ref.data == b"":
             raise ScoringError(f"{name}: no such file, or nothing in it")
-        if ref.data is not None:
-            yield BytesIO(ref.data), name
-        elif ref.path is not None:
-            with open(ref.path, "rb") as file:
-                yield file, name
-        else:
-            raise ScoringError("image: no path, bytes or pixels are given")
-    except ScoringError:
+        with ref.open() as file:
+            yield file, name
+    except (ScoringError, ExhaustedError):
         raise
     except FileNotFoundError:
         raise ScoringError(f"{name}: no such file") from None
     except UnidentifiedImageError as error:
         raise ScoringError(f"{name}: cannot be read: no image in a known format") from error
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
+        if out_of := exhausted(error):
+            raise ExhaustedError(f"{name}: {out_of}") from error
         raise ScoringError(f"{name}: cannot be read: {error}") from error
 
 
@@ -129,9 +183,9 @@ def _dicom(file: BinaryIO, name: str, header: bool = False) -> Dataset:
     return _pydicom().dcmread(file, stop_before_pixels=header)
 
 
-def _open_dicom(file: BinaryIO, name: str) -> Image.Image:
-    """Values through modality and VOI LUT; what those make of the stored range becomes 0..255."""
-    data = _dicom(file, name)
+def _dicom_size(data: Dataset, name: str) -> tuple[int, int]:
+    """Width and height; ScoringError unless it is one image of whole grey values whose compressed
+    form, if it has one, claims the same."""
     gray = str(data.get("PhotometricInterpretation")).startswith("MONOCHROME")
     whole = "PixelData" in data  # not floating point
     if not gray or not whole or data.get("NumberOfFrames", 1) not in (None, 1):
@@ -139,10 +193,26 @@ def _open_dicom(file: BinaryIO, name: str) -> Image.Image:
             f"{name}: no single image of whole grey values, but DICOM of another kind: "
             "convert it to PNG"
         )
-    if data.Rows * data.Columns > MAX_PIXELS:
-        raise ScoringError(
-            f"{name}: {data.Columns} x {data.Rows} pixels, more than the limit of {MAX_PIXELS:,}"
-        )
+    size = int(data.Columns), int(data.Rows)
+    if data.file_meta.TransferSyntaxUID.is_encapsulated:
+        from pydicom.encaps import get_frame
+
+        frame = BytesIO(get_frame(data.PixelData, 0, number_of_frames=1))
+        try:
+            with Image.open(frame, formats=("JPEG", "JPEG2000")) as image:
+                inside = image.size
+        except UnidentifiedImageError:
+            raise ScoringError(
+                f"{name}: DICOM compressed as {data.file_meta.TransferSyntaxUID.name}, which does "
+                "not say its size: convert it to PNG"
+            ) from None
+        if inside != size:
+            raise ScoringError(f"{name}: says {size} pixels and holds {inside}")
+    return size
+
+
+def _shown_dicom(data: Dataset, name: str) -> Image.Image:
+    """Values through modality and VOI LUT; what those make of the stored range becomes 0..255."""
     bits, signed = int(data.get("BitsStored") or data.BitsAllocated), bool(data.PixelRepresentation)
     lowest, highest = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     pixels = data.pixel_array
@@ -193,9 +263,12 @@ def to_gray(image: Image.Image) -> np.ndarray:
     return np.asarray(image.getchannel(0), dtype=np.float32)
 
 
-def check_size(image: Image.Image, name: str) -> None:
-    """Raises ScoringError for an image of more than `MAX_PIXELS`; needs its header alone."""
-    if image.width * image.height > MAX_PIXELS:
+def check_size(size: tuple[int, int], name: str) -> int:
+    """The pixels of an image of this width and height; ScoringError if they are more than
+    `MAX_PIXELS`."""
+    width, height = size
+    if width * height > MAX_PIXELS:
         raise ScoringError(
-            f"{name}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
+            f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}"
         )
+    return width * height

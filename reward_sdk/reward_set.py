@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from reward_sdk.config import Entry, build_reward, parse_set, read_set
-from reward_sdk.errors import ConfigError, ScoringError, one_line, plain
+from reward_sdk.errors import ConfigError, ScoringError, exhausted, one_line, plain
 from reward_sdk.registry import Reward
 from reward_sdk.types import Outcome, RewardInfo, Sample, Score, SetInfo
 
 UNSCORED = "unscored"
 """The log key of stacks that have no other way to say that a sample has no total."""
 
-_MOST_LATE = 8  # ours: calls of one reward that are past their deadline and still running
+_MOST_LATE = 16  # ours: calls of one reward past their deadline and still running, two a sample
+
+T = TypeVar("T")
 
 
 class Member:
@@ -64,7 +68,8 @@ class Member:
         )
 
     def parts(self, samples: Sequence[Sample]) -> list[Outcome]:
-        """The reward's parts, one per sample, in order; nothing that a reward does raises here."""
+        """The reward's parts, one per sample, in order; nothing that a reward raises comes through,
+        but for ExhaustedError, which concerns no sample."""
         parts = [self._before(sample) for sample in samples]
         open_ = [i for i, part in enumerate(parts) if part is None]
         called = self._in_time([samples[i] for i in open_])
@@ -95,43 +100,74 @@ class Member:
     def _in_time(self, samples: Sequence[Sample]) -> list[Outcome]:
         """The reward's parts, or failed ones after the deadline.
 
-        A call that is late cannot be stopped; its thread goes on, its result is dropped, and the
-        next call gets a new thread, until too many do not come back.
+        Of several samples one may hang: where half of the time brings nothing, each is judged
+        alone, all at once, in the other half.
         """
         deadline = self.entry.deadline
         if deadline is None or not samples:
             return _call(self.reward, samples)
         if self.stuck:
             return [Outcome(None, "failed", f"{self.name}: {self.stuck}")] * len(samples)
-        try:
-            caller = self._idle.pop()
-        except IndexError:
-            caller = _Caller()
-        result: Future[list[Outcome]] = Future()
-        caller.calls.put(lambda: result.set_result(_call(self.reward, samples)))
-        try:
-            parts = result.result(timeout=deadline)
-        except TimeoutError:
-            caller.calls.put(None)
-            self._late.append(caller)
-            self.late_calls += 1
-            late = f"{self.name}: no answer within its deadline of {deadline:g} s"
-            return [Outcome(None, "failed", late)] * len(samples)
-        self._idle.append(caller)
-        return parts
+        end = time.monotonic() + deadline
+        if len(samples) > 1:
+            [parts] = self._attempt([samples], end - deadline / 2)
+            if parts is not None:
+                return parts
+        late = f"{self.name}: no answer within its deadline of {deadline:g} s"
+        alone = self._attempt([[sample] for sample in samples], end)
+        return [Outcome(None, "failed", late) if part is None else part[0] for part in alone]
+
+    def _attempt(
+        self, batches: Sequence[Sequence[Sample]], end: float
+    ) -> list[list[Outcome] | None]:
+        """The parts of each batch, all called at once; None for those that are not there by the
+        end. Such a call cannot be stopped: its thread goes on, its result is dropped, and the next
+        call gets a new thread, until too many do not come back."""
+        callers = [self._idle.pop() if self._idle else _Caller() for _ in batches]
+        calls = [
+            caller.start_call(partial(_call, self.reward, batch))
+            for caller, batch in zip(callers, batches, strict=True)
+        ]
+        done, late = wait(calls, max(0.0, end - time.monotonic()))
+        self.late_calls += len(late)
+        for caller, call in zip(callers, calls, strict=True):
+            if call in done and not self._idle:
+                self._idle.append(caller)
+                continue
+            caller.stop()
+            if call in late:
+                self._late.append(caller)
+        return [call.result() if call in done else None for call in calls]
 
 
 class _Caller(Thread):
-    """A thread that makes calls until it gets None: torch sets up its own threads per thread, so
-    one for every call would be slow."""
+    """A thread that makes calls: torch sets up its own threads per thread, so one for every call
+    would be slow."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.start()
 
+    def start_call(self, call: Callable[[], T]) -> Future[T]:
+        """What the call gives or raises, once it has."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.put(work)
+        return future
+
+    def stop(self) -> None:
+        """Ends the thread after its present call."""
+        self._calls.put(None)
+
     def run(self) -> None:
-        for call in iter(self.calls.get, None):
+        for call in iter(self._calls.get, None):
             call()
 
 
@@ -247,6 +283,7 @@ class RewardSet:
         Raises:
             ConfigError: a schedule without a step, or a step below 1.
             ScoringError: a part failed whose policy is "raise".
+            ExhaustedError: the machine is out of files, memory or disk.
         """
         counting = self.counting(step)
         parts = {m.name: m.parts(samples) for m in self.members if m.name in counting}
@@ -320,9 +357,11 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the boundary where errors become failed outcomes
-        if len(samples) == 1:
-            return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")]
-        return [part for sample in samples for part in _call(reward, [sample])]
+        if len(samples) > 1:
+            return [part for sample in samples for part in _call(reward, [sample])]
+        if out_of := exhausted(error):
+            raise out_of from error
+        return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")]
 
 
 def _checked(reward: Reward, part: Outcome) -> Outcome:

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from reward_sdk.errors import ScoringError
 from reward_sdk.text import extract_report
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ class ImageRef:
     data: bytes | None = field(default=None, repr=False)
     pixels: Image | None = field(default=None, compare=False)
     view: str | None = None
+
+    def open(self) -> BinaryIO:
+        """The file, or one of `data`; OSError as `open` raises it."""
+        if self.data is not None:
+            return BytesIO(self.data)
+        if self.path is None:
+            raise ScoringError("image: no path, bytes or pixels are given")
+        return open(self.path, "rb")
 
     @cached_property
     def digest(self) -> bytes:

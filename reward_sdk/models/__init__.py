@@ -59,7 +59,12 @@ class Expert(Protocol):
     @property
     def directions(self) -> np.ndarray: ...
 
-    def encode(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, image: Image) -> np.ndarray:
+        """What `encode` reads of an image: small, so that the image itself can be let go. Raises
+        ScoringError for one that it cannot take."""
+        ...
+
+    def encode(self, prepared: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Evidence (n, len(findings)) in [-1, 1], 0 at the point of decision, and the features that
-        the last layer reads, (n, D); finite. Raises ScoringError for an image it cannot take."""
+        the last layer reads, (n, D); finite. Raises ScoringError for what is not."""
         ...

@@ -22,16 +22,23 @@ REFERENCES = 1 << 16  # ours: references remembered
 RESPONSES = 1 << 12  # ours: responses remembered; few return, and then soon
 
 
-@contextmanager
-def patiently(turn: Lock) -> Iterator[None]:
+class Turn:
     """One at a time, so that no two threads do the same work; but a call that hangs must not hang
-    all others for ever, so after a while they go on without it."""
-    taken = turn.acquire(timeout=_PATIENCE)
-    try:
-        yield
-    finally:
-        if taken:
-            turn.release()
+    all others for ever, so whoever has waited in vain gives it up, and the others need not wait."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Waits for the turn, which ends with the context."""
+        while not (lock := self._lock).acquire(timeout=_PATIENCE):
+            if lock is self._lock:
+                self._lock = Lock()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class Annotator(Generic[Annotation]):
@@ -45,7 +52,7 @@ class Annotator(Generic[Annotation]):
         self._annotate = annotate
         self._references: OrderedDict[str, Annotation] = OrderedDict()
         self._responses: OrderedDict[str, Annotation] = OrderedDict()
-        self._turn, self._lock = Lock(), Lock()
+        self._turn, self._lock = Turn(), Lock()
 
     def pairs(self, samples: Sequence[Sample]) -> list[tuple[Annotation, Annotation]]:
         """(of the report, of the reference) for every sample; both texts must be there.
@@ -54,7 +61,7 @@ class Annotator(Generic[Annotation]):
         """
         reports = [sample.report or "" for sample in samples]
         references = [sample.reference or "" for sample in samples]
-        with patiently(self._turn):
+        with self._turn.taken():
             with self._lock:
                 known = {
                     t: a for t in references if (a := _recall(self._references, t)) is not None

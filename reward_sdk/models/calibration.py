@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward_sdk.errors import ConfigError, explain
-from reward_sdk.images import is_lateral, open_image
+from reward_sdk.images import is_lateral, opened
 from reward_sdk.models import Expert
 from reward_sdk.types import ImageRef
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-_BATCH = 32  # ours: images opened at a time while fitting
+_BATCH = 32  # ours: images encoded at a time while fitting
 
 
 class Moments(BaseModel):
@@ -88,7 +88,7 @@ def fit_calibration(
         raise ConfigError(f"a calibration needs the training images, got {len(frontal)}")
     evidence, features = ([array] for array in expert.encode([]))
     for start in range(0, len(frontal), _BATCH):
-        batch = [open_image(image) for image in frontal[start : start + _BATCH]]
+        batch = [prepared(expert, image) for image in frontal[start : start + _BATCH]]
         for rows, new in zip((evidence, features), expert.encode(batch), strict=True):
             rows.append(new)
         progress(len(images) - len(frontal) + start + len(batch))
@@ -102,6 +102,13 @@ def fit_calibration(
         },
         features=_fit_features(expert, np.concatenate(features).astype(float)),
     )
+
+
+def prepared(expert: Expert, ref: ImageRef) -> np.ndarray:
+    """What an expert reads of an image, which is open no longer than that takes; raises as `opened`
+    and `Expert.prepare` do."""
+    with opened(ref) as image:
+        return expert.prepare(image)
 
 
 def _fit_features(expert: Expert, features: np.ndarray) -> Features:

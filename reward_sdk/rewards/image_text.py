@@ -66,10 +66,10 @@ from typing import Literal
 import numpy as np
 
 from reward_sdk.errors import ConfigError, ScoringError, nearest
-from reward_sdk.images import is_lateral, open_image, to_gray
+from reward_sdk.images import is_lateral, opened, to_gray
 from reward_sdk.models import Expert
-from reward_sdk.models.annotator import patiently
-from reward_sdk.models.calibration import Calibration, read_calibration, unit
+from reward_sdk.models.annotator import Turn
+from reward_sdk.models.calibration import Calibration, prepared, read_calibration, unit
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.registry import reward
 from reward_sdk.types import ImageRef, Outcome, Sample
@@ -158,7 +158,7 @@ class ImageText:
             self._shortest = np.sqrt(weights.sum())
             self._gram = np.diag(weights)
         self._cache: OrderedDict[Hashable, tuple[np.ndarray, float] | None] = OrderedDict()
-        self._turn, self._lock = Lock(), Lock()
+        self._turn, self._lock = Turn(), Lock()
 
     def _fit_features(self, calibration: Calibration) -> None:
         features = calibration.features
@@ -206,15 +206,16 @@ class ImageText:
     def _embed(self, images: Sequence[ImageRef]) -> list[tuple[np.ndarray, float] | None]:
         """Per image its row (F,) and length, as `similarity` takes them; None for a side view."""
         keys = [_identity(image) for image in images]
-        with patiently(self._turn):  # two threads never encode the same image
+        with self._turn.taken():  # two threads never encode the same image
             with self._lock:
                 known = {key: self._cache[key] for key in keys if key in self._cache}
             new = {k: i for k, i in zip(keys, images, strict=True) if k not in known}
             frontal = {key: image for key, image in new.items() if not is_lateral(image)}
             known |= dict.fromkeys(new)
             if frontal:
-                outputs = self._expert.encode([open_image(image) for image in frontal.values()])
-                known |= zip(frontal, self._rows(*outputs), strict=True)
+                inputs = [prepared(self._expert, image) for image in frontal.values()]
+                rows = self._rows(*self._expert.encode(inputs))
+                known |= zip(frontal, rows, strict=True)
         with self._lock:
             for key in keys:
                 self._cache[key] = known[key]
@@ -253,8 +254,9 @@ def _identity(image: ImageRef) -> Hashable:
     if image.pixels is None and image.data is not None:
         return image.digest, image.view
     if image.path is None or image.pixels is not None:
-        gray = to_gray(open_image(image))
-        return gray.shape, hashlib.sha256(gray.tobytes()).digest(), image.view
+        with opened(image) as pixels:
+            gray = to_gray(pixels)
+            return gray.shape, hashlib.sha256(gray.data).digest(), image.view
     try:
         status = os.stat(image.path)
     except (OSError, ValueError) as error:

@@ -178,9 +178,12 @@ class SimulatedExpert:
     def __init__(self):
         self.batches = []
 
-    def encode(self, images):
-        self.batches.append(len(images))
-        evidence = np.concatenate([np.asarray(i, np.float32) / 32767.5 - 1 for i in images])
+    def prepare(self, image):
+        return np.asarray(image, np.float32) / 32767.5 - 1
+
+    def encode(self, prepared):
+        self.batches.append(len(prepared))
+        evidence = np.concatenate(prepared)
         return evidence, evidence
 
 

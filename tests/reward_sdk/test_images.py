@@ -1,3 +1,8 @@
+import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +11,8 @@ from PIL import Image
 from support.shared import DATA
 
 from reward_sdk import images
-from reward_sdk.errors import ScoringError
-from reward_sdk.images import is_lateral, open_image, to_gray
+from reward_sdk.errors import ExhaustedError, ScoringError
+from reward_sdk.images import is_lateral, open_image, opened, to_gray
 from reward_sdk.types import ImageRef
 
 NIH = DATA / "nih-cxr14/original"
@@ -49,6 +54,73 @@ def test_too_many_pixels_are_an_error(tmp_path, monkeypatch):
     Image.new("L", (4, 3)).save(tmp_path / "x.png")
     with pytest.raises(ScoringError, match=r"x\.png: 4 x 3 pixels, more than the limit of 10"):
         open_image(ImageRef(path=str(tmp_path / "x.png")))
+
+
+@pytest.fixture
+def small_room(monkeypatch):
+    """Room for 100 pixels in the whole process, for which nobody waits long."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(images, "_ROOM", images._Room(100))
+    monkeypatch.setattr(images, "_PATIENCE", 0.2)
+
+
+def film(path: Path, width: int, height: int) -> ImageRef:
+    Image.new("L", (width, height)).save(path)
+    return ImageRef(path=str(path))
+
+
+def test_what_all_threads_hold_decoded_is_bounded(tmp_path, small_room):
+    ref, now, most, lock = film(tmp_path / "x.png", 5, 8), [0], [0], threading.Lock()
+
+    def look(_):
+        with opened(ref):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.005)
+            with lock:
+                now[0] -= 1
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(look, range(64)))
+    assert most == [2]
+
+
+def test_an_image_waits_for_room_and_says_so_if_there_is_none(tmp_path, small_room):
+    large, small = film(tmp_path / "large.png", 10, 10), film(tmp_path / "small.png", 1, 1)
+    with (
+        opened(large),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(ExhaustedError, match=r"small\.png: other images are being decoded"),
+    ):
+        pool.submit(open_image, small).result()
+    assert open_image(small).size == (1, 1)
+
+
+def test_an_image_that_cannot_be_decoded_gives_its_room_back(tmp_path, small_room):
+    broken = tmp_path / "broken.png"
+    film(broken, 10, 10)
+    broken.write_bytes(broken.read_bytes()[:-30])
+    for _ in range(3):
+        with pytest.raises(ScoringError, match=r"broken\.png: cannot be read"):
+            open_image(ImageRef(path=str(broken)))
+
+
+def test_what_is_raised_while_an_image_is_open_is_not_taken_for_the_images_fault(tmp_path):
+    ref = film(tmp_path / "x.png", 2, 2)
+    with pytest.raises(ZeroDivisionError), opened(ref):
+        raise ZeroDivisionError
+
+
+def test_a_machine_out_of_files_is_no_missing_image(tmp_path):
+    ref = film(tmp_path / "x.png", 2, 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(ExhaustedError, match=r"x\.png: Too many open files"):
+            open_image(ref)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_empty_reference_is_an_error():
@@ -175,6 +247,43 @@ def test_a_huge_dicom_image_is_refused_before_it_is_decoded(tmp_path, monkeypatc
     monkeypatch.setattr(images, "MAX_PIXELS", 3)
     with pytest.raises(ScoringError, match=r"x\.dcm: 4 x 1 pixels, more than the limit of 3"):
         open_image(ref)
+
+
+def compressed(path: Path, inside: tuple[int, int], syntax: str) -> ImageRef:
+    """A DICOM file of 30 x 30 pixels by its header, compressed, with an image of another size."""
+    ref = dicom(path, np.zeros((30, 30), int), bits=8)
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    data, frame = dcmread(path), BytesIO()
+    Image.new("L", inside).save(frame, "JPEG2000" if syntax.endswith("90") else "JPEG")
+    if syntax.endswith("5"):  # runs of bytes
+        frame = BytesIO(bytes(64) + b"\x81\x00" * 100)
+    data.PixelData = encapsulate([frame.getvalue()])
+    data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data.save_as(path)
+    return ref
+
+
+JPEG, JPEG2000, RUNS = (f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.90", "5"))
+
+
+@pytest.mark.parametrize("syntax", [JPEG, JPEG2000])
+def test_a_compressed_dicom_image_is_read(tmp_path, syntax):
+    assert np.shape(gray_of(compressed(tmp_path / "x.dcm", (30, 30), syntax))) == (30, 30)
+
+
+@pytest.mark.parametrize("syntax", [JPEG, JPEG2000])
+def test_a_compressed_dicom_image_that_claims_to_be_smaller_is_refused(tmp_path, syntax):
+    with pytest.raises(ScoringError, match=r"x\.dcm: says \(30, 30\) pixels and holds \(400, 40"):
+        open_image(compressed(tmp_path / "x.dcm", (400, 400), syntax))
+
+
+def test_dicom_whose_compression_does_not_say_its_size_is_refused(tmp_path):
+    with pytest.raises(ScoringError, match=r"x\.dcm: DICOM compressed as RLE Lossless"):
+        open_image(compressed(tmp_path / "x.dcm", (30, 30), RUNS))
 
 
 @pytest.mark.parametrize(

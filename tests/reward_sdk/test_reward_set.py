@@ -1,6 +1,7 @@
 """The rewards here read numbers out of the response: word i is the value of the set's part i, and
 a word that is no number makes the reward raise."""
 
+import errno
 import math
 import threading
 import time
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_sdk.config import Entry
-from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.errors import ConfigError, ExhaustedError, ScoringError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import ImageRef, Outcome, Sample
 
@@ -370,15 +371,48 @@ class Hanging(Slow):
 def test_calls_that_never_come_back_are_not_made_for_ever_and_are_made_again_when_they_do():
     reward = Hanging()
     rewards = RewardSet([(reward, Entry(deadline=0.02))])
-    reasons = [score(rewards, "x").parts["slow"].reason for _ in range(10)]
-    assert "deadline" in reasons[7]
-    assert reasons[8:] == ["slow: 8 calls have not come back, no more are made"] * 2
-    assert reward.calls == rewards.members[0].late_calls == 8
+    reasons = [score(rewards, "x").parts["slow"].reason for _ in range(18)]
+    assert "deadline" in reasons[15]
+    assert reasons[16:] == ["slow: 16 calls have not come back, no more are made"] * 2
+    assert reward.calls == rewards.members[0].late_calls == 16
     reward.free.set()
     end = time.monotonic() + 10
     while score(rewards, "x").total is None and time.monotonic() < end:
         time.sleep(0.02)
     assert score(rewards, "x").total == 1.0
+
+
+class Picky(Hanging):
+    """Hangs for what says so."""
+
+    def __call__(self, samples):
+        return super().__call__(samples) if any("hang" in s.response for s in samples) else [
+            Outcome(1.0)
+        ] * len(samples)  # fmt: skip
+
+
+def test_a_sample_that_hangs_fails_alone():
+    reward = Picky()
+    rewards = RewardSet([(reward, Entry(deadline=0.6))])
+    samples = [Sample("hang" if i == 37 else "x") for i in range(64)]
+    parts = [score.parts["slow"] for score in rewards.score(samples)]
+    reward.free.set()
+    assert [i for i, part in enumerate(parts) if part.status == "failed"] == [37]
+    assert parts[37].reason == "slow: no answer within its deadline of 0.6 s"
+    assert {part.value for i, part in enumerate(parts) if i != 37} == {1.0}
+
+
+@pytest.mark.parametrize("deadline", [None, 5])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EMFILE, "x"), ScoringError("an image"), ExhaustedError()]
+)
+def test_a_machine_that_is_out_of_something_fails_the_call_and_no_sample(error, deadline):
+    class Raising(Slow):
+        def __call__(self, samples):
+            raise error from OSError(errno.ENOSPC, "x")
+
+    with pytest.raises(ExhaustedError):
+        RewardSet([(Raising(0), Entry(deadline=deadline))]).score([Sample("x")] * 3)
 
 
 def test_calls_within_a_deadline_share_a_thread():

@@ -47,6 +47,11 @@ def noise_images(n, size=(40, 36)):
     return [Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)) for _ in range(n)]
 
 
+def encode(expert, images):
+    """The evidence."""
+    return expert.encode([expert.prepare(image) for image in images])[0]
+
+
 def upstream_inputs(images, resolution):
     crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(resolution)
     arrays = [xrv.utils.normalize(np.asarray(image), 255)[None] for image in images]
@@ -59,7 +64,7 @@ def test_evidence_equals_torchxrayvision_bit_for_bit(tmp_path, zipped):
     images = noise_images(5)
     with torch.no_grad():
         expected = 2 * model(upstream_inputs(images, 32)).numpy() - 1
-    evidence = load_expert(saved(model, tmp_path / "w.pt", zipped)).encode(images)[0]
+    evidence = encode(load_expert(saved(model, tmp_path / "w.pt", zipped)), images)
     assert np.array_equal(evidence, expected[:, [0, 1, 4]])
     assert evidence.std(axis=0).min() > 0
 
@@ -79,7 +84,7 @@ def test_a_published_name_is_read_from_the_cache_folder_and_equals_upstream(tmp_
     expert = load_expert(CHEX)
     assert expert.weights.startswith(f"{CHEX} sha256:")
     assert len(expert.findings) == 11
-    assert np.array_equal(expert.encode(images)[0], expected[:, trained])
+    assert np.array_equal(encode(expert, images), expected[:, trained])
     assert np.abs(expected).max() > 0.01
 
 
@@ -109,7 +114,7 @@ def test_evidence_is_zero_at_the_decision_point(tmp_path):
     model.op_threshs = None
     with torch.no_grad():
         model.op_threshs = torch.sigmoid(model(upstream_inputs(image, 32)))[0]
-    evidence = load_expert(saved(model, tmp_path / "w.pt")).encode(image)[0]
+    evidence = encode(load_expert(saved(model, tmp_path / "w.pt")), image)
     np.testing.assert_allclose(evidence, 0, atol=1e-6)
 
 
@@ -120,8 +125,8 @@ def test_no_images_give_no_rows(tmp_path):
 def test_many_images_go_through_in_chunks_with_the_same_result(tmp_path):
     expert = load_expert(saved(small_densenet(), tmp_path / "w.pt"))
     images = noise_images(40)
-    one_by_one = np.concatenate([expert.encode([image])[0] for image in images])
-    np.testing.assert_allclose(expert.encode(images)[0], one_by_one, atol=1e-5)
+    one_by_one = np.concatenate([encode(expert, [image]) for image in images])
+    np.testing.assert_allclose(encode(expert, images), one_by_one, atol=1e-5)
 
 
 def test_the_same_file_has_the_same_identity_wherever_it_lies(tmp_path):
@@ -207,7 +212,7 @@ def test_outputs_that_are_no_numbers_are_a_scoring_error(tmp_path):
     model = small_densenet()
     model.classifier.bias.data[0] = float("nan")
     with pytest.raises(ScoringError, match="NaN"):
-        load_expert(saved(model, tmp_path / "w.pt")).encode(noise_images(1))
+        encode(load_expert(saved(model, tmp_path / "w.pt")), noise_images(1))
 
 
 @pytest.mark.skipif(not NIH.is_dir(), reason="shared data absent")
@@ -219,5 +224,5 @@ def test_real_x_rays_go_through_as_through_torchxrayvision(tmp_path):
     with torch.no_grad():
         outputs = model(torch.from_numpy(np.stack([resize(crop(array)) for array in arrays])))
     expert = load_expert(saved(model, tmp_path / "w.pt"))
-    evidence = expert.encode([Image.open(path) for path in paths])[0]
+    evidence = encode(expert, [Image.open(path) for path in paths])
     assert np.array_equal(evidence, 2 * outputs.numpy()[:, [0, 1, 4]] - 1)

@@ -123,11 +123,11 @@ def test_a_reward_past_its_deadline_is_given_up_counted_and_called_again(tmp_pat
 def test_a_reward_that_has_stopped_answering_makes_the_server_unready(tmp_path, plugin):
     rewards = {"slow": {"deadline": 0.05}}
     with Server(tmp_path, rewards, environment=plugin) as server:
-        for _ in range(8):
+        for _ in range(16):
             server.post("/v1/score", {"samples": [{"response": "sleep 20"}]})
         answer = httpx.get(f"{server.url}/readyz")
         assert answer.status_code == 503
-        assert "8 calls have not come back" in answer.json()["waiting_for"]["slow"]
+        assert "16 calls have not come back" in answer.json()["waiting_for"]["slow"]
 
 
 def test_long_texts_do_not_keep_a_server_from_answering_others(tmp_path):
