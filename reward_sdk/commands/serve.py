@@ -17,6 +17,10 @@ from reward_sdk.errors import ConfigError
 )
 @click.option("--token-file", type=click.Path(), help="By default $REWARD_SDK_TOKEN is the token.")
 @click.option("--insecure", is_flag=True, help="Serves other machines without a token.")
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME",
+    help="A name by which this server is asked, beside its addresses and the machine's names.",
+)  # fmt: skip
 @click.option("--max-batch", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option(
     "--max-wait-ms", default=5.0, show_default=True, type=click.FloatRange(0, 1000),
@@ -34,6 +38,7 @@ def serve(
     images: tuple[str, ...],
     token_file: str | None,
     insecure: bool,
+    allow_host: tuple[str, ...],
     max_batch: int,
     max_wait_ms: float,
     max_queue: int,
@@ -51,6 +56,6 @@ def serve(
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'valor-rrg[server]'") from error
     run(
-        Path(rewards), host, port, images, token_file, insecure, verbose,
+        Path(rewards), host, port, images, token_file, insecure, allow_host, verbose,
         max_batch=max_batch, max_wait=max_wait_ms / 1000, max_queue=max_queue,
     )  # fmt: skip

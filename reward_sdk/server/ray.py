@@ -30,7 +30,12 @@ _ONGOING = 4096  # ours: requests that a replica may hold, so that it can batch 
 
 
 def build(
-    set_file: str, images: Sequence[str] = (), replicas: int = 1, cpus: float = 1, gpus: float = 0
+    set_file: str,
+    images: Sequence[str] = (),
+    replicas: int = 1,
+    cpus: float = 1,
+    gpus: float = 0,
+    names: Sequence[str] = (),
 ) -> Application:
     """The application.
 
@@ -40,13 +45,14 @@ def build(
         replicas: how many.
         cpus: of each replica.
         gpus: of each replica; the set says on which device its models are.
+        names: by which the proxy is asked, see `SiteMiddleware`.
 
     The token is $REWARD_SDK_TOKEN of the process that calls this.
     """
     token = os.environ.get(TOKEN)
 
     def app() -> FastAPI:
-        return create_app(RewardSet.from_file(Path(set_file)), token, check_folders(images))
+        return create_app(RewardSet.from_file(Path(set_file)), token, check_folders(images), names)
 
     deployment = serve.deployment(
         serve.ingress(app)(),

@@ -25,15 +25,18 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from reward_sdk.adapters import nemo_gym, openrlhf
 from reward_sdk.errors import (
     ConfigError,
+    ExhaustedError,
     OverloadedError,
     RewardSDKError,
     ScoringError,
+    exhausted,
     explain,
     one_line,
 )
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.server.intake import Intake, IntakeMiddleware, come_again
 from reward_sdk.server.page import add_page
-from reward_sdk.server.security import RefusedError, TokenMiddleware
+from reward_sdk.server.security import RefusedError, SiteMiddleware, TokenMiddleware
 from reward_sdk.server.service import LIMIT, RewardServer
 from reward_sdk.server.telemetry import MeasuringMiddleware
 from reward_sdk.types import Score
@@ -43,17 +46,22 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(
-    rewards: RewardSet, token: str | None = None, folders: Sequence[Path] = (), **queue: Any
+    rewards: RewardSet,
+    token: str | None = None,
+    folders: Sequence[Path] = (),
+    names: Sequence[str] = (),
+    **queue: Any,
 ) -> FastAPI:
-    """The ASGI application.
+    """The ASGI application. `state.server` and `state.intake` of it are what it works with.
 
     Args:
         rewards: the set.
         token: what clients must know; None lets everyone in.
         folders: image folders, resolved.
+        names: see `SiteMiddleware`.
         queue: `max_batch`, `max_wait` and `max_queue` of `BatchedSet`.
     """
-    server = RewardServer(rewards, folders, **queue)
+    server, intake = RewardServer(rewards, folders, **queue), Intake()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,14 +77,16 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.state.server = server
-    _handle_errors(app)
+    app.state.server, app.state.intake = server, intake
+    _handle_errors(app, server)
     _add_scoring(app, server)
     _add_state(app, server)
     add_page(app, server)
+    app.add_middleware(IntakeMiddleware, intake=intake, telemetry=server.telemetry)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
+    app.add_middleware(SiteMiddleware, names=names)
     app.add_middleware(MeasuringMiddleware, telemetry=server.telemetry)
     return app
 
@@ -96,7 +106,11 @@ _FAILED = _problems(
     _409="the request_id was that of another request",
     _424="a reward failed whose policy is to raise",
 )
-_BUSY = _problems(_429="too many samples wait; Retry-After says when to come again")
+_BUSY = _problems(
+    _408="the body came too slowly",
+    _429="too many samples wait; Retry-After says when to come again",
+    _503="the machine is out of files, memory or disk; as for 429",
+)
 
 
 def _add_scoring(app: FastAPI, server: RewardServer) -> None:
@@ -173,9 +187,12 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"description": "some reward is not ready"}})
-    async def readyz() -> Response:
-        """Whether every reward has been called without failing, and none has stopped answering."""
+    async def readyz(raw: Request) -> Response:
+        """Whether every reward has been called without failing, and none has stopped answering. Why
+        is told to those who know the token."""
         waiting_for = server.not_ready
+        if getattr(raw.state, "stranger", False):
+            waiting_for = dict.fromkeys(waiting_for, "see the server's log")
         content: dict[str, Any] = {"ready": not waiting_for, "set": server.info.set}
         if waiting_for:
             content["waiting_for"] = waiting_for
@@ -188,7 +205,7 @@ def _add_state(app: FastAPI, server: RewardServer) -> None:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, server: RewardServer) -> None:
     def answer(code: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"detail": detail}, code, headers)
 
@@ -202,6 +219,15 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: Exception) -> JSONResponse:
         return answer(429, str(error), {"Retry-After": "1"})
+
+    @app.exception_handler(ExhaustedError)
+    @app.exception_handler(OSError)
+    @app.exception_handler(MemoryError)
+    async def out_of(_: Request, error: Exception) -> Response:
+        found = exhausted(error)
+        if found is None:
+            raise error
+        return come_again(found, server.telemetry)
 
     @app.exception_handler(ScoringError)
     async def failed(_: Request, error: Exception) -> JSONResponse:

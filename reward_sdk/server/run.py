@@ -7,8 +7,10 @@ import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from socket import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
@@ -18,6 +20,7 @@ from reward_sdk.server.service import LIMIT
 
 logger = logging.getLogger(__name__)
 
+_OTHER_FILES = 128  # ours: files kept for images, weights and logs
 _IDLE = 75  # ours: seconds that an idle connection is kept, longer than most clients keep theirs
 
 
@@ -28,6 +31,7 @@ def run(
     images: Sequence[str],
     token_file: str | None,
     insecure: bool,
+    names: Sequence[str],
     verbose: bool,
     **queue: int | float,
 ) -> None:
@@ -40,6 +44,7 @@ def run(
         images: image folders.
         token_file: see `read_token`.
         insecure: see `check_address`.
+        names: see `SiteMiddleware`.
         verbose: logs every request, without its texts.
         queue: see `create_app`.
 
@@ -58,15 +63,18 @@ def run(
     if rewards.needs_step:
         logger.warning("a schedule: /get_reward and /verify bring no step, every reward counts")
     # One connection per sample of a rollout, as OpenRLHF does it, are more than 1,024 files.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    connections = max(1, files - _OTHER_FILES)
+    app = create_app(rewards, token, folders, names, **queue)
     config = uvicorn.Config(
-        create_app(rewards, token, folders, **queue),
+        app,
         host=host,
         port=port,
         access_log=False,
         proxy_headers=False,
         log_level="warning",
+        limit_concurrency=connections,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=int(LIMIT) + 10,
     )
@@ -77,9 +85,33 @@ def run(
     with listening:
         address, port = listening.getsockname()[:2]
         address = f"[{address}]" if ":" in address else address
+        logger.info("at most %s connections at a time (ulimit -n)", f"{connections:,}")
         logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, address, port)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn drains on these, and then raises them anew to whoever had them before.
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run([listening])
+        _Server(config, app).run([listening])
     logger.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with what it does not do itself."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._state = app.state
+        self._state.server.telemetry.watch_connections(lambda: len(self.server_state.connections))
+        logging.getLogger("uvicorn.error").addFilter(self._is_news)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Ends bodies that are under way before it waits for what is in work."""
+        self._state.intake.drain()
+        await super().shutdown(sockets)
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Whether a record of uvicorn's is to be logged: not one line for every connection that it
+        refuses, which are counted instead."""
+        if record.msg != "Exceeded concurrency limit.":
+            return True
+        self._state.server.telemetry.exhausted("connections: the limit is reached (ulimit -n)")
+        return False

@@ -1,4 +1,5 @@
-"""What keeps a server on a shared cluster from being misused: tokens, addresses, paths, images."""
+"""What keeps a server on a shared cluster from being misused: tokens, addresses, sites, paths,
+images."""
 
 from __future__ import annotations
 
@@ -6,16 +7,20 @@ import base64
 import binascii
 import hmac
 import os
-import stat
+import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reward_sdk.errors import ConfigError, RewardSDKError, ScoringError
+from reward_sdk.errors import ConfigError, ScoringError, exhausted
 from reward_sdk.images import check_pixels
 from reward_sdk.types import ImageRef
 from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile, clean_token
@@ -26,14 +31,15 @@ _OPEN = ("/healthz", "/readyz")  # asked by probes, which know no token
 class TokenMiddleware:
     """Answers 401 to whoever does not know the token, before a body is read.
 
-    It is taken as `Authorization: Bearer TOKEN`, and from browsers as a Basic password.
+    It is taken as `Authorization: Bearer TOKEN`, and from browsers as a Basic password. Probes are
+    let through without it, marked as a `stranger`.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._token = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN:
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if kind.lower() == "basic":
@@ -45,12 +51,62 @@ class TokenMiddleware:
             given.strip().encode(), self._token
         ):
             return await self._app(scope, receive, send)
+        if scope["path"] in _OPEN:
+            scope.setdefault("state", {})["stranger"] = True
+            return await self._app(scope, receive, send)
         answer = JSONResponse(
             {"detail": f"a token is needed: Authorization: Bearer <{TOKEN}>"},
             401,
             {"WWW-Authenticate": 'Basic realm="reward server; any name, the token as password"'},
         )
         await answer(scope, receive, send)
+
+
+class SiteMiddleware:
+    """Refuses what a browser is made to send by the page of another site: 421 for a Host that is
+    no name of this server (a name can be made to lead to any address, loopback too), 403 for a
+    request that says that it comes from elsewhere.
+
+    Args:
+        app: what is asked otherwise.
+        names: of this server, beside addresses, "localhost" and the machine's own names.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str] = ()) -> None:
+        self._app = app
+        own = ("localhost", socket.gethostname(), socket.getfqdn(), *names)
+        self._names = frozenset(name.lower() for name in own)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        if not self._is_ours(host):
+            answer = JSONResponse(
+                {"detail": f"{host[:200]!r} is no name of this server (serve --allow-host NAME)"},
+                421,
+            )
+        elif origin is not None and urlsplit(origin).netloc.lower() != host:
+            answer = JSONResponse({"detail": "a request from a page of another site"}, 403)
+        else:
+            return await self._app(scope, receive, send)
+        await answer(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name in self._names or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def read_token(file: str | None) -> str | None:
@@ -73,10 +129,7 @@ def read_token(file: str | None) -> str | None:
 
 def check_address(host: str, token: str | None, insecure: bool) -> None:
     """Refuses to be reachable from other machines without a token, unless that is asked for."""
-    try:
-        loopback = ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
+    loopback = ip_address(host).is_loopback if _is_address(host) else host == "localhost"
     if not loopback and token is None and not insecure:
         raise ConfigError(
             f"--host {host} is reachable from other machines: set {TOKEN} or --token-file, or say "
@@ -92,8 +145,43 @@ def check_folders(folders: Sequence[str]) -> tuple[Path, ...]:
     return tuple(Path(folder).resolve() for folder in folders)
 
 
-class RefusedError(RewardSDKError):
+class RefusedError(ScoringError):
     """An image that is beyond a limit, or that no one may ask for."""
+
+
+@dataclass(frozen=True)
+class NamedFile(ImageRef):
+    """A file inside of the image folders that a client named. It is held open only while it is
+    read, and each time it is asked anew whether it may be.
+
+    Attributes:
+        path: without symbolic links.
+        size: bytes that it must have, or None.
+    """
+
+    size: int | None = None
+
+    def open(self) -> BinaryIO:
+        """The file; RefusedError if the path leads elsewhere by now, or it has another size."""
+        path = str(self.path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.fdopen(descriptor, "rb")
+        try:
+            # What was opened is asked, not the path.
+            status = os.fstat(descriptor)
+            if os.readlink(f"/proc/self/fd/{descriptor}") != path or not S_ISREG(status.st_mode):
+                raise RefusedError(f"image {path}: it was replaced while it was opened")
+            if status.st_size > MAX_IMAGE:
+                raise RefusedError(f"image {path}: more than {MAX_IMAGE:,} bytes")
+            if self.size not in (None, status.st_size):
+                raise RefusedError(
+                    f"image {path}: {status.st_size} bytes on the server's machine and "
+                    f"{self.size} on the client's, so not the same file"
+                )
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 def open_wire_image(image: ImageFile | ImageBytes, folders: Sequence[Path]) -> ImageRef:
@@ -108,7 +196,7 @@ def open_wire_image(image: ImageFile | ImageBytes, folders: Sequence[Path]) -> I
 
 
 def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> ImageRef:
-    """An image that a client names or sends, its file in memory, its size checked.
+    """An image that a client names or sends, its file's size and its header checked.
 
     A file that is not there, or is no image, is left for rewards to fail on.
 
@@ -120,11 +208,17 @@ def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> 
     Raises:
         RefusedError: a path outside of the folders, a file that is too large or of another size,
             more pixels than `MAX_PIXELS`.
+        ExhaustedError: the machine is out of files or memory.
     """
     if image.data is None:
-        image = _read(image, folders, size)
+        image = _found(image, folders, size)
     elif len(image.data) > MAX_IMAGE:
         raise RefusedError(f"image: more than {MAX_IMAGE:,} bytes")
+    try:
+        image.open().close()  # says what `check_pixels` would keep to itself
+    except OSError as error:
+        if out_of := exhausted(error):
+            raise out_of from error
     try:
         check_pixels(image)
     except ScoringError as error:
@@ -132,7 +226,7 @@ def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> 
     return image
 
 
-def _read(image: ImageRef, folders: Sequence[Path], size: int | None) -> ImageRef:
+def _found(image: ImageRef, folders: Sequence[Path], size: int | None) -> ImageRef:
     """A file inside of the folders; without content if there is none."""
     path = image.path or ""
     reals = []
@@ -148,24 +242,6 @@ def _read(image: ImageRef, folders: Sequence[Path], size: int | None) -> ImageRe
             f"image {path}: not inside of the server's image folders (serve --images FOLDER)"
         )
     for real in reals:
-        if not os.path.isfile(real):
-            continue
-        try:
-            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        with open(descriptor, "rb") as file:
-            # What was opened is asked, not the path: that may lead elsewhere by now.
-            status = os.fstat(descriptor)
-            opened = os.readlink(f"/proc/self/fd/{descriptor}")
-            if opened != str(real) or not stat.S_ISREG(status.st_mode):
-                raise RefusedError(f"image {path}: it was replaced while it was opened")
-            if status.st_size > MAX_IMAGE:
-                raise RefusedError(f"image {path}: more than {MAX_IMAGE:,} bytes")
-            if size not in (None, status.st_size):
-                raise RefusedError(
-                    f"image {path}: {status.st_size} bytes on the server's machine and "
-                    f"{size} on the client's, so not the same file"
-                )
-            return ImageRef(str(real), file.read(status.st_size), view=image.view)
+        if os.path.isfile(real):
+            return NamedFile(str(real), view=image.view, size=size)
     return ImageRef(path, b"", view=image.view)

@@ -12,7 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -21,7 +21,13 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from reward_sdk.batching import BatchedSet
-from reward_sdk.errors import OverloadedError, RewardSDKError, ScoringError, explain
+from reward_sdk.errors import (
+    ExhaustedError,
+    OverloadedError,
+    RewardSDKError,
+    ScoringError,
+    explain,
+)
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.security import RefusedError, admit, open_wire_image
 from reward_sdk.server.telemetry import Telemetry
@@ -33,8 +39,21 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 150.0  # ours: seconds for a request; OpenRLHF gives up after 180
 DEADLINE = 100.0  # ours: seconds for a call of a reward whose entry in the set names none
-_REMEMBERED = 512  # ours: answers kept for requests that come again
+_REMEMBERED = 16_384  # ours: samples whose scores are kept for requests that come again, 50 MB
 _RETRY = 5.0  # ours: seconds until a reward that failed to warm up is tried again
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The answer to a request that may come again: which it was, its samples, its scores."""
+
+    digest: bytes
+    samples: int
+    task: asyncio.Task[list[Score]]
+
+    @property
+    def failed(self) -> bool:
+        return self.task.done() and bool(self.task.cancelled() or self.task.exception())
 
 
 class RewardServer:
@@ -72,7 +91,9 @@ class RewardServer:
         self._folders, self._names = tuple(folders), frozenset(rewards.names)
         self._unwarmed = dict.fromkeys(rewards.names, "not called yet")
         self._images: WeakValueDictionary[ImageFile | ImageBytes, ImageRef] = WeakValueDictionary()
-        self._answers: OrderedDict[str, tuple[bytes, asyncio.Task[list[Score]]]] = OrderedDict()
+        self._opening: dict[ImageFile | ImageBytes, asyncio.Task[ImageRef]] = {}
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._remembered = 0  # samples of these
 
     @property
     def not_ready(self) -> dict[str, str]:
@@ -102,16 +123,30 @@ class RewardServer:
         logger.info("ready: %s", ", ".join(reward.name for reward in self.info.rewards))
 
     async def _sample(self, wire: WireSample) -> Sample:
-        """The sample, its image's file read if a reward looks at it; RefusedError for an image that
-        may not be."""
+        """The sample, its image checked if a reward looks at it.
+
+        Raises:
+            RefusedError: the image may not be read.
+            ExhaustedError: the machine is out of files or memory.
+        """
         image = None
         if wire.image is not None and "image" in self.info.needs:
-            # The samples of a group share an image; its bytes are held once while any is in work.
+            # The samples of a group share an image: it is held once while any of them is in work,
+            # also when all of them come at the same time.
             image = self._images.get(wire.image)
             if image is None:
-                image = await asyncio.to_thread(open_wire_image, wire.image, self._folders)
-                self._images[wire.image] = image
+                image = self._images[wire.image] = await self._opened(wire.image)
         return Sample(wire.response, wire.reference, image, wire.id)
+
+    async def _opened(self, image: ImageFile | ImageBytes) -> ImageRef:
+        """`open_wire_image`, once for all who ask meanwhile."""
+        task = self._opening.get(image)
+        if task is None:
+            task = self._opening[image] = asyncio.create_task(
+                asyncio.to_thread(open_wire_image, image, self._folders)
+            )
+            task.add_done_callback(lambda _: self._opening.pop(image))
+        return await asyncio.shield(task)
 
     async def score_request(self, request: ScoreRequest, body: bytes) -> list[Score]:
         """The scores of a request; those of its first coming if it has come before.
@@ -119,28 +154,28 @@ class RewardServer:
         Raises:
             HTTPException: 409 for another request under the same id.
             RefusedError: an image may not be read; names its sample.
-            OverloadedError, ConfigError, ScoringError: as `BatchedSet.score` does.
+            OverloadedError, ConfigError, ScoringError, ExhaustedError: as `BatchedSet.score` does.
         """
         if request.request_id is None:
             return await self._score(request)
         key, digest = request.request_id, hashlib.sha256(body).digest()
-        known, task = self._answers.get(key, (digest, None))
-        if known != digest:
-            raise HTTPException(409, f"request_id {key!r} was that of another request")
-        if task is None:
+        answer = self._answers.get(key)
+        if answer is None:
             task = asyncio.create_task(self._score(request))
-            self._answers[key] = digest, task
-            while len(self._answers) > _REMEMBERED and self._oldest_is_done():
-                self._answers.popitem(last=False)
+            answer = self._answers[key] = _Answer(digest, len(request.samples), task)
+            self._remembered += answer.samples
+            while self._remembered > _REMEMBERED and next(iter(self._answers.values())).task.done():
+                self._forget(next(iter(self._answers)))
+        if answer.digest != digest:
+            raise HTTPException(409, f"request_id {key!r} was that of another request")
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(answer.task)
         finally:
-            if task.done() and (task.cancelled() or task.exception()):
-                self._answers.pop(key, None)
+            if answer.failed and self._answers.get(key) is answer:
+                self._forget(key)
 
-    def _oldest_is_done(self) -> bool:
-        _, task = next(iter(self._answers.values()))
-        return task.done()
+    def _forget(self, key: str) -> None:
+        self._remembered -= self._answers.pop(key).samples
 
     async def _score(self, request: ScoreRequest) -> list[Score]:
         samples = []
@@ -157,19 +192,21 @@ class RewardServer:
 
         Raises:
             ScoringError: a text is too long; or a part failed whose policy is "raise".
-            OverloadedError: there was no room for too long.
+            OverloadedError, ExhaustedError: there was no room, file or memory for too long.
         """
         try:
             WireSample(response=row.response, reference=row.reference, id=row.id)  # its limits
         except ValidationError as error:
             raise ScoringError(explain(error, values=False)) from None
-        sample = replace(row, image=await self._row_image(row.image))
         end = time.monotonic() + LIMIT
         while True:
             left = end - time.monotonic()
             try:
+                sample = replace(row, image=await self._row_image(row.image))
                 return await self.score_one(sample, left)
-            except OverloadedError:
+            except (OverloadedError, ExhaustedError) as error:
+                if isinstance(error, ExhaustedError):
+                    self.telemetry.exhausted(str(error))
                 if left < 1:
                     raise
                 await asyncio.sleep(random.uniform(0.05, 0.2))
@@ -185,6 +222,8 @@ class RewardServer:
         return score
 
     async def _row_image(self, image: ImageRef | None) -> ImageRef | None:
+        """The image, checked; one that may not be read has no content. ExhaustedError as `admit`
+        raises it."""
         if image is None:
             return None
         try:

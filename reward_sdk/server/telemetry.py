@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter as Counts
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import get_args
@@ -79,6 +79,11 @@ class Telemetry:
             "http_request_seconds", "Seconds of a request", ["path", "code"], buckets=_SECONDS,
             registry=registry,
         )  # fmt: skip
+        self._times_exhausted = 0
+        exhausted = Gauge(
+            "exhausted", "Times that the machine was out of something", registry=registry
+        )
+        exhausted.set_function(lambda: self._times_exhausted)
         self.recent = {name: Recent() for name in names}
         # Looked up once, because that costs more than counting; a reward without calls is there too
         self._of_reward = {n: (calls.labels(n), sizes.labels(n), waits.labels(n)) for n in names}
@@ -99,6 +104,11 @@ class Telemetry:
         )  # fmt: skip
         for member in batched.rewards.members:
             late.labels(member.name).set_function(lambda member=member: member.late_calls)
+
+    def watch_connections(self, number: Callable[[], int]) -> None:
+        """Adds how many connections are open."""
+        gauge = Gauge("http_connections", "Open connections", registry=self.registry)
+        gauge.set_function(number)
 
     def called(self, call: Call) -> None:
         """A reward was called."""
@@ -137,6 +147,14 @@ class Telemetry:
             self._problems.move_to_end((where, what))
             while len(self._problems) > _ERRORS:
                 self._problems.popitem(last=False)
+
+    def exhausted(self, what: str) -> None:
+        """The machine was out of something: counted, and logged for the 1st, 2nd, 4th, ... time."""
+        with self._lock:
+            self._times_exhausted = times = self._times_exhausted + 1
+        self.problem("machine", what)
+        if times & (times - 1) == 0:
+            logger.warning("out of something, %d times so far: %s", times, what)
 
     def problems(self) -> list[Problem]:
         """What went wrong, the latest first."""

@@ -18,6 +18,7 @@ from support.serving import Server
 
 from reward_sdk.cli import main
 from reward_sdk.errors import ScoringError
+from reward_sdk.images import is_lateral, open_image
 from reward_sdk.server.security import RefusedError, open_wire_image
 from reward_sdk.types import ImageRef
 from reward_sdk.wire import MAX_BODY, MAX_IMAGE, MAX_SAMPLES, MAX_TEXT, ImageBytes, ImageFile
@@ -62,6 +63,54 @@ def test_a_401_says_what_is_needed_and_how_a_browser_asks_for_it(guarded):
     assert answer.headers["www-authenticate"].startswith("Basic ")
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "",
+                                  "[::1", "127.0.0.1.evil.example"])  # fmt: skip
+def test_a_name_that_is_none_of_the_servers_is_not_answered(plain, host):
+    answer = httpx.get(f"{plain.url}/healthz", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "--allow-host" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:8000", "127.0.0.1", "[::1]:80", "10.0.0.7", socket.gethostname()],
+)
+def test_addresses_and_the_machines_own_names_are_answered(plain, host):
+    assert httpx.get(f"{plain.url}/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_a_name_can_be_allowed(tmp_path):
+    with Server(tmp_path, FORMAT, "--allow-host", "Rewards.Example") as server:
+        headers = {"Host": "rewards.example:8000"}
+        assert httpx.get(f"{server.url}/healthz", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("path", ["/try", "/v1/score", "/get_reward"])
+def test_what_the_page_of_another_site_sends_is_not_scored(plain, origin, path):
+    answer = httpx.post(plain.url + path, data={"report": "x"}, headers={"Origin": origin})
+    assert answer.status_code == 403
+    assert "another site" in answer.json()["detail"]
+
+
+def test_the_form_of_the_page_itself_is_scored(plain):
+    form = {"report": "Clear."}
+    answer = httpx.post(f"{plain.url}/try", data=form, headers={"Origin": plain.url})
+    assert answer.status_code == 200
+
+
+def test_a_probe_without_the_token_is_not_told_why_a_reward_is_not_ready(tmp_path, plugin):
+    environment = {**plugin, "WARM": str(tmp_path / "warm"), "REWARD_SDK_TOKEN": TOKEN}
+    with Server(tmp_path, {"cold": {}}, environment=environment, wait=False) as server:
+        known = {"Authorization": f"Bearer {TOKEN}"}
+
+        def why(headers):
+            return httpx.get(f"{server.url}/readyz", headers=headers).json()["waiting_for"]["cold"]
+
+        Server.until(lambda: "still cold" in why(known))
+        assert why({}) == why({"Authorization": "Bearer x"}) == "see the server's log"
+
+
 def test_the_token_opens(guarded):
     headers = {"Authorization": f"Bearer {TOKEN}"}
     assert guarded.post("/v1/score", BODY, headers=headers).status_code == 200
@@ -103,7 +152,7 @@ def test_a_missing_token_file_or_image_folder_is_named(tmp_path):
 
 def test_a_body_that_is_too_large_is_refused_by_its_announced_length(plain):
     with socket.create_connection(("127.0.0.1", int(plain.url.rsplit(":", 1)[1]))) as connection:
-        head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY + 1}\r\n\r\n"
+        head = f"POST /v1/score HTTP/1.1\r\nHost: [::1]\r\nContent-Length: {MAX_BODY + 1}\r\n\r\n"
         connection.sendall(head.encode() + b"{")
         assert b" 413 " in connection.recv(100)
 
@@ -233,9 +282,9 @@ def test_nothing_outside_of_the_image_folders_is_opened(folders, path):
 def test_what_lies_inside_is_read(folders, path):
     path = path.replace("{root}", str(folders.parent))
     ref = open_wire_image(ImageFile(path=path, view="PA"), [folders])
-    assert ref == ImageRef(
-        str(folders / "film.png"), (folders / "film.png").read_bytes(), view="PA"
-    )
+    assert (ref.path, ref.view) == (str(folders / "film.png"), "PA")
+    with ref.open() as file:
+        assert file.read() == (folders / "film.png").read_bytes()
 
 
 @pytest.mark.parametrize("path", ["gone.png", "pipe.png", "deep", "x" * 300])
@@ -258,35 +307,40 @@ def test_a_file_of_another_size_than_the_clients_is_refused(folders):
         open_wire_image(ImageFile(path="film.png", size=1), [folders])
 
 
-def test_a_file_that_is_exchanged_for_a_link_while_it_is_opened_is_not_read(folders, monkeypatch):
+def exchange_for_a_link(folders):
+    (folders / "film.png").unlink()
+    (folders / "film.png").symlink_to(folders.parent / "secret.png")
+
+
+def exchange_its_folder_for_a_link(folders):
+    folders.rename(folders.parent / "moved")
+    other = folders.parent / "other"
+    other.mkdir()
+    Image.new("L", (9, 9)).save(other / "film.png")
+    folders.symlink_to(other)
+
+
+@pytest.mark.parametrize("exchange", [exchange_for_a_link, exchange_its_folder_for_a_link])
+def test_a_file_that_is_exchanged_after_it_was_named_is_not_read(folders, exchange):
+    ref = open_wire_image(ImageFile(path="film.png"), [folders])
+    exchange(folders)
+    with pytest.raises(ScoringError, match=r"replaced while it was opened|symbolic links"):
+        open_image(ref)
+
+
+@pytest.mark.parametrize("exchange", [exchange_for_a_link, exchange_its_folder_for_a_link])
+def test_a_file_that_is_exchanged_while_it_is_opened_is_not_read(folders, exchange, monkeypatch):
     real_open = os.open
 
     def exchanging(path, flags, *rest, **options):
         if str(path).endswith("film.png"):
-            (folders / "film.png").unlink()
-            (folders / "film.png").symlink_to(folders.parent / "secret.png")
+            monkeypatch.setattr(os, "open", real_open)
+            exchange(folders)
         return real_open(path, flags, *rest, **options)
 
     monkeypatch.setattr(os, "open", exchanging)
-    assert open_wire_image(ImageFile(path="film.png"), [folders]).data == b""
-
-
-def test_a_folder_that_is_exchanged_for_a_link_while_it_is_opened_is_not_read(folders, monkeypatch):
-    Image.new("L", (8, 8)).save(folders / "deep/film.png")
-    other = folders.parent / "other"
-    other.mkdir()
-    Image.new("L", (9, 9)).save(other / "film.png")
-    real_open = os.open
-
-    def exchanging(path, flags, *rest, **options):
-        if str(path).endswith("deep/film.png"):
-            (folders / "deep").rename(folders / "moved")
-            (folders / "deep").symlink_to(other)
-        return real_open(path, flags, *rest, **options)
-
-    monkeypatch.setattr(os, "open", exchanging)
-    with pytest.raises(RefusedError, match="replaced while it was opened"):
-        open_wire_image(ImageFile(path="deep/film.png"), [folders])
+    with pytest.raises(ScoringError, match=r"replaced while it was opened|symbolic links"):
+        open_image(open_wire_image(ImageFile(path="film.png"), [folders]))
 
 
 @given(st.binary(max_size=200))
@@ -321,15 +375,11 @@ def test_no_report_is_ever_logged(tmp_path, plugin):
 
 @pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_formats_that_start_other_programs_are_not_read(start):
-    from reward_sdk.images import open_image
-
     with pytest.raises(ScoringError, match="no image in a known format"):
         open_image(ImageRef(data=start + b"showpage\n"))
 
 
 def test_a_deflated_dicom_file_is_not_unpacked():
-    from reward_sdk.images import is_lateral, open_image
-
     meta = b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99\0"
     ref = ImageRef(data=meta + zlib.compress(b"\0" * 1_000_000)[2:-4])
     for read in (open_image, is_lateral):
@@ -353,8 +403,6 @@ def test_an_image_in_memory_can_be_a_dicom_file():
     data.PixelData = bytes(range(16))
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
-    from reward_sdk.images import is_lateral, open_image
-
     encoded = base64.b64encode(file.getvalue()).decode()
     ref = open_wire_image(ImageBytes(base64=encoded), [])
     assert is_lateral(ref)

@@ -1,0 +1,109 @@
+"""How much may come in at a time, and how slowly.
+
+Requests with images are large, and a rollout sends a thousand at once. A body is read when there is
+room for it among those that are in work, so that what a server holds is bounded; until then it
+stays in the client's machine, as TCP has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reward_sdk.errors import ExhaustedError
+from reward_sdk.server.telemetry import Telemetry
+from reward_sdk.wire import MAX_BODY
+
+MAX_BODIES = 4 * MAX_BODY
+"""Bytes of the bodies of all requests in work. Ours."""
+
+_WAIT = 30.0  # ours: seconds that a request waits for room
+_ARRIVAL = 60.0  # ours: seconds in which a body must have come
+_LAST = 5.0  # ours: seconds for a body that is under way when the server stops
+
+
+class Intake:
+    """The bodies of the requests in work. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._left = MAX_BODIES
+        self._freed = asyncio.Event()
+        self._arriving: set[asyncio.Timeout] = set()
+
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[None]:
+        """Holds room for so many bytes; ExhaustedError if there is none for too long."""
+        try:
+            async with asyncio.timeout(_WAIT):
+                while self._left < size:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            raise ExhaustedError(f"{MAX_BODIES:,} bytes of requests are in work already") from None
+        self._left -= size
+        try:
+            yield
+        finally:
+            self._left += size
+            self._freed.set()
+
+    @asynccontextmanager
+    async def arrival(self, end: float) -> AsyncIterator[None]:
+        """While a part of a body comes; HTTPException 408 if that is not before the end."""
+        try:
+            async with asyncio.timeout_at(end) as timeout:
+                self._arriving.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._arriving.discard(timeout)
+        except TimeoutError:
+            raise HTTPException(408, "the body came too slowly", {"Connection": "close"}) from None
+
+    def drain(self) -> None:
+        """The server stops, and does not wait long for bodies that are under way."""
+        for timeout in self._arriving:
+            timeout.reschedule(asyncio.get_running_loop().time() + _LAST)
+
+
+class IntakeMiddleware:
+    """Keeps requests to an `Intake`; inside of what bounds the body of a single one."""
+
+    def __init__(self, app: ASGIApp, intake: Intake, telemetry: Telemetry) -> None:
+        self._app, self._intake, self._telemetry = app, intake, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        size = MAX_BODY if "transfer-encoding" in headers else int(headers.get("content-length", 0))
+        if not size:
+            return await self._app(scope, receive, send)
+        end = 0.0
+
+        async def timed() -> Message:
+            nonlocal end
+            if end == float("inf"):  # all has come; what is waited for is that the client leaves
+                return await receive()
+            end = end or asyncio.get_running_loop().time() + _ARRIVAL
+            async with self._intake.arrival(end):
+                message = await receive()
+            if not message.get("more_body", False):
+                end = float("inf")
+            return message
+
+        try:
+            async with self._intake.room(size):
+                await self._app(scope, timed, send)
+        except ExhaustedError as error:
+            await come_again(error, self._telemetry)(scope, receive, send)
+
+
+def come_again(error: ExhaustedError, telemetry: Telemetry) -> Response:
+    """The answer of a machine that is out of something, which is noted."""
+    telemetry.exhausted(str(error))
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
