@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import random
+import re
 import threading
 import time
 import uuid
@@ -22,6 +24,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,7 +33,14 @@ import PIL.Image
 from PIL.Image import Image
 from pydantic import TypeAdapter, ValidationError
 
-from reward_sdk.errors import ConfigError, ScoringError, ServerError, explain, one_line
+from reward_sdk.errors import (
+    ConfigError,
+    ScoringError,
+    ServerError,
+    exhausted,
+    explain,
+    one_line,
+)
 from reward_sdk.images import check_pixels, to_gray
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
@@ -46,25 +56,31 @@ from reward_sdk.wire import (
     clean_token,
 )
 
+logger = logging.getLogger(__name__)
+
 _CHUNK = 64  # ours: samples per request
 _INLINE = MAX_BODY // 4  # ours: bytes of images in one request, before base64
 _LEAST = 0.05  # ours: seconds for the last attempt, however late it is
 _ATTEMPT = 170.0  # ours: seconds for one attempt; a server answers within 150
-_AGAIN = frozenset({429, 502, 503, 504})
+_AGAIN = frozenset({408, 429, 502, 503, 504})
 _FIRST, _LONGEST = 0.1, 5.0  # ours: seconds until a server that failed is asked again
+_SILENCE = 5.0  # ours: seconds after which a server that has not answered is asked whether it lives
+_ALIVE = 10.0  # ours: seconds that it may take to say so
 
 T = TypeVar("T")
 
 
 @dataclass
 class _Replica:
-    """One server: its requests in flight, since when and until when it rests, and its failures."""
+    """One server: its requests in flight, since when and until when it rests, its failures, and the
+    question whether it lives, while it is asked."""
 
     url: str
     busy: int = 0
     rested: float = 0.0
     rests_until: float = 0.0
     failures: int = 0
+    probe: asyncio.Task[bool] | None = None
 
     def failed(self, asked: float, retry_after: float = 0.0) -> None:
         """Gives it a rest: longer each time, of random length, so that clients do not come back
@@ -130,6 +146,8 @@ class AsyncRewardClient:
                     await self._request("GET", "/readyz", None, end)
                     reply = await self._request("GET", "/v1/rewards", None, end)
                     info = _parsed(ServedSet, reply)
+                    if not all(map(isfinite, info.bounds)):
+                        raise ConfigError(f"{reply.url}: totals in {list(info.bounds)} are none")
                     self._check(info.set, str(reply.url))
                     self._info = info
                 return self._info
@@ -161,10 +179,12 @@ class AsyncRewardClient:
         end = time.monotonic() + self._timeout
         info = await self.connect(end - time.monotonic())
         requests = await asyncio.to_thread(lambda: list(chunks(samples, info)))
-        replies = await asyncio.gather(*(self._score(each, step, end) for each in requests))
+        replies = await asyncio.gather(*(self._score(each, step, end, info) for each in requests))
         return [score for scores in replies for score in scores]
 
-    async def _score(self, samples: list[WireSample], step: int | None, end: float) -> list[Score]:
+    async def _score(
+        self, samples: list[WireSample], step: int | None, end: float, info: ServedSet
+    ) -> list[Score]:
         try:
             request = ScoreRequest(samples=samples, step=step, request_id=uuid.uuid4().hex)
         except ValidationError as error:
@@ -178,6 +198,9 @@ class AsyncRewardClient:
             raise ServerError(
                 f"reward server {response.url}: {len(reply.scores)} scores for {len(samples)}"
             )
+        for score in reply.scores:
+            if problem := _wrong(score, info):
+                raise ServerError(f"reward server {response.url}: {problem}, which is no score")
         return reply.scores
 
     async def _request(
@@ -199,10 +222,7 @@ class AsyncRewardClient:
                 await asyncio.sleep(min(replica.rests_until, end) - now)
                 asked = time.monotonic()
                 async with asyncio.timeout(max(end - asked, _LEAST)):
-                    response = await self._http.request(
-                        method, replica.url + path, content=body,
-                        headers={"Content-Type": "application/json"},
-                    )  # fmt: skip
+                    response = await self._answer(replica, method, path, body)
             except TimeoutError:
                 problem = f"{replica.url}: it did not answer"
                 replica.failed(asked)
@@ -224,6 +244,35 @@ class AsyncRewardClient:
                     f"reward server {replica.url}: {response.status_code} {_detail(response)}"
                 )
             return response
+
+    async def _answer(
+        self, replica: _Replica, method: str, path: str, body: bytes | None
+    ) -> httpx.Response:
+        """The answer of one server; a transport error if it does not even say that it lives, as a
+        process that was stopped or a machine that was lost: scoring may take minutes, that not."""
+        asking = asyncio.create_task(
+            self._http.request(
+                method, replica.url + path, content=body,
+                headers={"Content-Type": "application/json"},
+            )
+        )  # fmt: skip
+        try:
+            while not (await asyncio.wait({asking}, timeout=_SILENCE))[0]:
+                if replica.probe is None or replica.probe.done():
+                    replica.probe = asyncio.create_task(self._lives(replica))
+                if not await asyncio.shield(replica.probe) and not asking.done():
+                    raise httpx.ReadTimeout(f"no answer, nor to /healthz within {_ALIVE:g} s")
+            return await asking
+        finally:
+            asking.cancel()
+
+    async def _lives(self, replica: _Replica) -> bool:
+        try:
+            await self._http.get(f"{replica.url}/healthz", timeout=_ALIVE)
+        except httpx.TransportError as error:
+            logger.warning("reward server %s: silent: %s", replica.url, one_line(error))
+            return False
+        return True
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -362,14 +411,16 @@ def _image(image: ImageRef, info: ServedSet) -> ImageFile | ImageBytes:
             data = _png(image.pixels)
         elif data is None and image.path is not None:
             path = Path(image.path).resolve()
-            size = path.stat().st_size if path.is_file() else None
-            if size is not None and size > MAX_IMAGE:
-                raise ValueError(f"{size} bytes")
+            size = path.stat().st_size
+            if size > MAX_IMAGE or not path.is_file():
+                raise ValueError(f"no file of at most {MAX_IMAGE} bytes")
             if any(path.is_relative_to(folder) for folder in info.image_folders):
                 return ImageFile(path=str(path), size=size, view=image.view)
             data = path.read_bytes()
         return ImageBytes(base64=base64.b64encode(data or b"").decode(), view=image.view)
-    except Exception:  # Pillow and the file system raise anything; one image is not worth a call
+    except Exception as error:  # Pillow and the file system raise anything; one image is no call
+        if out_of := exhausted(error):
+            raise out_of from error
         return ImageBytes(base64="")
 
 
@@ -386,10 +437,29 @@ def _png(image: Image) -> bytes:
 
 def _parsed(kind: type[T], response: httpx.Response) -> T:
     try:
-        return TypeAdapter(kind).validate_json(response.content)
+        return TypeAdapter(kind).validate_json(response.content, strict=True)
     except ValidationError as error:
         problem = explain(error, values=False)
         raise ConfigError(f"{response.url}: no answer of a reward server: {problem}") from error
+
+
+def _wrong(score: Score, info: ServedSet) -> str:
+    """What of a score cannot be, by what the server says of its set; "" if all can."""
+    if set(score.parts) != {reward.name for reward in info.rewards}:
+        return f"parts {sorted(score.parts)[:20]}"
+    if set(score.logs) != set(info.log_keys) or not all(map(isfinite, score.logs.values())):
+        return f"logs {dict(list(score.logs.items())[:20])}"
+    if not _lies(score.total, info.bounds):
+        return f"a total of {score.total}, outside of {list(info.bounds)}"
+    for reward in info.rewards:
+        part = score.parts[reward.name]
+        if not _lies(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
+            return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
+    return ""
+
+
+def _lies(value: float | None, bounds: tuple[float, float]) -> bool:
+    return value is None or bounds[0] <= value <= bounds[1]  # NaN does not
 
 
 def _detail(response: httpx.Response) -> str:
@@ -400,7 +470,6 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _seconds(text: str | None) -> float:
-    try:
-        return min(float(text or 0), _LONGEST)
-    except ValueError:
-        return 0.0
+    """What `Retry-After` asks for, at most `_LONGEST`; 0, so that our own rest counts, for a date
+    and for nonsense."""
+    return min(float(text), _LONGEST) if text and re.fullmatch(r"[0-9]{1,9}", text) else 0.0

@@ -12,6 +12,7 @@ Everything is checked when the set is read, and an error names the place and the
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from reward_sdk.errors import ConfigError, explain, nearest, one_line
+from reward_sdk.errors import ConfigError, explain, nearest, one_line, plain
 from reward_sdk.registry import Reward, factory
 
 # Settings that had other names: reward -> old name -> new one.
@@ -30,6 +31,8 @@ _RENAMED = {
     "radgraph_f1": {"weights": "model"},
 }
 
+MAX_YAML = 1 << 18  # ours: characters of a set or a recipe; they have a few thousand
+MAX_NODES = 10_000  # ours: keys and values of one
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -85,7 +88,8 @@ def read_yaml(path: str | Path, what: str) -> Any:
         ConfigError: naming the file, when it cannot be read or is no YAML.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_YAML + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
     except ValueError as error:  # no text, or a path that cannot be one
@@ -97,21 +101,42 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1 and key != "<<":
+        seen = {"<<"}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen and key.value != "<<":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
+                    None, None, f"key {key.value!r} stands twice", node.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What a YAML text says; ConfigError, in one line, if it is none."""
+    """What a YAML text says; ConfigError, in one line, if it is none, or too large: more than
+    `MAX_YAML` characters, or more than `MAX_NODES` values once its anchors are written out."""
+    if len(text) > MAX_YAML:
+        raise ConfigError(f"{where}: more than {MAX_YAML:,} characters, so no YAML of ours")
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None and _nodes(node, {}) > MAX_NODES:
+            raise ConfigError(f"{where}: its anchors stand for more than {MAX_NODES:,} values")
+        return node and loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where} is not valid YAML: {plain(str(error))}") from None
+
+
+def _nodes(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many there are in a tree whose anchors are written out; infinite for one that holds
+    itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.CollectionNode) else ()
+        below = (n for pair in pairs for n in (pair if isinstance(pair, tuple) else (pair,)))
+        known[id(node)] = 1 + sum(_nodes(n, known) for n in below)
+    return known[id(node)]
 
 
 def read_set(path: str | Path) -> dict[str, Any]:

@@ -20,14 +20,22 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from reprlib import Repr
 from typing import Any, Protocol
+
+_LONGEST = 4000  # ours: characters of a message; what is wrong may be as long as a file
 
 
 class RewardSDKError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose. Long messages are cut."""
 
     exit_code = 1
     """Of a command that ends with it."""
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[:_LONGEST]} ... ({len(message):,} characters)"
+        super().__init__(message)
 
 
 class ConfigError(RewardSDKError):
@@ -77,8 +85,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'rouge_l'?"
     """
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(name[:100], known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 8, 8
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 class _Invalid(Protocol):
@@ -97,7 +110,7 @@ def explain(error: _Invalid, values: bool = True) -> str:
     parts = []
     for item in error.errors()[:10]:
         place = ".".join(str(key) for key in item["loc"])
-        given = f" (got {item['input']!r})" if values else ""
+        given = f" (got {_SHORT.repr(item['input'])})" if values else ""
         parts.append(f"{place + ': ' if place else ''}{item['msg']}{given}")
     return "; ".join(dict.fromkeys(parts))
 

@@ -5,7 +5,8 @@ One JSON object a line; images are relative to the file:
     {"id": "s1", "response": "<report> Clear. </report>", "reference": "Clear.", "image": "s1.png"}
 
 Of the keys only `id` must be there. `report` is another name of `reference`, so that a studies file
-works as it is; `view` says how the image was taken, see `ImageRef`.
+works as it is; `view` says how the image was taken, see `ImageRef`. A line has at most 4 MiB, a
+text in it 100,000 characters.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.text import MAX_TEXT
 from reward_sdk.types import ImageRef
+
+MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A line that cannot: its number, what is wrong, and the line itself."""
+    """A line that cannot: its number, what is wrong, and the line itself, cut at 100,000 bytes."""
 
     number: int
     problem: str
@@ -65,18 +70,34 @@ def read_rows(path: str | Path, what: str = "data") -> Iterator[Row | BadRow]:
     try:
         # As bytes, lines end in "\n" alone: reports may hold U+2028 and its like.
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(file), 1):
                 if line.strip():
                     try:
                         yield _row(number, line, path.parent)
                     except ConfigError as error:
-                        text = line.decode("utf-8", "backslashreplace").rstrip("\n")
+                        text = line[:MAX_TEXT].decode("utf-8", "backslashreplace").rstrip("\n")
                         yield BadRow(number, str(error), text)
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines; of one that is too long no more than shows it."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+        while line and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE)
+
+
+def count_lines(path: str | Path) -> int:
+    """How many lines a file has; OSError as `open` raises it."""
+    with open(path, "rb") as file:
+        return sum(1 for _ in _lines(file))
+
+
 def _row(number: int, text: bytes, folder: Path) -> Row:
+    if len(text) > MAX_LINE:
+        raise ConfigError(f"the line has more than {MAX_LINE:,} bytes")
     try:
         row = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -90,6 +111,8 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
     for key in ("response", "reference", "report", "image", "view"):
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
+        if len(row.get(key) or "") > MAX_TEXT:
+            raise ConfigError(f"{key!r} has more than {MAX_TEXT:,} characters")
     image, reference = row.get("image"), row.get("reference")
     return Row(
         number,

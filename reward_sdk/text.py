@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
+
 _TAG = re.compile(r"</?(?:report|think)>")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n{2,}")
 _NOT_WORD = re.compile(r"[^a-z0-9\s]+")

@@ -14,10 +14,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.text import MAX_TEXT
 from reward_sdk.types import Score, SetInfo
 
 MAX_SAMPLES = 256  # ours: per request
-MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
 MAX_IMAGE = 32 << 20  # ours: bytes of one image file; MIMIC-CXR's DICOM files have 10 to 20 MB
 MAX_BODY = 64 << 20  # ours: bytes of one request
 

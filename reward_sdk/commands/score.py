@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from reward_sdk.commands import set_option
 from reward_sdk.errors import ConfigError
-from reward_sdk.jsonl import BadRow, Row, read_rows
+from reward_sdk.jsonl import BadRow, Row, count_lines, read_rows
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import Sample
@@ -65,8 +65,7 @@ def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> N
 def _lines(path: str) -> int | None:
     """Lines of a file, for the bar; None if that cannot be told."""
     try:
-        with Path(path).open("rb") as file:
-            return sum(1 for _ in file)
+        return count_lines(path)
     except OSError:
         return None
 

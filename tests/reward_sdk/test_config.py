@@ -158,6 +158,38 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         read_set(tmp_path / "set.yaml")
 
 
+def bomb(levels: int) -> str:
+    """Anchors in anchors: 9 to the power of the levels."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    for i in range(1, levels):
+        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text", [bomb(9), bomb(5), "a: &a [*a]", "a: &a {b: [*a, *a]}"],
+    ids=["large", "not so large", "in itself", "twice in itself"],
+)  # fmt: skip
+def test_anchors_that_stand_for_too_much_are_refused_in_a_line(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml: its anchors stand for more") as caught:
+        read_set(tmp_path / "x.yaml")
+    assert len(str(caught.value)) < 200
+
+
+def test_anchors_that_spare_a_line_are_taken(tmp_path):
+    text = "rewards: {bleu: &one {weight: 0.5}, rouge_l: *one, format: {<<: *one}}"
+    (tmp_path / "x.yaml").write_text(text)
+    assert read_set(tmp_path / "x.yaml")["format"] == {"weight": 0.5}
+
+
+def test_a_file_that_is_far_too_large_for_a_set_is_refused_unread(tmp_path):
+    with (tmp_path / "x.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=r"x\.yaml: more than 262,144 characters"):
+        read_set(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize("keys", [0, False, [], ""])
 def test_keys_that_are_no_mapping_are_refused_and_not_the_defaults(keys):
     with pytest.raises(ConfigError):

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -127,6 +128,21 @@ def test_a_line_that_is_no_text_is_rejected_and_the_others_are_scored(files):
     columns, rejected = score_file(*files)
     assert [line.number for line in rejected] == [1, 3]
     assert columns["rouge_l"].mean == 1
+
+
+def test_a_line_or_a_text_that_is_too_long_is_rejected_soon_and_the_next_is_scored(files):
+    good = {"id": "a", "response": "<report>Clear.</report>", "reference": "Clear."}
+    text = json.dumps(good | {"response": "x" * 100_001})
+    rows = [json.dumps(good), '{"id": "' + "x" * (30 << 20) + '"}', text, json.dumps(good)]
+    files[1].write_text("\n".join(rows) + "\n")
+    began = time.process_time()
+    columns, rejected = score_file(*files)
+    assert time.process_time() - began < 2
+    assert columns["total"].scored == 2
+    assert [row.problem for row in rejected] == [
+        "the line has more than 4,194,304 bytes", "'response' has more than 100,000 characters"
+    ]  # fmt: skip
+    assert len(rejected[0].text) == 100_000
 
 
 def test_plain_reports_get_their_tags(files):

@@ -174,6 +174,16 @@ def test_without_ranks_an_unscored_sample_gets_the_mean_of_its_group():
     assert host.reached == dict(enumerate([1, 2, 3, 7.5, 7, 8]))
 
 
+@pytest.mark.parametrize("rank", ["linear", "off"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_gets_no_rank(rank, bad):
+    host = Maker(size=3, rank=rank)
+    with pytest.raises(ValueError, match="rewards that are no numbers"):
+        host.compute_advantages_and_returns(experiences([1.0, bad, 2.0], [[0, 1, 2]]))
+    host.compute_advantages_and_returns(experiences([1.0, bad, 2.0], [[0, 1, 2]], unscored=(1,)))
+    assert host.reached == {0: -1, 1: 0, 2: 1} if rank == "linear" else {0: 1, 1: 1.5, 2: 2}
+
+
 def test_with_ranks_an_unscored_sample_gets_0_and_takes_no_rank():
     host = Maker(size=4)
     made = experiences([1.0, 2.0, 9.0, 5.0], [[3, 1], [0, 2]], unscored=(3,))

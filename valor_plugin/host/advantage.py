@@ -109,10 +109,16 @@ def group_advantages(
         scored: (groups, n) bool; the others neither gain nor lose.
         scale: see `rank_normalise`.
         tie_tolerance: see `rank_normalise`.
+
+    Raises:
+        ValueError: a scored reward is NaN or infinite: it would share a rank with the best.
     """
+    if not rewards[scored].isfinite().all():
+        raise ValueError(f"rewards that are no numbers: {rewards[scored].tolist()}")
+    rewards = torch.where(scored, rewards, 0.0)
     count = scored.sum(-1, keepdim=True)
-    everywhere = (rewards * scored).sum() / scored.sum().clamp(min=1)
-    mean = (rewards * scored).sum(-1, keepdim=True) / count.clamp(min=1)
+    everywhere = rewards.sum() / scored.sum().clamp(min=1)
+    mean = rewards.sum(-1, keepdim=True) / count.clamp(min=1)
     filled = torch.where(scored, rewards, torch.where(count > 0, mean, everywhere))
     ranked = filled if scale == "off" else rank_normalise(filled, scale, tie_tolerance, scored)
     tied = filled.amax(-1, keepdim=True) - filled.amin(-1, keepdim=True) <= tie_tolerance

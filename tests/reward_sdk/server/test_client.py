@@ -1,18 +1,24 @@
 """The client against real servers."""
 
 import asyncio
+import json
+import signal
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.serving import REPORTS, TEXT, Server, free_port, samples
 
+from reward_sdk import client as module
 from reward_sdk.client import AsyncRewardClient, RewardClient
 from reward_sdk.errors import ConfigError, ServerError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
+from reward_sdk.wire import ServedSet
 
 CLEAR = Sample(wrap_report("Clear."), "Clear.")
 
@@ -122,26 +128,120 @@ def test_the_token_comes_from_the_environment(tmp_path, monkeypatch):
             assert client.score([CLEAR], 1)[0].total == pytest.approx(1.0)
 
 
+class Other(ThreadingHTTPServer):
+    """Some other server: it answers with what is given for a path, text or code and headers."""
+
+    def __init__(self, answers):
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                other.asked[self.path] += 1
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                answer = answers.get(self.path, "hello")
+                code, headers, text = (200, {}, answer) if isinstance(answer, str) else answer
+                self.send_response(code)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_):
+                pass
+
+        other, self.asked = self, Counter()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
 def test_something_else_than_a_reward_server_is_told_apart():
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+    with (
+        Other({}) as other,
+        RewardClient(other.url) as client,
+        pytest.raises(ConfigError, match="no answer of a reward server"),
+    ):
+        client.connect()
 
-    class Other(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"hello")
 
-        def log_message(self, *_):
-            pass
+LIES = [
+    ("total", "NaN"), ("total", "Infinity"), ("total", "1e300"), ("total", '"nan"'),
+    ("total", "1.5"),
+    ("value", "NaN"), ("value", "-0.1"), ("value", "null"), ("value", '"0.5"'), ("value", "true"),
+    ("logs", "{}"), ("logs", '{"rouge_l": NaN, "rouge_l/applied": 1, "rouge_l/failed": 0}'),
+    ("name", '"another"'), ("bounds", "[0, Infinity]"), ("bounds", "[NaN, 1]"),
+]  # fmt: skip
 
-    with HTTPServer(("127.0.0.1", 0), Other) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        with (
-            RewardClient(f"http://127.0.0.1:{other.server_port}") as client,
-            pytest.raises(ConfigError, match="no answer of a reward server"),
-        ):
+
+@pytest.mark.parametrize(("what", "lie"), [(None, None), *LIES])
+def test_what_no_reward_server_would_say_is_not_believed(what, lie):
+    rewards = RewardSet.from_config({"rouge_l": {}})
+    info = json.dumps(asdict(ServedSet(**vars(rewards.info), image_folders=())))
+    true = {"total": "1", "value": "1", "name": '"rouge_l"', "bounds": "[0, 1]",
+            "logs": '{"rouge_l": 1, "rouge_l/applied": 1, "rouge_l/failed": 0}'}  # fmt: skip
+    said = true | ({what: lie} if what else {})
+    info = info.replace(
+        '"bounds": [0.0, 1.0], "needs": [', f'"bounds": {said["bounds"]}, "needs": [', 1
+    )
+    part = f'{said["name"]}: {{"value": {said["value"]}, "status": "ok", "reason": ""}}'
+    reply = (
+        f'{{"set": "{rewards.digest}", "request_id": null, "scores": [{{"total": {said["total"]}, '
+        f'"parts": {{{part}}}, "logs": {said["logs"]}}}]}}'
+    )
+    with (
+        Other({"/v1/rewards": info, "/v1/score": reply}) as other,
+        RewardClient(other.url) as client,
+    ):
+        if what is None:
+            assert client.score([CLEAR])[0].total == 1
+        else:
+            with pytest.raises((ServerError, ConfigError), match=other.url):
+                client.score([CLEAR])
+
+
+@pytest.mark.parametrize("wait", ["nan", "-5", "0", "inf", "1e-9", "soon", ""])
+def test_however_soon_a_server_wants_to_be_asked_again_there_is_a_rest(wait):
+    with (
+        Other({"/readyz": (503, {"Retry-After": wait}, "")}) as other,
+        RewardClient(other.url, timeout=1.0) as client,
+    ):
+        with pytest.raises(ServerError, match="503"):
             client.connect()
-        other.shutdown()
+        assert other.asked["/readyz"] < 12
+
+
+def test_a_server_that_was_stopped_is_noticed_and_another_one_answers(
+    tmp_path, plugin, monkeypatch, caplog
+):
+    monkeypatch.setattr(module, "_SILENCE", 0.3)
+    monkeypatch.setattr(module, "_ALIVE", 0.5)
+    a, b = (Server(tmp_path / name, TEXT, environment=plugin) for name in "ab")
+    with a, b, RewardClient([a.url, b.url], timeout=60) as client:
+        client.connect()
+        a.process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert len(client.score([CLEAR] * 640, 1)) == 640
+            assert time.monotonic() - began < 20
+        finally:
+            a.process.send_signal(signal.SIGCONT)
+    assert f"{a.url}: silent" in caplog.text
+
+
+def test_a_server_that_works_long_is_not_taken_for_one_that_was_stopped(
+    tmp_path, plugin, monkeypatch
+):
+    monkeypatch.setattr(module, "_SILENCE", 0.1)
+    with (
+        Server(tmp_path, {"slow": {}}, environment=plugin) as server,
+        RewardClient(server.url, timeout=60) as client,
+    ):
+        assert client.score([Sample("sleep 2")])[0].total is not None
+        assert server.metric('reward_parts_total{reward="slow",status="ok"}') == 2  # and a warm-up
 
 
 def test_many_threads_may_share_one_client(pair):
