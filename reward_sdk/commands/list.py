@@ -7,7 +7,7 @@ from typing import get_type_hints
 import click
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.models import weight_files
+from reward_sdk.models import published
 from reward_sdk.registry import factory, names
 
 
@@ -15,7 +15,7 @@ from reward_sdk.registry import factory, names
 def list_rewards() -> None:
     """Shows every reward that a set can name: its range, what it needs, its settings, and whether
     the published weights that it can use are there."""
-    files = weight_files.of_rewards()
+    files = published.of_rewards()
     for name in names():
         try:
             build = factory(name)

@@ -16,7 +16,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.models.bert import Bert
-from reward_sdk.models.weight_files import chexbert
+from reward_sdk.models.folders import check_folder
+from reward_sdk.models.published import chexbert
+from reward_sdk.models.weights import read_weights
 from reward_sdk.observations import OBSERVATIONS, Labels
 
 _CLASSES: tuple[int | None, ...] = (None, 1, 0, -1)  # of every head; No Finding has the first two
@@ -78,15 +80,18 @@ def load_chexbert(
         device: a torch device.
 
     Raises:
-        ConfigError: missing or unreadable file, one that is no CheXbert checkpoint (missing and
-            foreign tensors are named), no tokenizer, or a device that is not there.
+        ConfigError: missing file, one that `read_weights` refuses or that is no CheXbert checkpoint
+            (missing and foreign tensors are named), no tokenizer, one that `check_folder` refuses,
+            or a device that is not there.
     """
     published = chexbert()
     path = Path(model).expanduser() if model else published.path
     if not path.is_file():
         raise ConfigError(f"CheXbert weights {path}: no such file: get {published.source}")
+    check_folder(Path(tokenizer))
+    checkpoint = read_weights(path)
     try:
-        state = torch.load(path, "cpu", weights_only=True)["model_state_dict"]
+        state = checkpoint["model_state_dict"]
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         state = {name: t for name, t in state.items() if not name.endswith("position_ids")}
         network = _network(state)

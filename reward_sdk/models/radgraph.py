@@ -29,10 +29,12 @@ from reward_sdk.errors import ConfigError, nearest, one_line
 from reward_sdk.models import Graph
 from reward_sdk.models.bert import Bert
 from reward_sdk.models.dygie import Heads
-from reward_sdk.models.weight_files import radgraph as published
+from reward_sdk.models.folders import check_folder
+from reward_sdk.models.published import radgraph as published
 
 MODELS = ("radgraph", "radgraph-xl")
-_FILES = ("config.json", "weights.th", "vocabulary")
+# The package would unpack a vocabulary that is no folder as an archive, wherever that leads.
+_FILES = {"config.json": Path.is_file, "weights.th": Path.is_file, "vocabulary": Path.is_dir}
 
 
 class _Tokenizer(BertTokenizer):
@@ -113,7 +115,8 @@ def load_radgraph(
         device: a torch device.
 
     Raises:
-        ConfigError: a missing folder or file, weights that do not fit, no tokenizer.
+        ConfigError: a missing folder or file, weights that do not fit, no tokenizer; a folder of
+            either that `check_folder` refuses, or a configuration that names classes.
     """
     folder = published(model).path if model in MODELS else Path(model).expanduser().resolve()
     if folder.name not in MODELS:
@@ -121,17 +124,17 @@ def load_radgraph(
             f"RadGraph weights {model}: the folder's name tells which model it is: "
             f"{nearest(folder.name, MODELS)}"
         )
-    if missing := [name for name in _FILES if not (folder / name).exists()]:
+    if missing := [name for name, there in _FILES.items() if not there(folder / name)]:
         raise ConfigError(
             f"RadGraph weights {folder}: {', '.join(missing)} missing: get "
             f"{published(folder.name).source}"
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        name = config["model"]["embedder"]["token_embedders"]["bert"]["model_name"]
-    except (ValueError, LookupError, TypeError, OSError) as error:
-        raise ConfigError(f"RadGraph weights {folder / 'config.json'}: {error!r}") from error
+    check_folder(folder)
+    if (lock := folder / "vocabulary/.lock").is_symlink():
+        raise ConfigError(f"{lock}: a link, which the radgraph package would write to: remove it")
+    name = _bert_name(folder / "config.json")
     source = tokenizer or name
+    check_folder(Path(source))
     try:
         words = _Tokenizer.from_pretrained(source)
         bert = AutoModel.from_config(AutoConfig.from_pretrained(source))
@@ -163,3 +166,36 @@ def load_radgraph(
         raise ConfigError(f"RadGraph weights {folder}: {one_line(error)}") from error
     finally:
         del cached_transformers._model_cache[specification]
+
+
+def _bert_name(file: Path) -> str:
+    """What a configuration calls its BERT, if the package can safely build what it describes.
+
+    Of all that the file says, the package looks at sizes, at the BERT's name in two places, and
+    builds what stands below `model.modules`: for a text there it would import a class of that name
+    from anywhere and call it. The published models have nothing but numbers there.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        embedder = config["model"]["embedder"]["token_embedders"]["bert"]
+        indexer = config["dataset_reader"]["token_indexers"]["bert"]
+        name = embedder["model_name"]
+        one = isinstance(name, str) and name == indexer["model_name"]
+        safe = _is_numbers(config["model"]["modules"])
+    except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
+        raise ConfigError(f"RadGraph weights {file}: {error!r}") from error
+    if not one:
+        raise ConfigError(f"RadGraph weights {file}: its reader and its model name different BERTs")
+    if not safe:
+        raise ConfigError(
+            f"RadGraph weights {file}: refused, because 'modules' of its 'model' holds more than "
+            "numbers: it could name code, and the published models have none: do not trust it"
+        )
+    return name
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether there are only numbers below."""
+    if isinstance(value, dict):
+        return all(map(_is_numbers, value.values()))
+    return isinstance(value, int | float)

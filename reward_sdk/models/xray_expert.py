@@ -1,31 +1,27 @@
 """X-ray -> evidence per finding, by torchxrayvision's DenseNet classifiers.
 
 The published weight files are pickles of a whole module: `torch.load` would run code that stands
-in them. Here they are read by an unpickler that knows only inert stand-ins for the classes of
-`torchxrayvision.models` and `torch.nn.modules`, ordered dictionaries, sets and tensors. The
-tensors then go, strictly, into a DenseNet built from their shapes; its outputs equal those of
-torchxrayvision's own loader bit for bit.
+in them. `read_weights` reads them, with inert stand-ins for layers. The tensors then go, strictly,
+into a DenseNet built from their shapes; its outputs equal those of torchxrayvision's own loader
+bit for bit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch._utils import _rebuild_tensor
 
 from reward_sdk.errors import ConfigError, ScoringError, nearest
 from reward_sdk.images import to_gray
+from reward_sdk.models.weights import read_weights
 from reward_sdk.observations import OBSERVATIONS
 
 with warnings.catch_warnings():  # its import silences every warning of the process
@@ -130,8 +126,8 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
         device: a torch device.
 
     Raises:
-        ConfigError: unknown name, missing file, a file that is not such a model or that holds
-            anything else (the refused global is named), or a device that is not there.
+        ConfigError: unknown name, missing file, a file that is not such a model or that
+            `read_weights` refuses, or a device that is not there.
     """
     published = {n: m for n, m in xrv.models.model_urls.items() if n.startswith("densenet")}
     if weights in published:
@@ -163,68 +159,18 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
         raise ConfigError(f"expert device {device!r}: {error}") from error
 
 
-class _Inert:
-    """Stands in for every module class: takes the state and does nothing.
-
-    That `__setstate__` exists also keeps a file from setting attributes of this class itself.
-    """
-
-    dump_patches = False  # asked by torch for legacy files; True would let it write patch files
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Refuses every global but those a pickled network of plain layers consists of."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torchxrayvision.models" or module.startswith("torch.nn.modules."):
-            return _Inert
-        match module, name:
-            case "collections", "OrderedDict":
-                return OrderedDict
-            case (("builtins" | "__builtin__"), "set"):
-                return set
-            # New functions each time, so that a file gets no hold of torch's own. Hooks,
-            # gradients and metadata, the rest of the arguments, are dropped.
-            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
-                return lambda storage, offset, size, stride, *_: _rebuild_tensor(
-                    storage, offset, size, stride
-                )
-            case "torch._utils", "_rebuild_parameter":
-                return lambda data, *_: data
-        raise _RefusedError(f"{module}.{name}")
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """Carries the refused global through torch, which wraps other unpickling errors."""
-
-
 def _build(path: Path) -> xrv.models.DenseNet:
     """The DenseNet in a file, on the CPU; zip and legacy formats."""
-    reader = SimpleNamespace(
-        __name__="restricted_pickle",
-        Unpickler=_Unpickler,
-        load=lambda file, **options: _Unpickler(file, **options).load(),
-    )
+    saved = read_weights(path, layers=("torchxrayvision.models", "torch.nn.modules"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # legacy files carry source code; torch compares it
-            stub = torch.load(path, "cpu", reader, weights_only=False)
-        tensors = _tensors(stub)
+        tensors = _tensors(saved)
         thresholds = tensors.pop("op_threshs", None)
         model = xrv.models.DenseNet(**_architecture(tensors))
         model.load_state_dict(tensors, strict=True)
-        model.targets = [str(target) for target in getattr(stub, "targets", model.targets)]
-        model.input_resolution = int(getattr(stub, "input_resolution", 224))
+        model.targets = [str(target) for target in getattr(saved, "targets", model.targets)]
+        model.input_resolution = int(getattr(saved, "input_resolution", 224))
         if model.input_resolution < 1:
             raise ValueError(f"input_resolution {model.input_resolution}")
-    except _RefusedError as error:
-        raise ConfigError(
-            f"expert weights {path}: refused, because the file wants {error}, which is no part "
-            "of a torchxrayvision DenseNet: do not trust it"
-        ) from None
     except Exception as error:  # whatever a broken or foreign file makes of the steps above
         raise ConfigError(
             f"expert weights {path}: not a torchxrayvision DenseNet saved with "
@@ -234,11 +180,11 @@ def _build(path: Path) -> xrv.models.DenseNet:
     return model
 
 
-def _tensors(stub: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+def _tensors(saved: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """What `state_dict()` of the saved module would be."""
-    own = {**stub._parameters, **stub._buffers}
+    own = {**saved._parameters, **saved._buffers}
     found = {prefix + name: tensor for name, tensor in own.items() if tensor is not None}
-    for name, child in stub._modules.items():
+    for name, child in saved._modules.items():
         found |= _tensors(child, f"{prefix}{name}.")
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.models.folders import check_folder
 from reward_sdk.registry import reward
 from reward_sdk.types import Outcome, Sample
 
@@ -54,7 +55,8 @@ def bertscore(model: str, num_layers: int | None = None, device: str = "cpu") ->
         device: where the encoder runs, as torch names it.
 
     Raises:
-        ConfigError: bert-score or the model is missing, or there is no such layer.
+        ConfigError: bert-score or the model is missing, there is no such layer, or `check_folder`
+            refuses the folder.
     """
     try:
         from bert_score import BERTScorer  # pyright: ignore[reportMissingImports]
@@ -67,6 +69,7 @@ def bertscore(model: str, num_layers: int | None = None, device: str = "cpu") ->
         num_layers = model2layers[model]
     # Absolute, because bert-score takes names that begin with "scibert" for downloads.
     path = str(Path(model).resolve()) if Path(model).is_dir() else model
+    check_folder(Path(path))
     try:
         scorer = BERTScorer(path, num_layers=num_layers, device=device)
     except AssertionError as error:

@@ -17,7 +17,7 @@ HEAVY = {
 }  # fmt: skip
 ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
     "reward_sdk.models.bert", "reward_sdk.models.xray_expert", "reward_sdk.models.dygie",
-    "reward_sdk.models.radgraph", "reward_sdk.models.chexbert",
+    "reward_sdk.models.radgraph", "reward_sdk.models.chexbert", "reward_sdk.models.weights",
     "reward_sdk.server.intake", "reward_sdk.server.page", "reward_sdk.server.ray",
     "reward_sdk.server.routes",
     "reward_sdk.server.run", "reward_sdk.server.security", "reward_sdk.server.service",

@@ -1,6 +1,8 @@
 """RadGraph against the radgraph package: its annotations, its rewards."""
 
 import json
+import tarfile
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -115,7 +117,7 @@ def broken(folder, name, content):
 
 @pytest.mark.parametrize("name", ["config.json", "weights.th"])
 def test_a_broken_file_is_refused_by_name(folder, name):
-    with pytest.raises(ConfigError, match=r"RadGraph weights .*radgraph"):
+    with pytest.raises(ConfigError, match=rf"weights .*radgraph.*{name}"):
         load_radgraph(broken(folder, name, b"{"))
 
 
@@ -136,6 +138,48 @@ def test_spans_that_depend_on_coreference_are_refused(folder):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"RadGraph weights .*coreference"):
         load_radgraph(str(folder))
+
+
+def changed(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    return broken(folder, "config.json", json.dumps(config).encode())
+
+
+def test_a_configuration_cannot_call_what_it_names(folder, tmp_path):
+    command = {"type": "subprocess.Popen", "args": ["touch", str(tmp_path / "marker")]}
+    regularizer = {"regexes": [[".*", command]]}
+    model = changed(folder, lambda c: c["model"]["modules"]["ner"].update(regularizer=regularizer))
+    with pytest.raises(ConfigError, match=r"config\.json: refused, because 'modules'"):
+        load_radgraph(model)
+    time.sleep(0.2)  # a program of its own would need it
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_bert_that_is_checked_is_the_only_one_that_is_named(folder):
+    def change(config):
+        config["dataset_reader"]["token_indexers"]["bert"]["model_name"] = "other"
+
+    with pytest.raises(ConfigError, match="name different BERTs"):
+        load_radgraph(changed(folder, change))
+
+
+def test_a_vocabulary_that_is_an_archive_is_not_unpacked(folder, tmp_path):
+    (folder / "vocabulary").rename(tmp_path / "words")
+    with tarfile.open(folder / "vocabulary", "w") as archive:
+        archive.add(tmp_path / "words/non_padded_namespaces.txt", "../escaped")
+    with pytest.raises(ConfigError, match="vocabulary missing"):
+        load_radgraph(str(folder))
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_nothing_is_written_through_a_link_in_the_folder(folder, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (folder / "vocabulary/.lock").unlink(missing_ok=True)
+    (folder / "vocabulary/.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"\.lock: a link"):
+        load_radgraph(str(folder))
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_a_missing_file_a_foreign_folder_and_no_tokenizer_say_what_to_do(folder, tmp_path):

@@ -1,7 +1,6 @@
 """Weights are random, the file format is torchxrayvision's own."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from reward_sdk.errors import ConfigError, ScoringError
 xrv = pytest.importorskip("torchxrayvision")
 import torch  # noqa: E402
 
-from reward_sdk.models import xray_expert  # noqa: E402
 from reward_sdk.models.xray_expert import load_expert  # noqa: E402
 
 NIH = DATA / "nih-cxr14"
@@ -153,34 +151,6 @@ def test_code_in_a_weight_file_is_refused_by_name_and_does_not_run(tmp_path, zip
     with pytest.raises(ConfigError, match=rf"w\.pt: refused, .*{os.system.__module__}\.system"):
         load_expert(path)
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    "refused", [eval, getattr, __import__, torch.load, torch.hub.load, xrv.utils.download, type]
-)
-def test_no_other_function_can_be_reached(tmp_path, refused):
-    path = tmp_path / "w.pt"
-    path.write_bytes(pickle.dumps(refused, protocol=2))
-    with pytest.raises(ConfigError, match=rf"refused, .*{refused.__name__}"):
-        load_expert(str(path))
-
-
-def test_a_file_cannot_change_the_stand_in_class_for_later_files(tmp_path):
-    path = tmp_path / "w.pt"
-    attack = (
-        b"\x80\x02ctorchxrayvision.models\nDenseNet\nN}X\x0c\x00\x00\x00dump_patchesK\x01s\x86b."
-    )
-    path.write_bytes(attack)
-    with pytest.raises(ConfigError, match="not a torchxrayvision DenseNet"):
-        load_expert(str(path))
-    assert not xray_expert._Inert.dump_patches
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken"])
-def test_a_file_that_is_no_model_is_named(tmp_path, content):
-    (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"w\.pt: not a torchxrayvision DenseNet"):
-        load_expert(str(tmp_path / "w.pt"))
 
 
 def test_a_state_dict_is_no_model(tmp_path):

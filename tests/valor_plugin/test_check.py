@@ -1,13 +1,18 @@
 """Whether a model folder can be loaded, by its files alone."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
+from support.hostile import HOSTILE
 from support.hostrun import openrlhf
 
 from reward_sdk.errors import ConfigError
+from valor_plugin.evaluation.generate import generate
 from valor_plugin.llava_med.check import check_model
+from valor_plugin.llava_med.original import find_shards
+from valor_plugin.llava_med.plan import plan
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_a_run_learns_the_image_token_and_the_positions_of_its_model(model):
     assert (known.image_tokens, known.positions) == ((token,), 512)
 
 
-HOSTILE = "open({marker!r}, 'w').close()\nclass Config: pass\n"
+CODE = "open({marker!r}, 'w').close()\nclass Config: pass\n"
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def hostile(model, tmp_path):
     """Adds Python code that leaves a mark to the model; what must not be there afterwards."""
 
     def hostile(file: str, *keys: str) -> Path:
-        (model / "code.py").write_text(HOSTILE.format(marker=str(tmp_path / "executed")))
+        (model / "code.py").write_text(CODE.format(marker=str(tmp_path / "executed")))
         content = json.loads((model / file).read_text())
         below = content
         for key in keys:
@@ -122,10 +127,10 @@ def test_a_model_that_names_code_is_refused_with_the_file(model, hostile, named)
         check_model(str(model))
 
 
-@pytest.mark.parametrize("command", ["train", "doctor", "convert"])
-def test_no_command_executes_code_of_a_model_folder(model, hostile, tmp_path, command):
+@pytest.fixture
+def run(model, tmp_path):
+    """What a command about the model prints; the command has to refuse the model."""
     pytest.importorskip("openrlhf")
-    marker = hostile("config.json")
     recipe = tmp_path / "sft.yaml"
     recipe.write_text(
         f"name: r\nstage: sft\nmodel: {{path: {model}, trainable: projector}}\n"
@@ -136,7 +141,73 @@ def test_no_command_executes_code_of_a_model_folder(model, hostile, tmp_path, co
         "doctor": ["doctor", str(model)],
         "convert": ["convert", str(model), str(tmp_path / "converted")],
     }
-    done = openrlhf(*arguments[command])
-    assert done.returncode == (1 if command == "doctor" else 2), done.stdout + done.stderr
-    assert "holds Python code" in done.stdout + done.stderr
+
+    def run(command: str) -> str:
+        done = openrlhf(*arguments[command])
+        printed = done.stdout + done.stderr
+        assert done.returncode == (1 if command == "doctor" else 2), printed
+        assert "Traceback" not in printed
+        return printed
+
+    return run
+
+
+COMMANDS = ("train", "doctor", "convert")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_executes_code_of_a_model_folder(hostile, run, command):
+    marker = hostile("config.json")
+    assert "holds Python code" in run(command)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_executes_a_torchscript_archive_among_the_weights(model, tmp_path, run, command):
+    HOSTILE["TorchScript"](model / "pytorch_model.bin", tmp_path / "executed")
+    assert "a TorchScript archive" in run(command)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_no_model_that_holds_code_writes_reports(model, hostile):
+    marker = hostile("config.json")
+    with pytest.raises(ConfigError, match="holds Python code"):
+        generate(model, [], "Describe.", temperature=0, max_new_tokens=1)
+    assert not marker.exists()
+
+
+NO_LOADER_TAKES = ("folder", "link to nothing")
+COSTS_NOTHING = ("memo that lies",)
+
+
+@pytest.mark.parametrize("kind", [k for k in HOSTILE if k not in NO_LOADER_TAKES + COSTS_NOTHING])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "mm_projector.pth"])
+def test_pickled_weights_of_more_than_tensors_are_refused(model, tmp_path, kind, name):
+    HOSTILE[kind](model / name, tmp_path / "executed")
+    for check in (lambda: check_model(str(model)), lambda: plan(model)):
+        with pytest.raises(ConfigError, match=name.replace(".", r"\.") + "|pipe"):
+            check()
+    assert not (tmp_path / "executed").exists()
+
+
+def with_header(length: int, end: int) -> bytes:
+    """A safetensors file of eight bytes in one tensor, whose header says its own length and end."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}).encode()
+    return struct.pack("<Q", length or len(header)) + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("length", "end"), [(1 << 62, 8), (1 << 20, 8), (8, 8), (0, 1 << 40), (0, 4)]
+)
+def test_safetensors_whose_sizes_lie_are_refused(model, length, end):
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").write_bytes(with_header(length, end))
+    for check in (lambda: check_model(str(model)), lambda: find_shards(model)):
+        with pytest.raises(ConfigError, match=r"model\.safetensors is .*cut short"):
+            check()
+
+
+def test_safetensors_whose_sizes_are_true_are_read(model):
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").write_bytes(with_header(0, 8))
+    assert find_shards(model)[0].names == ("a",)

@@ -486,7 +486,7 @@ def broken(source: Path, how: str) -> None:
         ("unknown tower", "pass --tower FOLDER"),
         ("fewer rows than words", "the configuration wants floating point of"),
         ("integers", "torch.int8"),
-        ("a file elsewhere", "the name of a file here"),
+        ("a file elsewhere", "no file of weights beside it"),
         ("no map of weights", "the name of a file here"),
         ("a word for a number", "a value that does not work"),
         ("no tower's name", "no mm_vision_tower"),

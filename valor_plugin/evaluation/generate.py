@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from reward_sdk.models.folders import check_folder
 from valor_plugin.data.studies import Study
 from valor_plugin.llava_med.processor import open_rgb
 
@@ -35,10 +36,14 @@ def generate(
         seed: of the sampling; equal seeds give equal responses on one machine.
         batch_size: studies at a time.
         device: a torch device.
+
+    Raises:
+        ConfigError: `check_folder` refuses the model.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+    check_folder(Path(model))
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     processor = AutoProcessor.from_pretrained(model)
     processor.tokenizer.padding_side = "left"

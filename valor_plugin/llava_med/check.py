@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from reward_sdk.errors import ConfigError, one_line
+from reward_sdk.models.folders import check_folder
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ def check_model(path: str) -> ModelFolder:
     """Looks whether a folder can be loaded: a LLaVA configuration, whole weights, a processor.
 
     Raises:
-        ConfigError: it cannot; says what it lacks, and where to get that.
+        ConfigError: it cannot; says what it lacks, and where to get that. Or `check_folder` refuses
+            it.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -59,7 +60,7 @@ def check_model(path: str) -> ModelFolder:
             f"model.path: {path} has a Pixtral tower, whose images differ in size; this plugin "
             "trains LLaVAs whose images have one size (CLIP, SigLIP)"
         )
-    refuse_code(folder)
+    check_folder(folder)
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
     _check_weights(folder)
@@ -71,33 +72,6 @@ def check_model(path: str) -> ModelFolder:
             )
     token = content.get("image_token_id", content.get("image_token_index"))
     return ModelFolder(() if token is None else (token,), _positions(path))
-
-
-def refuse_code(folder: Path) -> None:
-    """Raises ConfigError for a model folder that holds Python code, or whose settings name some: a
-    loader would execute it, and LLaVA needs none."""
-    if code := next(folder.rglob("*.py"), None):
-        raise ConfigError(
-            f"{code}: a model folder that holds Python code, which a loader could execute. LLaVA "
-            "needs none: remove it, or do not use this model"
-        )
-    for file in sorted(folder.rglob("*.json")):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # a loader cannot read it either
-            continue
-        if _names_code(content):
-            raise ConfigError(
-                f"{file}: names Python code under 'auto_map', which a loader would execute. LLaVA "
-                "needs none: remove the key, or do not use this model"
-            )
-
-
-def _names_code(content: Any) -> bool:
-    """Whether `auto_map` is a key anywhere below."""
-    if isinstance(content, dict):
-        return "auto_map" in content or any(map(_names_code, content.values()))
-    return isinstance(content, list) and any(map(_names_code, content))
 
 
 def _check_weights(folder: Path) -> None:

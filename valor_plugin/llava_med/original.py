@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from reward_sdk.errors import ConfigError, one_line
+from reward_sdk.models.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,7 @@ def damaged(path: Path, error: Exception) -> ConfigError:
 
 
 def _load_bin(path: Path) -> dict[str, torch.Tensor]:
-    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 was none
-    try:
-        tensors = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{path}: holds more than tensors, or is damaged; nothing of it was executed: "
-            f"{one_line(error)}"
-        ) from None
-    except Exception as error:  # the zip reader raises anything
-        raise damaged(path, error) from None
+    tensors = read_weights(path, mapped=True)
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise ConfigError(f"{path}: no tensors under names")
     return tensors

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from reward_sdk.errors import ConfigError, one_line
-from valor_plugin.llava_med.check import refuse_code
+from reward_sdk.models.folders import check_folder
 from valor_plugin.llava_med.checkpoint import file_name
 from valor_plugin.llava_med.original import (
     Shard,
@@ -112,7 +112,7 @@ def plan(source: Path, tower: str | None = None) -> Plan:
     Raises:
         ConfigError: with the file, what is wrong with it, and what to do.
     """
-    refuse_code(source)
+    check_folder(source)
     original = original_config(source)
     shards = find_shards(source)
     inside = any(_is_tower(name) for shard in shards for name in shard.names)
