@@ -18,6 +18,8 @@ from torch.nn.functional import linear, pad
 
 from reward_sdk.models import Entity, Graph
 
+_PAIRS = 1 << 16  # ours: pairs of entities at a time, 400 MB; two hundred words give 10,000
+
 
 class Heads:
     """The heads of one model.
@@ -87,10 +89,13 @@ class Heads:
     def _relations(self, spans: Tensor, mentions: Tensor) -> Tensor:
         """(spans, spans): which relation one has to the other, -1 for none."""
         one, other = linear(spans, self._one, self._pair_bias), linear(spans, self._other)
-        product = linear(spans[:, None] * spans, self._product)
-        scores = self._pair_scores(one[:, None] + other + product)
-        scores += (mentions[:, None] + mentions)[..., None]
-        return pad(scores, (1, 0)).argmax(2) - 1  # "none" scores 0
+        kinds, size = [], max(1, _PAIRS // max(1, len(spans)))
+        for some in zip(one.split(size), spans.split(size), mentions.split(size), strict=True):
+            one_, spans_, mentions_ = (part[:, None] for part in some)
+            scores = self._pair_scores(one_ + other + linear(spans_ * spans, self._product))
+            scores += (mentions_ + mentions)[..., None]
+            kinds.append(pad(scores, (1, 0)).argmax(2) - 1)  # "none" scores 0
+        return torch.cat(kinds)
 
 
 def _split(feedforward: Any, scorer: nn.Linear) -> tuple[nn.Linear, nn.Sequential]:

@@ -35,6 +35,9 @@ from reward_sdk.models.published import radgraph as published
 MODELS = ("radgraph", "radgraph-xl")
 # The package would unpack a vocabulary that is no folder as an archive, wherever that leads.
 _FILES = {"config.json": Path.is_file, "weights.th": Path.is_file, "vocabulary": Path.is_dir}
+# ours: words, and characters, that are read. Reports have a few hundred words, and more is a policy
+# that repeats itself; every entity is compared with every other one, so time grows as the square.
+_LONGEST, _WIDEST = 2000, 20_000
 
 
 class _Tokenizer(BertTokenizer):
@@ -50,7 +53,8 @@ class _Tokenizer(BertTokenizer):
 class RadGraphExtractor:
     """The extractor: `extract(texts)` gives one `Graph` per text, in order.
 
-    Texts are lower-cased: the released package compares some tokens with their case.
+    Texts are lower-cased: the released package compares some tokens with their case. What follows
+    the first 2,000 words or 20,000 characters of a text is not read, where the package reads it.
 
     Args:
         package: the loaded radgraph package's model, which is taken apart.
@@ -78,8 +82,8 @@ class RadGraphExtractor:
         self._pieces = pieces
 
     def __call__(self, texts: Sequence[str]) -> list[Graph]:
-        rows = preprocess_reports([text.lower() for text in texts], self._kind)
-        reports = [row["sentences"][0] for row in rows]
+        rows = preprocess_reports([text[:_WIDEST].lower() for text in texts], self._kind)
+        reports = [row["sentences"][0][:_LONGEST] for row in rows]
         with torch.inference_mode():
             encoded = zip(reports, self._encode(reports), strict=True)
             return [self._heads(words, vectors) if words else () for words, vectors in encoded]

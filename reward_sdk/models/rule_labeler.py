@@ -23,14 +23,15 @@ Choices where labelers differ:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from reward_sdk.observations import OBSERVATIONS
 
 # Reports come with capitals and, in the R2Gen convention, without: full stops alone must do.
 _SENTENCE_END = re.compile(
-    r"(?<!\bvs)[.!?]+(?=\s|$)|(?<=[a-z]{2})\.(?=[a-z]{2})|\n\s*(?=\n|[-*]|\d+[.)])"
+    r"(?<!\bvs)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-z]{2})|\n\s*(?=\n|[-*]|\d+[.)])"
 )
 
 
@@ -121,29 +122,37 @@ _MENTIONS = {
     ),
 }
 
-_TO = r"\b(?:(?!\bnot\b)[^;,])*\b"  # from a subject to what is said of it
-_NORMAL = rf"{_TO}(?:normal|unremarkable|within normal limits)"
+
+def _said(what: str, subject: str) -> str:
+    """A pattern of something said of a subject, without "not" and in the same clause.
+
+    From its last mention on: a search from each of a thousand mentions takes too long.
+    """
+    return rf"(?:{subject})\b(?:(?!\b(?:not|{subject})\b)[^;,])*\b(?:{what})"
+
+
+_NORMAL = "normal|unremarkable|within normal limits"
 _NORMAL_STATEMENTS = (
     (
         ("Cardiomegaly",),
-        _words(rf"(?:heart|cardiac){_NORMAL}", r"(?:normal|unremarkable) (?:heart|cardiac)"),
+        _words(_said(_NORMAL, "heart|cardiac"), r"(?:normal|unremarkable) (?:heart|cardiac)"),
     ),
     (
         ("Cardiomegaly", "Enlarged Cardiomediastinum"),
-        _words(rf"cardio-?mediastin\w+{_NORMAL}", r"normal cardio-?mediastin\w+"),
+        _words(_said(_NORMAL, r"cardio-?mediastin\w+"), r"normal cardio-?mediastin\w+"),
     ),
     (
         ("Enlarged Cardiomediastinum",),
-        _words(rf"mediastin\w+{_NORMAL}", r"normal (?:heart and )?mediastin\w+"),
+        _words(_said(_NORMAL, r"mediastin\w+"), r"normal (?:heart and )?mediastin\w+"),
     ),
     (
         ("Lung Opacity", "Consolidation"),
-        _words(rf"(?:lungs?|lung fields){_TO}clear(?! of)", r"clear lungs?"),
+        _words(_said("clear(?! of)", "lungs?|lung fields"), r"clear lungs?"),
     ),
     (("Pleural Effusion",), _words(r"costophrenic \w+ (?:are|is) (?:\w+ )?(?:clear|sharp)")),
     (
         ("Fracture",),
-        _words(rf"(?:bon(?:y|es)|osseous|skelet\w+){_TO}(?:intact|normal|unremarkable)"),
+        _words(_said("intact|normal|unremarkable", r"bon(?:y|es)|osseous|skelet\w+")),
     ),
 )
 
@@ -188,10 +197,11 @@ _STATEMENT = (
     r"|there (?:is|are|has|was|were)|(?<!consistent )(?<!compatible )with)\b"
 )
 _VERB = rf"\b(?:is|are|was|were|has|have|{_SEEN})\b"
+_SAID_AND = rf"{_VERB}(?:(?!{_VERB}).)*(?:,|\band\b)"  # from its last verb on, as in `_said`
 _REACH = 300  # ours: characters; long enough for any list, keeps endless sentences cheap
 # What ends the scope of each kind between the trigger and a mention.
 _SCOPE_ENDS = {
-    "no_before": re.compile(rf"{_STATEMENT}|\b(?:due|secondary) to\b|{_VERB}.*?(?:,|\band\b)"),
+    "no_before": re.compile(rf"{_STATEMENT}|\b(?:due|secondary) to\b|{_SAID_AND}"),
     "not_before": re.compile(rf"{_STATEMENT}|,|\band\b"),
     "maybe_before": re.compile(rf"{_STATEMENT}|\bwithout\b"),
     "no_after": re.compile(rf"{_STATEMENT}|{_VERB}"),
@@ -220,9 +230,9 @@ def label_reports(texts: Sequence[str]) -> list[dict[str, int | None]]:
     return [_label_report(text) for text in texts]
 
 
-# ours: words that are read together. No sentence has so many, but a policy that repeats itself
-# writes thousands, and the time grows with their square.
-_LONGEST = 200
+# ours: words, and characters, that are read together. No sentence has so many, but a policy that
+# repeats itself writes thousands, and the time grows with their square.
+_LONGEST, _WIDEST = 200, 2000
 _RANK = {None: 0, 0: 1, -1: 2, 1: 3}
 
 
@@ -231,9 +241,11 @@ def _label_report(text: str) -> dict[str, int | None]:
     for sentence in _SENTENCE_END.split(text.lower()):
         words = sentence.split()
         for i in range(0, len(words), _LONGEST):
-            for observation, label in _label_sentence(" ".join(words[i : i + _LONGEST])):
-                if _RANK[label] > _RANK[labels[observation]]:
-                    labels[observation] = label
+            piece = " ".join(words[i : i + _LONGEST])
+            for j in range(0, len(piece), _WIDEST):
+                for observation, label in _label_sentence(piece[j : j + _WIDEST]):
+                    if _RANK[label] > _RANK[labels[observation]]:
+                        labels[observation] = label
     found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
     labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
     return labels
@@ -243,7 +255,10 @@ def _label_report(text: str) -> dict[str, int | None]:
 def _label_sentence(sentence: str) -> tuple[tuple[str, int], ...]:
     """(observation, label) of every mention in one lower-case sentence."""
     mentions = [(name, m) for name, words in _MENTIONS.items() for m in words.finditer(sentence)]
-    triggers = list(_TRIGGER.finditer(sentence)) if mentions else []
+    triggers: dict[str, list[re.Match[str]]] = {}
+    for trigger in _TRIGGER.finditer(sentence) if mentions else ():
+        triggers.setdefault(str(trigger.lastgroup), []).append(trigger)
+    triggers.pop("no_trigger", None)
     labels = [(name, _polarity(sentence, mention, triggers)) for name, mention in mentions]
     for observations, pattern in _NORMAL_STATEMENTS:
         if pattern.search(sentence):
@@ -251,21 +266,28 @@ def _label_sentence(sentence: str) -> tuple[tuple[str, int], ...]:
     return tuple(labels)
 
 
-def _polarity(sentence: str, mention: re.Match[str], triggers: Sequence[re.Match[str]]) -> int:
+def _polarity(
+    sentence: str, mention: re.Match[str], triggers: Mapping[str, Sequence[re.Match[str]]]
+) -> int:
     """0 if a negation reaches the mention, else -1 if an uncertainty does, else 1."""
-    reached = {t.lastgroup for t in triggers if _reaches(sentence, t, mention)}
+    reached = {kind for kind, found in triggers.items() if _reaches(sentence, kind, found, mention)}
     if reached & {"no_before", "not_before", "no_after"}:
         return 0
     return -1 if reached or mention.lastgroup == "vague" else 1
 
 
-def _reaches(sentence: str, trigger: re.Match[str], mention: re.Match[str]) -> bool:
-    """Whether the mention lies in the trigger's scope; one inside the mention does reach it."""
-    kind = str(trigger.lastgroup)
-    after = trigger.start() >= mention.end()
-    if kind == "no_trigger" or kind.endswith("before" if after else "after"):
+def _reaches(
+    sentence: str, kind: str, triggers: Sequence[re.Match[str]], mention: re.Match[str]
+) -> bool:
+    """Whether the mention lies in the scope of a trigger of this kind; one inside the mention does
+    reach it. The nearest one tells: what ends its scope ends those of all farther ones."""
+    i = bisect_left(triggers, mention.end(), key=re.Match.start)
+    after = kind.endswith("after")
+    if i == (len(triggers) if after else 0):
         return False
-    start, end = (mention.end(), trigger.start()) if after else (trigger.end(), mention.start())
+    start, end = (
+        (mention.end(), triggers[i].start()) if after else (triggers[i - 1].end(), mention.start())
+    )
     if end - start > _REACH or _SCOPE_ENDS[kind].search(sentence, start, max(start, end)):
         return False
     turn = None if after else _LIST_ENDS.search(sentence, start, end + _REACH)

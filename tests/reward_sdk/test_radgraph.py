@@ -16,6 +16,7 @@ from reward_sdk.rewards.clinical import graphs_f1
 pytest.importorskip("radgraph")
 from support.tiny_radgraph import write_radgraph
 
+from reward_sdk.models import dygie, radgraph
 from reward_sdk.models.radgraph import MODELS, load_radgraph
 
 LEVELS = ("simple", "partial", "complete")
@@ -108,6 +109,28 @@ def test_a_report_of_what_the_package_takes_out_has_no_entities(tmp_path):
     with old_tokenizers():
         folder = write_radgraph(tmp_path / "radgraph-xl", tokenizer)
     assert load_radgraph(str(folder))(["\\n"]) == [()]  # the two characters
+
+
+def test_of_a_long_text_the_first_words_are_read(folder, monkeypatch):
+    extract = load_radgraph(str(folder))
+    monkeypatch.setattr(radgraph, "_LONGEST", 5)
+    assert extract(["small left effusion , clear lungs"]) == extract(
+        ["small left effusion , clear"]
+    )
+
+
+def test_of_endless_words_the_first_characters_are_read(folder, monkeypatch):
+    extract = load_radgraph(str(folder))
+    monkeypatch.setattr(radgraph, "_WIDEST", 12)
+    assert extract(["no effusion <<<<<"]) == extract(["no effusion "])
+
+
+def test_entities_are_paired_in_parts_with_the_same_relations(folder, monkeypatch):
+    extract = load_radgraph(str(folder))
+    whole = extract(REPORTS[:4])
+    monkeypatch.setattr(dygie, "_PAIRS", 20)
+    assert extract(REPORTS[:4]) == whole
+    assert relations(whole)
 
 
 def broken(folder, name, content):
