@@ -24,6 +24,7 @@ UNSCORED = "unscored"
 """The log key of stacks that have no other way to say that a sample has no total."""
 
 _MOST_LATE = 16  # ours: calls of one reward past their deadline and still running, two a sample
+_AT_ONCE = 4  # ours: samples that are judged alone at a time
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class Member:
         """The reward's parts, or failed ones after the deadline.
 
         Of several samples one may hang: where half of the time brings nothing, each is judged
-        alone, all at once, in the other half.
+        alone, a few at a time, in the other half.
         """
         deadline = self.entry.deadline
         if deadline is None or not samples:
@@ -110,34 +111,40 @@ class Member:
             return [Outcome(None, "failed", f"{self.name}: {self.stuck}")] * len(samples)
         end = time.monotonic() + deadline
         if len(samples) > 1:
-            [parts] = self._attempt([samples], end - deadline / 2)
+            [parts] = self._attempt([partial(_call, self.reward, samples)], end - deadline / 2)
             if parts is not None:
                 return parts
         late = f"{self.name}: no answer within its deadline of {deadline:g} s"
-        alone = self._attempt([[sample] for sample in samples], end)
-        return [Outcome(None, "failed", late) if part is None else part[0] for part in alone]
+        found = [Outcome(None, "failed", late)] * len(samples)
+        todo = iter(range(len(samples)))
 
-    def _attempt(
-        self, batches: Sequence[Sequence[Sample]], end: float
-    ) -> list[list[Outcome] | None]:
-        """The parts of each batch, all called at once; None for those that are not there by the
-        end. Such a call cannot be stopped: its thread goes on, its result is dropped, and the next
-        call gets a new thread, until too many do not come back."""
-        callers = [self._idle.pop() if self._idle else _Caller() for _ in batches]
-        calls = [
-            caller.start_call(partial(_call, self.reward, batch))
-            for caller, batch in zip(callers, batches, strict=True)
-        ]
-        done, late = wait(calls, max(0.0, end - time.monotonic()))
+        def judge_alone() -> None:
+            for i in todo:
+                if time.monotonic() > end:
+                    break
+                [part] = _call(self.reward, [samples[i]])
+                if time.monotonic() <= end:
+                    found[i] = part
+
+        self._attempt([judge_alone] * min(_AT_ONCE, len(samples)), end)
+        return list(found)
+
+    def _attempt(self, calls: Sequence[Callable[[], T]], end: float) -> list[T | None]:
+        """What calls give, each in a thread; None for one that is not back by the end. It cannot be
+        stopped: its thread goes on, its result is dropped, and the next call gets a new thread,
+        until too many do not come back."""
+        callers = [self._idle.pop() if self._idle else _Caller() for _ in calls]
+        futures = [caller.start_call(call) for caller, call in zip(callers, calls, strict=True)]
+        done, late = wait(futures, max(0.0, end - time.monotonic()))
         self.late_calls += len(late)
-        for caller, call in zip(callers, calls, strict=True):
-            if call in done and not self._idle:
+        for caller, future in zip(callers, futures, strict=True):
+            if future in done and not self._idle:
                 self._idle.append(caller)
                 continue
             caller.stop()
-            if call in late:
+            if future in late:
                 self._late.append(caller)
-        return [call.result() if call in done else None for call in calls]
+        return [future.result() if future in done else None for future in futures]
 
 
 class _Caller(Thread):

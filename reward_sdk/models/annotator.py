@@ -19,6 +19,7 @@ Annotation = TypeVar("Annotation")
 _PATIENCE = 20.0  # ours: seconds; far longer than a batch takes, far shorter than a deadline
 
 REFERENCES = 1 << 16  # ours: references remembered
+_LONGEST = 4000  # ours: characters of a text that is remembered; reports have a few hundred
 RESPONSES = 1 << 12  # ours: responses remembered; few return, and then soon
 
 
@@ -88,6 +89,6 @@ def _remember(
     known: dict[str, Annotation],
     size: int,
 ) -> None:
-    memory.update((text, known[text]) for text in texts)
+    memory.update((text, known[text]) for text in texts if len(text) <= _LONGEST)
     while len(memory) > size:
         memory.popitem(last=False)

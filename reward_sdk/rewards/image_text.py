@@ -80,6 +80,7 @@ _POLARITY = {1: 1.0, 0: -1.0, -1: 0.5, None: 0.0}
 _ABSENCE = 0.2  # ours: see above; .1 to .25 do equally well in simulation
 _MIN_SD = 1e-3  # ours: evidence that varies less over images says nothing about one of them
 _LARGEST = 1000.0  # ours: of the weights of findings
+_BATCH = 32  # ours: images at a time; what is done is kept, whatever becomes of the others
 _CACHED = 100_000  # ours: images whose embedding is kept, about 50 MB
 
 
@@ -206,23 +207,35 @@ class ImageText:
     def _embed(self, images: Sequence[ImageRef]) -> list[tuple[np.ndarray, float] | None]:
         """Per image its row (F,) and length, as `similarity` takes them; None for a side view."""
         keys = [_identity(image) for image in images]
-        with self._turn.taken():  # two threads never encode the same image
-            with self._lock:
-                known = {key: self._cache[key] for key in keys if key in self._cache}
-            new = {k: i for k, i in zip(keys, images, strict=True) if k not in known}
-            frontal = {key: image for key, image in new.items() if not is_lateral(image)}
-            known |= dict.fromkeys(new)
-            if frontal:
-                inputs = [prepared(self._expert, image) for image in frontal.values()]
-                rows = self._rows(*self._expert.encode(inputs))
-                known |= zip(frontal, rows, strict=True)
+        wanted = dict(zip(keys, images, strict=True))
+        known: dict[Hashable, tuple[np.ndarray, float] | None] = {}
+        for start in range(0, len(wanted), _BATCH):
+            some = dict(list(wanted.items())[start : start + _BATCH])
+            with self._turn.taken():  # two threads never encode the same image
+                known |= self._recalled(some)
+                new = {key: image for key, image in some.items() if key not in known}
+                frontal = {key: image for key, image in new.items() if not is_lateral(image)}
+                known |= dict.fromkeys(new)
+                if frontal:
+                    inputs = [prepared(self._expert, image) for image in frontal.values()]
+                    rows = self._rows(*self._expert.encode(inputs))
+                    known |= zip(frontal, rows, strict=True)
+                self._remember({key: known[key] for key in some})
+        return [known[key] for key in keys]
+
+    def _recalled(
+        self, keys: Iterable[Hashable]
+    ) -> dict[Hashable, tuple[np.ndarray, float] | None]:
         with self._lock:
-            for key in keys:
-                self._cache[key] = known[key]
+            return {key: self._cache[key] for key in keys if key in self._cache}
+
+    def _remember(self, found: Mapping[Hashable, tuple[np.ndarray, float] | None]) -> None:
+        with self._lock:
+            for key, row in found.items():
+                self._cache[key] = row
                 self._cache.move_to_end(key)
             while len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
-        return [known[key] for key in keys]
 
     def _rows(
         self, evidence: np.ndarray, features: np.ndarray

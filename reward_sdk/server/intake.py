@@ -20,7 +20,7 @@ from reward_sdk.errors import ExhaustedError
 from reward_sdk.server.telemetry import Telemetry
 from reward_sdk.wire import MAX_BODY
 
-MAX_BODIES = 4 * MAX_BODY
+MAX_BODIES = 2 * MAX_BODY
 """Bytes of the bodies of all requests in work. Ours."""
 
 _WAIT = 30.0  # ours: seconds that a request waits for room
