@@ -12,27 +12,32 @@ from valor_plugin.host.failures import failure, lost_a_port
 
 @pytest.fixture
 def closed(monkeypatch) -> dict[str, str]:
-    """What `close` adds to an empty environment; it is that of this process."""
+    """What `close_to_strangers` adds to an empty environment; it is that of this process."""
     environment: dict[str, str] = {}
     monkeypatch.setattr(cluster.os, "environ", environment)
-    cluster.close()
+    cluster.close_to_strangers()
     return environment
 
 
 def test_a_run_closes_its_ray_with_a_token_that_no_other_run_has(closed):
     first = closed.copy()
     closed.clear()
-    cluster.close()
+    cluster.close_to_strangers()
     assert first["RAY_AUTH_MODE"] == closed["RAY_AUTH_MODE"] == "token"
     assert len(first["RAY_AUTH_TOKEN"]) == 64
     assert first["RAY_AUTH_TOKEN"] != closed["RAY_AUTH_TOKEN"]
 
 
 def test_rules_for_ray_that_a_user_has_set_stand(closed):
-    closed |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine", "NCCL_SOCKET_IFNAME": "ib0"}
-    before = closed.copy()
-    cluster.close()
-    assert closed == before
+    closed |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine"}
+    cluster.close_to_strangers()
+    assert closed["RAY_AUTH_TOKEN"] == "mine"
+
+
+def test_a_run_listens_on_the_loopback_interface_whatever_is_said_of_other_clusters(closed):
+    closed["VLLM_HOST_IP"] = "10.0.0.1"  # Ray's node would have another address
+    cluster.close_to_strangers()
+    assert closed["VLLM_HOST_IP"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from valor_plugin.host.settings import HostSettings
 
 _LOOPBACK = "127.0.0.1"
+_ON_LOOPBACK = {
+    # Ray's own address is then 127.0.0.1, as it is on other systems than Linux. There is no other
+    # way in Ray 2.55: `_node_ip_address` of `ray.init` is replaced where it names the loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "VLLM_HOST_IP": _LOOPBACK,
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
 
 
 def joined() -> str | None:
@@ -25,21 +33,13 @@ def joined() -> str | None:
     return None if address in ("", "local") else address
 
 
-def close() -> None:
+def close_to_strangers() -> None:
     """Sets in this process's environment, before Ray is imported, what closes the Ray that it will
     start: everything listens on the loopback interface, and Ray answers nobody without a token,
-    which is another in every run. What is set already stands."""
-    for name, value in {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # The node's address is then 127.0.0.1, as Ray's is on other systems than Linux. Ray 2.55
-        # takes that address from nobody: it puts another in the place of `_node_ip_address`.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "VLLM_HOST_IP": _LOOPBACK,
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }.items():
-        os.environ.setdefault(name, value)
+    which is another in every run. Where RAY_AUTH_MODE is set, its user's rules stand."""
+    os.environ.update(_ON_LOOPBACK)
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
 
 def listen_on_loopback(store: Callable[..., Any], settings: HostSettings) -> Callable[..., Any]:

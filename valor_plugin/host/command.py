@@ -27,7 +27,7 @@ _REFUSED = {
     "train.enable_ema": "no checkpoint holds the average, and none of LoRA's factors would do",
     "eval.dataset": "evaluate the saved model instead",
     "logger.wandb.key": "it would be in the run's folder and its logs. Set WANDB_API_KEY in the "
-    "environment; `logger.wandb.project` says that the run is logged there",
+    "environment, and logger.wandb.project in the recipe",
 }
 
 
@@ -116,10 +116,8 @@ class HostCommand:
         return replace(self, argv=argv, options=options, steps=steps)
 
     def _check_wandb(self, recipe: Recipe) -> None:
-        if (
-            not self.options["logger.wandb.key"]
-            or os.environ.get("WANDB_MODE", "online") != "online"
-        ):
+        online = os.environ.get("WANDB_MODE", "online") == "online"
+        if not (online and self.options["logger.wandb.key"]):
             return
         import wandb
 
@@ -179,6 +177,7 @@ def host_command(
 
 def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> dict[str, Any]:
     """The recipe's options and those that are set for it."""
+    wandb = recipe.openrlhf.get("logger.wandb.project")
     ranked = recipe.advantage.rank != "off"  # the host then adds nothing: its means are 0 already
     result: dict[str, Any] = {
         "algo.advantage.estimator": "dr_grpo" if ranked else "group_norm",
@@ -195,11 +194,9 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
         "ckpt.load_enable": resumes,
         "logger.tensorboard_dir": str(paths.tensorboard),
         "logger.wandb.run_name": recipe.name,
-        # The host logs to W&B if there is a key, which W&B finds itself, in $WANDB_API_KEY or where
-        # `wandb login` has left it.
-        "logger.wandb.key": "WANDB_API_KEY"
-        if recipe.openrlhf.get("logger.wandb.project")
-        else None,
+        # The host logs to W&B if it has a key. W&B finds the true one by itself, in the environment
+        # or where `wandb login` has left it.
+        "logger.wandb.key": "WANDB_API_KEY" if wandb else None,
     }
     if reference.is_shared(recipe.model.trainable):
         result["train.colocate_actor_ref"] = True

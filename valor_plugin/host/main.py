@@ -50,7 +50,7 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
     os.environ.update(environment)
     address, options = cluster.joined(), {}
     if address is None:
-        cluster.close()
+        cluster.close_to_strangers()
         options = {"_temp_dir": ray_dir, "include_dashboard": False}
         if settings.device == "cpu":
             options |= {"num_cpus": 16, "num_gpus": cpu.LOGICAL_GPUS}
