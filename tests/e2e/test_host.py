@@ -346,16 +346,12 @@ sys.stdin.read()
 
 
 def test_the_same_stranger_joins_a_ray_that_is_open():
-    with (
-        TemporaryDirectory() as folder,
-        subprocess.Popen(
+    with TemporaryDirectory() as folder:  # a short name, because there are sockets below
+        process = subprocess.Popen(
             [sys.executable, "-c", OPEN, folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
-        ) as process,  # fmt: skip
-    ):
+        )  # fmt: skip
         assert process.stdout is not None
         said = stranger(process.stdout.readline().strip())
         process.communicate()

@@ -62,7 +62,7 @@ def openrlhf(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 STRANGER = """
 import os, sys, ray
 ray.init(address=sys.argv[1])
-print("a stranger's task ran as user", ray.get(ray.remote(os.getuid).remote()))
+print("a stranger's task ran as user", ray.get(ray.remote(lambda: os.getuid()).remote()))
 """
 
 
