@@ -37,6 +37,7 @@ from reward_sdk.errors import (
     ConfigError,
     ScoringError,
     ServerError,
+    TokenError,
     exhausted,
     explain,
     one_line,
@@ -63,6 +64,7 @@ _INLINE = MAX_BODY // 4  # ours: bytes of images in one request, before base64
 _LEAST = 0.05  # ours: seconds for the last attempt, however late it is
 _ATTEMPT = 170.0  # ours: seconds for one attempt; a server answers within 150
 _AGAIN = frozenset({408, 429, 502, 503, 504})
+_KINDS = {401: TokenError, 424: ScoringError, 500: ServerError}
 _FIRST, _LONGEST = 0.1, 5.0  # ours: seconds until a server that failed is asked again
 _SILENCE = 5.0  # ours: seconds after which a server that has not answered is asked whether it lives
 _ALIVE = 10.0  # ours: seconds that it may take to say so
@@ -239,7 +241,7 @@ class AsyncRewardClient:
                 continue
             replica.failures = 0
             if response.status_code != 200:
-                kind = {424: ScoringError, 500: ServerError}.get(response.status_code, ConfigError)
+                kind = _KINDS.get(response.status_code, ConfigError)
                 raise kind(
                     f"reward server {replica.url}: {response.status_code} {_detail(response)}"
                 )
@@ -357,7 +359,8 @@ class RewardClient:
 
 
 def parse_urls(urls: Any) -> list[str]:
-    """The URLs of servers, from a list or from one text with commas; ConfigError if these are none.
+    """The URLs of servers, from a list or from one text with commas; ConfigError if these are none,
+    or hold a password: URLs are logged and kept with a run.
 
     >>> parse_urls("http://node1:8000/, http://node2:8000")
     ['http://node1:8000', 'http://node2:8000']
@@ -367,7 +370,11 @@ def parse_urls(urls: Any) -> list[str]:
         found = [url.strip().rstrip("/") for url in dict.fromkeys(found)]
         if found and all(map(_is_url, found)):
             return found
-    raise ConfigError(f"no URLs of reward servers: {urls!r}; e.g. [http://127.0.0.1:8000]")
+    given = "not shown, for they may hold a password" if "@" in str(urls) else repr(urls)
+    raise ConfigError(
+        f"no URLs of reward servers: {given}; e.g. [http://127.0.0.1:8000], without a password, "
+        f"which is ${TOKEN}"
+    )
 
 
 def _is_url(text: str) -> bool:
@@ -375,7 +382,12 @@ def _is_url(text: str) -> bool:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         return False
-    return url.scheme in ("http", "https") and bool(url.host) and (url.port or 80) < 1 << 16
+    return (
+        url.scheme in ("http", "https")
+        and bool(url.host)
+        and not url.userinfo
+        and (url.port or 80) < 1 << 16
+    )
 
 
 def chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:

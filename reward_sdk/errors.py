@@ -44,6 +44,10 @@ class ConfigError(RewardSDKError):
     exit_code = 2
 
 
+class TokenError(ConfigError):
+    """A reward server wants a token, or another one."""
+
+
 class ScoringError(RewardSDKError):
     """A sample that a reward could not score."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
 
 from reward_sdk.errors import ConfigError, ScoringError, nearest
 from reward_sdk.images import to_gray
@@ -67,15 +67,18 @@ class XrayExpert:
 
         torchxrayvision's own pipeline. Its resizer is scikit-image's, 54 ms for 1024 x 1024 pixels
         against 1.3 ms of torch's, but torch's differs by up to 200 at edges: published values and
-        thresholds need this one. Decoding a JPEG at half its size or less, with four times R left,
-        would save nine tenths of 0.2 s for a film of MIMIC-CXR, but differs by up to 43 (1 on
-        average). A DenseNet-121 takes 250 ms per image on the same two cores, and images are
-        cached.
+        thresholds need this one. Its time grows faster than the pixels, so an image whose shorter
+        side has 16 R or more is first brought to 8 R or more by means over whole squares: 0.2 s
+        instead of 1.8 for 5,000 x 5,000, with differences up to 34 (1.5 on average). Below that, as
+        nearly all films are at 224, it is exact. A DenseNet-121 takes 250 ms per image on the same
+        two cores, and images are cached.
 
         Raises:
             ScoringError: an image without a known range of values.
         """
         pixels = self._crop(to_gray(image)[None])
+        if (squares := pixels.shape[1] // (8 * self._resize.size)) > 1:
+            pixels = np.asarray(fromarray(pixels[0]).reduce(squares))[None]
         return self._resize(xrv.utils.normalize(pixels, 255))
 
     def encode(self, prepared: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

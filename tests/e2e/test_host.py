@@ -4,15 +4,29 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.hostrun import COMMAND, Chain, openrlhf, scalars, steps
+from support.hostrun import (
+    COMMAND,
+    Chain,
+    Watched,
+    holding,
+    openrlhf,
+    scalars,
+    steps,
+    stranger,
+    watch,
+)
 from support.serving import Server, free_port
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -258,36 +272,98 @@ LONGER = [
 ]  # fmt: skip
 
 
+TOKEN = "token-of-the-reward-server"
+SECRETS = {"REWARD_SDK_TOKEN": TOKEN, "WANDB_API_KEY": "5ec2e7" * 7}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A run of stage 1 whose rewards come from a server that wants a token, is killed in the run's
+    midst and started again; W&B logs it, too. The run was watched while the server was away."""
+
+    chain: Chain
+    watched: Watched
+    wandb: Path
+
+
 @pytest.fixture(scope="module")
-def served(chain: Chain) -> tuple[Chain, str]:
-    """A run of stage 1 whose rewards come from a server that is killed in its midst and started
-    again, and what that run printed."""
+def served(chain: Chain) -> Served:
     rewards = read_set(chain.root / "stage1.yaml")
     recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
-    port = free_port()
-    first = Server(chain.root / "server1", rewards, port=port)
+    port, out, wandb = free_port(), chain.root / "served", chain.root / "wandb"
+    wandb.mkdir()
+    guarded = {"REWARD_SDK_TOKEN": TOKEN}
+    first = Server(chain.root / "server1", rewards, port=port, environment=guarded)
     process = subprocess.Popen(
-        [COMMAND, *recipe, "--out", str(chain.root / "served"), *LONGER,
-         "--set", f"rewards={{server: ['{first.url}']}}"],
+        [COMMAND, *recipe, "--out", str(out), *LONGER,
+         "--set", f"rewards={{server: ['{first.url}']}}",
+         "--set", "openrlhf.logger.wandb.project=valor"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **SECRETS, "WANDB_MODE": "offline", "WANDB_DIR": str(wandb)},
     )  # fmt: skip
     assert process.stdout is not None
-    printed = []
+    printed, watched = [], None
     for line in process.stdout:
         printed.append(line)
         if line.startswith("step") and line.split()[1] == "4/12":
             first.kill()
-            time.sleep(3)
-            second = Server(chain.root / "server2", rewards, port=port)
+            watched = watch(out, *SECRETS.values())
+            second = Server(chain.root / "server2", rewards, port=port, environment=guarded)
     process.wait(timeout=60)
-    assert second.stop() == 0
     output = "".join(printed)
     assert process.returncode == 0, output
-    return chain, output
+    assert second.stop() == 0
+    assert watched is not None
+    return Served(chain, watched, wandb)
 
 
-def test_a_run_survives_a_reward_server_that_is_killed_and_started_again(served):
-    chain, _ = served
+def test_no_secret_is_in_the_files_or_command_lines_of_a_run(served: Served):
+    assert served.watched.logged, "Ray logs the run's settings, so the search must find them"
+    assert served.watched.leaks == []
+    for secret in SECRETS.values():
+        assert holding(secret, served.chain.root / "served", served.wandb) == []
+
+
+def test_the_folder_of_a_runs_ray_is_its_users_alone(served: Served):
+    assert served.watched.mode == 0o700
+
+
+def test_a_run_listens_on_the_loopback_interface_only(served: Served):
+    assert served.watched.listening == {"127.0.0.1"}
+
+
+def test_a_stranger_cannot_join_the_ray_of_a_run(served: Served):
+    assert "Failed to connect to Ray cluster" in served.watched.stranger
+    assert "a stranger's task ran" not in served.watched.stranger
+
+
+OPEN = """
+import os, sys, ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_same_stranger_joins_a_ray_that_is_open():
+    with TemporaryDirectory() as folder:  # a short name, because there are sockets below
+        process = subprocess.Popen(
+            [sys.executable, "-c", OPEN, folder],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = stranger(process.stdout.readline().strip())
+        process.communicate()
+    assert "a stranger's task ran" in said
+
+
+def test_a_run_is_logged_to_wandb_with_a_key_that_no_recipe_holds(served: Served):
+    assert list(served.wandb.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_run_survives_a_reward_server_that_is_killed_and_started_again(served: Served):
+    chain = served.chain
     log = scalars(chain, "served")
     assert len(log["train/reward"]) == 12
     assert set(log["train/unscored"]) == {0}
@@ -298,8 +374,8 @@ def test_a_run_survives_a_reward_server_that_is_killed_and_started_again(served)
 
 
 @pytest.mark.slow
-def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(served):
-    chain, _ = served
+def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(served: Served):
+    chain = served.chain
     recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
     done = openrlhf(*recipe, "--out", str(chain.root / "inline"), *LONGER)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -308,15 +384,15 @@ def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(s
         assert remote[f"train/{key}"] == pytest.approx(inline[f"train/{key}"], abs=1e-6), key
 
 
-def test_a_run_folder_says_what_its_reward_server_served(served):
-    chain, _ = served
+def test_a_run_folder_says_what_its_reward_server_served(served: Served):
+    chain = served.chain
     record = json.loads((chain.root / "served" / "rewards.json").read_text())
     expected = RewardSet.from_config(read_set(chain.root / "stage1.yaml"))
     assert record["set"] == expected.digest
 
 
-def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served, tmp_path):
-    chain, _ = served
+def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served: Served, tmp_path):
+    chain = served.chain
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "rewards.json").write_text('{"set": "another"}')

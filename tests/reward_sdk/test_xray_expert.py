@@ -188,11 +188,22 @@ def test_outputs_that_are_no_numbers_are_a_scoring_error(tmp_path):
 @pytest.mark.skipif(not NIH.is_dir(), reason="shared data absent")
 def test_real_x_rays_go_through_as_through_torchxrayvision(tmp_path):
     model = small_densenet()
+    model.input_resolution = 112
     paths = sorted(NIH.glob("original/*.png"))[:2] + sorted(NIH.glob("thumb64/*.png"))[:2]
     arrays = [xrv.utils.load_image(str(path)) for path in paths]
-    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(32)
+    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(112)
     with torch.no_grad():
         outputs = model(torch.from_numpy(np.stack([resize(crop(array)) for array in arrays])))
     expert = load_expert(saved(model, tmp_path / "w.pt"))
     evidence = encode(expert, [Image.open(path) for path in paths])
     assert np.array_equal(evidence, 2 * outputs.numpy()[:, [0, 1, 4]] - 1)
+
+
+@pytest.mark.skipif(not NIH.is_dir(), reason="shared data absent")
+def test_a_film_of_16_times_the_resolution_is_read_nearly_as_by_torchxrayvision(tmp_path):
+    expert = load_expert(saved(small_densenet(), tmp_path / "w.pt"))
+    for path in sorted(NIH.glob("original/*.png"))[:3]:  # 32 times
+        image = Image.open(path).convert("L")
+        difference = abs(expert.prepare(image)[None] - upstream_inputs([image], 32).numpy())
+        assert difference.max() < 80  # of 2048
+        assert 0 < difference.mean() < 10

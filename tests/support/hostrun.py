@@ -8,11 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
 from support.serving import misbehaving
 from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.records import Step, read_steps
+from valor_plugin.run.process import processes_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,88 @@ COMMAND = str(Path(sys.executable).with_name("openrlhf"))
 
 
 def openrlhf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, as a user runs it."""
+    """The command, as a user runs it; a PYTHONPATH is added to that of the tests."""
+    paths = [each["PYTHONPATH"] for each in (environment, os.environ) if "PYTHONPATH" in each]
+    everything = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [COMMAND, *arguments],
-        capture_output=True, text=True, timeout=500, check=False, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=500, check=False, env=everything,
     )  # fmt: skip
+
+
+STRANGER = """
+import os, sys, ray
+ray.init(address=sys.argv[1])
+print("a stranger's task ran as user", ray.get(ray.remote(lambda: os.getuid()).remote()))
+"""
+
+
+def stranger(address: str) -> str:
+    """What a process says that knows nothing of a Ray but its address and joins it."""
+    environment = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    done = subprocess.run(  # the first is for haste, the second says that it tries on this machine
+        [sys.executable, "-c", STRANGER, address],
+        capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run, seen from outside while it was running.
+
+    Attributes:
+        leaks: files and command lines that had one of the secrets.
+        logged: whether the run's settings were found by the same search, as Ray logs them.
+        listening: addresses where its processes listened.
+        mode: permissions of the folder that holds everything of its Ray.
+        stranger: what a stranger said who tried to join.
+    """
+
+    leaks: list[str]
+    logged: bool
+    listening: set[str]
+    mode: int
+    stranger: str
+
+
+def holding(text: str, *folders: Path) -> list[str]:
+    """The files below the folders that hold a text."""
+    found = subprocess.run(
+        ["grep", "-rlaF", "--devices=skip", text, *map(str, folders)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found.stdout.split()
+
+
+def watch(out: Path, *secrets: str) -> Watched:
+    """Looks at the run that writes into `out`, whose processes know these secrets and Ray's."""
+    processes = [psutil.Process(pid) for pid in processes_of(f'"records":"{out}"')]
+    lines = {process.pid: process.cmdline() for process in processes}
+    [driver] = [words for words in lines.values() if "valor_plugin.host.main" in words]
+    ray = Path(driver[driver.index("valor_plugin.host.main") + 1])
+    [gcs] = [process for process in processes if "gcs_server" in process.name()]
+    secrets = (*secrets, gcs.environ()["RAY_AUTH_TOKEN"])
+    [port] = (ray / "session_latest").glob("gcs_server_port_*")
+    return Watched(
+        leaks=[
+            place
+            for secret in secrets
+            for place in (
+                *holding(secret, ray, out),
+                *(f"process {pid}" for pid, words in lines.items() if secret in " ".join(words)),
+            )
+        ],
+        logged=bool(holding("VALOR_HOST_SETTINGS", ray)),
+        listening={
+            connection.laddr.ip.removeprefix("::ffff:")
+            for process in processes
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        },
+        mode=ray.parent.stat().st_mode & 0o777,
+        stranger=stranger(f"127.0.0.1:{port.read_text()}"),
+    )
 
 
 def scalars(chain: Chain, stage: str) -> dict[str, list[float]]:

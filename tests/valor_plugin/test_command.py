@@ -287,6 +287,38 @@ def test_a_machine_without_the_gpus_of_a_run_is_said(monkeypatch):
     fitted(two, device="cuda")
 
 
+def test_a_key_in_a_recipe_is_refused_and_not_repeated():
+    message = refused(logger__wandb__key="0f0f0f")
+    assert "openrlhf.logger.wandb.key" in message
+    assert "Set WANDB_API_KEY in the environment" in message
+    assert "0f0f0f" not in message
+
+
+def test_a_project_sends_a_run_to_wandb_and_the_command_says_where_the_key_is(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
+    command = built(recipe(), logger__wandb__project="valor")
+    assert command.options["logger.wandb.key"] == "WANDB_API_KEY"
+    assert "0f0f" not in str(command)
+    assert built(recipe()).options["logger.wandb.key"] is None
+
+
+def test_a_machine_without_a_key_for_wandb_is_said(monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=None))
+    for name in ("RAY_ADDRESS", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    logged = built(recipe(), logger__wandb__project="valor")
+    with pytest.raises(
+        ConfigError, match=r"logger\.wandb\.project: W&B has no key on this machine"
+    ):
+        fitted(logged)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of a cluster whose nodes have it
+    fitted(logged)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fitted(logged)
+
+
 def test_sequences_longer_than_the_model_knows_positions_are_refused():
     long = built(recipe(), data__max_len=4096)
     with pytest.raises(ConfigError, match=r"data\.max_len 4096 is more than the 512 positions"):

@@ -2,10 +2,12 @@
 
 import asyncio
 
+import httpx
 import pytest
 from support.serving import free_port
 
 from reward_sdk.client import AsyncRewardClient
+from reward_sdk.errors import ConfigError
 from reward_sdk.types import Sample
 
 pytest.importorskip("openrlhf")
@@ -19,3 +21,13 @@ def test_a_server_that_stays_away_leaves_a_sample_unscored_under_the_same_keys()
     score = asyncio.run(score_of(Sample("<report> Clear. </report>"), 1, away, keys))
     assert score.total is None
     assert score.logs == {"rouge_l": 0.0, "rouge_l/applied": 0.0, "rouge_l/failed": 1.0}
+
+
+def test_a_server_that_refuses_the_token_ends_the_run_and_says_where_a_joined_cluster_has_it():
+    from valor_plugin.host.executor import score_of
+
+    refuses = AsyncRewardClient("http://node1:8000")
+    answer = httpx.Response(401, json={"detail": "a token is needed"})
+    refuses._http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer))
+    with pytest.raises(ConfigError, match=r"401 a token .* nodes must have REWARD_SDK_TOKEN in"):
+        asyncio.run(score_of(Sample("<report> Clear. </report>"), 1, refuses, ()))

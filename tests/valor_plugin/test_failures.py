@@ -64,6 +64,7 @@ def test_a_strange_exception_is_told_all_the_same():
 
 def test_a_port_that_was_lost_is_told_from_other_failures():
     assert lost_a_port(of(DRIVER, "DistNetworkError: code: -98, name: EADDRINUSE"))
+    assert lost_a_port(of(DRIVER, "OSError: [Errno 98] Address already in use"))
     assert not lost_a_port(OWN)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.host import reference
+from valor_plugin.host import cluster, reference
 from valor_plugin.host.options import MODULE, gpus, read_options
 from valor_plugin.host.rows import KEYS
 from valor_plugin.host.versions import check_host
@@ -26,6 +26,8 @@ _REFUSED = {
     "ds.ring_attn_size": "it packs samples, which the host cannot do with images",
     "train.enable_ema": "no checkpoint holds the average, and none of LoRA's factors would do",
     "eval.dataset": "evaluate the saved model instead",
+    "logger.wandb.key": "it would be in the run's folder and its logs. Set WANDB_API_KEY in the "
+    "environment, and logger.wandb.project in the recipe",
 }
 
 
@@ -86,7 +88,8 @@ class HostCommand:
             studies: how many there are.
             positions: how many tokens the language model knows positions for. With longer sequences
                 vLLM would refuse to start, and the rest of the host wait for it for minutes.
-            device: with "cuda", and unless a cluster is joined, the GPUs must be here.
+            device: with "cuda", and unless a cluster is joined, the GPUs must be here. Where W&B is
+                asked for, so must be its key.
 
         Raises:
             ConfigError: one of these does not fit.
@@ -97,8 +100,10 @@ class HostCommand:
                 f"openrlhf.data.max_len {options['data.max_len']} is more than the {positions:.0f} "
                 f"positions of the language model in {recipe.model.path}"
             )
-        if device == "cuda" and "RAY_ADDRESS" not in os.environ:
-            self._check_gpus(recipe)
+        if cluster.joined() is None:
+            self._check_wandb(recipe)
+            if device == "cuda":
+                self._check_gpus(recipe)
         batch, used = options["rollout.batch_size"], min(studies, options["data.max_samples"])
         one = options["actor.num_nodes"] * options["actor.num_gpus_per_node"] == 1
         if not one or options["ckpt.save_steps"] != -1:
@@ -109,6 +114,18 @@ class HostCommand:
             options = MappingProxyType({**options, "data.max_samples": used})
         steps = -(-used // batch) * options["train.num_episodes"]
         return replace(self, argv=argv, options=options, steps=steps)
+
+    def _check_wandb(self, recipe: Recipe) -> None:
+        online = os.environ.get("WANDB_MODE", "online") == "online"
+        if not (online and self.options["logger.wandb.key"]):
+            return
+        import wandb
+
+        if not wandb.api.api_key:  # the host asks the same
+            raise recipe.error(
+                "openrlhf.logger.wandb.project: W&B has no key on this machine. Set WANDB_API_KEY, "
+                "or call `wandb login`"
+            )
 
     def _check_gpus(self, recipe: Recipe) -> None:
         import torch
@@ -160,6 +177,7 @@ def host_command(
 
 def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> dict[str, Any]:
     """The recipe's options and those that are set for it."""
+    wandb = recipe.openrlhf.get("logger.wandb.project")
     ranked = recipe.advantage.rank != "off"  # the host then adds nothing: its means are 0 already
     result: dict[str, Any] = {
         "algo.advantage.estimator": "dr_grpo" if ranked else "group_norm",
@@ -176,6 +194,9 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
         "ckpt.load_enable": resumes,
         "logger.tensorboard_dir": str(paths.tensorboard),
         "logger.wandb.run_name": recipe.name,
+        # The host logs to W&B if it has a key. W&B finds the true one by itself, in the environment
+        # or where `wandb login` has left it.
+        "logger.wandb.key": "WANDB_API_KEY" if wandb else None,
     }
     if reference.is_shared(recipe.model.trainable):
         result["train.colocate_actor_ref"] = True

@@ -18,9 +18,10 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import AsyncRewardClient
-from reward_sdk.errors import ServerError
+from reward_sdk.errors import ConfigError, ExhaustedError, ServerError, TokenError
 from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.wire import TOKEN
 from valor_plugin.data import labels
 from valor_plugin.host.images import GroupImage
 from valor_plugin.host.sampling import STEP
@@ -48,12 +49,21 @@ def _seeded(sampling_params: Any, seed: int, study: str) -> Any:
 async def score_of(
     sample: Sample, step: int, rewards: AsyncRewardClient | BatchedSet, log_keys: Sequence[str]
 ) -> Score:
-    """The sample's score; without a total, under the same keys, if no server gives one."""
+    """The sample's score; without a total, under the same keys, if no server gives one, or this
+    machine is out of files or memory.
+
+    Raises:
+        ConfigError: a server refuses.
+    """
     try:
         [score] = await rewards.score([sample], step)
-    except ServerError as error:
+    except (ServerError, ExhaustedError) as error:
         logger.warning("study %s: %s", sample.id, error)
         return Score(None, {}, {key: float(key.endswith("/failed")) for key in log_keys})
+    except TokenError as error:
+        raise ConfigError(
+            f"{error}; where a cluster is joined, its nodes must have {TOKEN} in their environment"
+        ) from error
     return score
 
 

@@ -11,6 +11,9 @@ from valor_plugin.records import Failure, now
 _ECHOES = ("EngineDeadError", "See root cause above", "ray.exceptions.")
 """What stands in an exception that only reports that of another process."""
 
+_TAKEN = ("EADDRINUSE", "Address already in use")
+"""What torch and Python say of a port that another process has."""
+
 
 def failure(process: str, error: BaseException) -> Failure:
     """An exception as a record. Ray wraps what a worker raised; that is what counts."""
@@ -32,4 +35,4 @@ def root(failures: Sequence[Failure]) -> Failure | None:
 
 def lost_a_port(failure: Failure) -> bool:
     """Whether another process took a port that the host had found free."""
-    return "EADDRINUSE" in failure.error
+    return any(sign in failure.error for sign in _TAKEN)

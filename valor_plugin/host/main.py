@@ -11,9 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from reward_sdk.wire import TOKEN
 from valor_plugin import records
-from valor_plugin.host import failures, seams
+from valor_plugin.host import cluster, failures, seams
 from valor_plugin.host.options import MODULE
 from valor_plugin.host.settings import HostSettings
 
@@ -39,8 +38,6 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
     }
-    if token := os.environ.get(TOKEN):
-        environment[TOKEN] = token  # a cluster that is joined knows nothing of our environment
     if settings.device == "cuda":
         # Our hook runs, and CUDA may be initialised, before Ray would hide the other GPUs from a
         # worker; the host then takes its GPU by index instead.
@@ -51,21 +48,22 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         environment |= cpu.ENVIRONMENT
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
     os.environ.update(environment)
+    address, options = cluster.joined(), {}
+    if address is None:
+        cluster.close_to_strangers()
+        options = {"_temp_dir": ray_dir, "include_dashboard": False}
+        if settings.device == "cpu":
+            options |= {"num_cpus": 16, "num_gpus": cpu.LOGICAL_GPUS}
     seams.adapt()
     import ray
 
-    # An existing cluster is joined (RAY_ADDRESS); otherwise one is started that ends with us.
-    address = os.environ.get("RAY_ADDRESS")
-    cluster = {} if address else {"_temp_dir": ray_dir, "include_dashboard": False}
-    if settings.device == "cpu" and not address:
-        cluster |= {"num_cpus": 16, "num_gpus": cpu.LOGICAL_GPUS}
     ray.init(
         address=address or "local",
         runtime_env={
             "worker_process_setup_hook": "valor_plugin.host.seams.adapt",
-            "env_vars": environment,
+            "env_vars": environment,  # which Ray logs
         },
-        **cluster,
+        **options,
     )
     sys.argv = [MODULE, *arguments]
     runpy.run_module(MODULE, run_name="__main__")

@@ -101,6 +101,8 @@ SEAMS = (
     Seam("openrlhf.trainer.ppo_utils.replay_buffer:torch", "cpu:torch_on_cpu", "policy", _on_cpu),
     Seam("openrlhf.trainer.ray.ppo_actor:stateless_init_process_group", "cpu:sync_over_tcp",
          "policy", _on_cpu),
+    # A run that has its own Ray is closed to others.
+    Seam("torch.distributed.rendezvous:TCPStore", "cluster:listen_on_loopback", "all"),
     # A model folder's code is never executed.
     Seam("transformers.dynamic_module_utils:get_class_in_module", "policy:run_no_code", "all"),
     # Which parts train, and what of them goes where.

@@ -2,7 +2,8 @@
 
 Ray hands environment variables to all its workers, and vLLM's processes inherit them, so this
 reaches every process on every node without a shared file. (The run's folder must be shared by the
-nodes all the same: processes write checkpoints and records there.)
+nodes all the same: processes write checkpoints and records there.) Ray also logs it, so that no
+secret may be in it, see `valor_plugin.host.cluster`.
 """
 
 from __future__ import annotations

@@ -79,14 +79,16 @@ def run(prepared: PreparedRun, report: Report) -> Path:
 def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
     """Starts the host once and follows it to its end: exit code, and steps taken."""
     folder, command = prepared.folder, prepared.command
-    scratch = tempfile.mkdtemp(prefix="ray-")  # short, because the host has sockets below it
+    # Ray opens its folder to everybody, so it lies inside of one that is the user's alone. Both
+    # names are short, because there are sockets below.
+    scratch = tempfile.mkdtemp(prefix="ray-")
     environment = {**os.environ, **prepared.settings.environment()}
     folder.trainable.unlink(missing_ok=True)
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
     with folder.log.open("ab") as sink:
         steps = Follower(folder.steps, Step)
         process = subprocess.Popen(
-            [sys.executable, "-m", "valor_plugin.host.main", scratch, "--", *command.argv],
+            [sys.executable, "-m", "valor_plugin.host.main", f"{scratch}/ray", "--", *command.argv],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
         )  # fmt: skip

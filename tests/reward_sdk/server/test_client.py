@@ -14,7 +14,7 @@ from support.serving import REPORTS, TEXT, Server, free_port, samples
 
 from reward_sdk import client as module
 from reward_sdk.client import AsyncRewardClient, RewardClient
-from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.errors import ConfigError, ServerError, TokenError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample
@@ -103,8 +103,10 @@ def test_servers_of_different_sets_are_not_mixed(pair, tmp_path):
         client.score([CLEAR] * 640, 1)
 
 
-@pytest.mark.parametrize("urls", ["", [], "node1:8000", ["ftp://x"], "http://a,,http://b"])
-def test_what_is_no_url_is_refused(urls):
+@pytest.mark.parametrize(
+    "urls", ["", [], "node1:8000", ["ftp://x"], "http://a,,http://b", "http://user:secret@a"]
+)
+def test_what_is_no_url_or_holds_a_password_is_refused(urls):
     with pytest.raises(ConfigError, match="no URLs"):
         RewardClient(urls)
 
@@ -121,7 +123,7 @@ def test_a_refusal_is_an_error_at_once(pair):
 
 def test_the_token_comes_from_the_environment(tmp_path, monkeypatch):
     with Server(tmp_path, TEXT, environment={"REWARD_SDK_TOKEN": "abc"}) as server:
-        with RewardClient(server.url) as client, pytest.raises(ConfigError, match="401 a token"):
+        with RewardClient(server.url) as client, pytest.raises(TokenError, match="401 a token"):
             client.score([CLEAR], 1)
         monkeypatch.setenv("REWARD_SDK_TOKEN", "abc")
         with RewardClient(server.url) as client:
