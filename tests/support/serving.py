@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from resource import RLIMIT_NOFILE, prlimit
 from typing import Any
 
 import httpx
@@ -109,6 +110,7 @@ class Server:
         port: where it listens; by default any.
         environment: added to its environment.
         wait: until it is ready.
+        files: how many it may have open.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Server:
         port: int = 0,
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
+        files: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.set_file, self._log = folder / "set.yaml", folder / "server.log"
@@ -128,6 +131,8 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
             )
+        if files is not None:
+            prlimit(self.process.pid, RLIMIT_NOFILE, (files, files))
         self.url = self._address()
         if wait:
             self.until(lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
