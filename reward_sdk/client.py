@@ -17,6 +17,7 @@ import logging
 import os
 import random
 import re
+import ssl
 import threading
 import time
 import uuid
@@ -125,6 +126,7 @@ class AsyncRewardClient:
             headers={"Authorization": f"Bearer {clean_token(token, TOKEN)}"} if token else {},
             timeout=httpx.Timeout(_ATTEMPT, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
+            verify=_certificates(),
             trust_env=False,  # a proxy for the outer world is not the way to a node of the cluster
         )
         self._info: ServedSet | None = None
@@ -285,6 +287,13 @@ class AsyncRewardClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust: the usual authorities and the machine's own, $SSL_CERT_FILE among them."""
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
 
 
 class RewardClient:

@@ -225,14 +225,15 @@ def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
 
 def _override(content: dict, override: str) -> None:
     key, equals, text = override.partition("=")
+    said = f"--set {override[:200]}"
     if not equals:
-        raise ConfigError(f"--set {override}: write it as dotted.key=value")
-    value = parse_yaml(text, f"--set {override}: the value")
+        raise ConfigError(f"{said}: write it as dotted.key=value")
+    value = parse_yaml(text, f"{said}: the value")
     path = key.split(".")
     if path[0] == "openrlhf":
         path = ["openrlhf", ".".join(path[1:])]
     for step in path[:-1]:
         content = content.setdefault(step, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"--set {override}: {step!r} in the recipe holds a value, no section")
+            raise ConfigError(f"{said}: {step!r} in the recipe holds a value, no section")
     content[path[-1]] = value

@@ -19,15 +19,17 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        ConfigError: something in the recipe or its files is wrong; nothing was started.
+        ConfigError: something in the recipe or its files is wrong, or another run writes to the
+            folder; nothing was started.
         ScoringError: supervised fine-tuning met an image that cannot be decoded.
         RunError: the run failed; the message holds its cause.
         KeyboardInterrupt: after every process of the run has ended.
     """
     folder, device = RunFolder(out), choose_device(device)
-    if recipe.stage == "sft":
-        return sft.train(recipe, folder, device)
-    return grpo.train(recipe, folder, device)
+    with folder.held():
+        if recipe.stage == "sft":
+            return sft.train(recipe, folder, device)
+        return grpo.train(recipe, folder, device)
 
 
 def describe(recipe: Recipe, out: Path, device: str) -> str:

@@ -1,6 +1,8 @@
 """What is checked and written before the host is started; the host itself runs in tests/e2e."""
 
 import json
+import subprocess
+import sys
 from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
@@ -38,6 +40,52 @@ def test_a_prepared_run_leaves_its_record(tiny_model, studies, tmp_path):
     prepared(recipe(tiny_model, studies), tmp_path)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"recipe.yaml", "versions.json", "command.txt", "train.jsonl"}
+
+
+HOLDER = """
+import os, subprocess, sys
+from pathlib import Path
+from valor_plugin.run.folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+with folder.held():
+    child = "print(flush=True); import sys; sys.stdin.read()"
+    subprocess.Popen([sys.executable, "-c", child], pass_fds=(folder.lock,)).wait()
+"""
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_also_by_what_outlives_it(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="another run is writing here"), folder.held():
+            pass
+        holder.kill()  # its child, as the host of a run, goes on
+        holder.wait()
+    holder.stdin.close()
+    holder.stdout.read()
+    with folder.held():
+        pass
+
+
+def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path):
+    with RunFolder(tmp_path / "a/b").held():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with (
+        pytest.raises(ConfigError, match="cannot be a run's folder"),
+        RunFolder(tmp_path / "run").held(),
+    ):
+        pass
 
 
 def test_the_recorded_recipe_is_complete(tiny_model, studies, tmp_path):

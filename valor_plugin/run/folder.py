@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reward_sdk.errors import ConfigError
@@ -29,7 +33,10 @@ class RunFolder:
     checkpoints: what a run that was cut short goes on from (openrlhf.ckpt.save_steps).
     unsaved: model.part, the model while it is being written.
     model: there when the run has ended well, and whole then.
+    lock: the open folder while it is held, see `held`.
     """
+
+    lock: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path = path.resolve()
@@ -47,6 +54,35 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.unsaved = path / "model.part"
         self.model = path / "model"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs away from it for as long as this process, or one
+        that inherits `lock`, is at work.
+
+        Raises:
+            ConfigError: another run has it, or it cannot be made.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be a run's folder: {error.strerror}") from None
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another run is writing here: wait for its end, end it, or choose "
+                "another folder with --out"
+            ) from None
+        finally:
+            os.close(self.lock)
+            self.lock = None
+            with suppress(OSError):  # where something was written
+                for folder in made:
+                    folder.rmdir()
 
     def check(self) -> None:
         """That a run may write here.

@@ -91,6 +91,7 @@ def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
             [sys.executable, "-m", "valor_plugin.host.main", f"{scratch}/ray", "--", *command.argv],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
+            pass_fds=() if folder.lock is None else (folder.lock,),
         )  # fmt: skip
         try:
             taken = _follow(process, folder, steps, lambda step: report(step, command.steps))
