@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -135,16 +135,19 @@ class Member:
         until too many do not come back."""
         callers = [self._idle.pop() if self._idle else _Caller() for _ in calls]
         futures = [caller.start_call(call) for caller, call in zip(callers, calls, strict=True)]
-        done, late = wait(futures, max(0.0, end - time.monotonic()))
-        self.late_calls += len(late)
         for caller, future in zip(callers, futures, strict=True):
-            if future in done and not self._idle:
-                self._idle.append(caller)
-                continue
-            caller.stop()
-            if future in late:
+            try:
+                future.exception(max(0.0, end - time.monotonic()))  # waits
+            except TimeoutError:
+                self.late_calls += 1
                 self._late.append(caller)
-        return [future.result() if future in done else None for future in futures]
+                caller.stop()
+                continue
+            if self._idle:
+                caller.stop()
+            else:
+                self._idle.append(caller)
+        return [future.result() if future.done() else None for future in futures]
 
 
 class _Caller(Thread):

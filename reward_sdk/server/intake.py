@@ -8,10 +8,7 @@ stays in the client's machine, as TCP has it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,31 +33,32 @@ class Intake:
         self._freed = asyncio.Event()
         self._arriving: set[asyncio.Timeout] = set()
 
-    @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
-        """Holds room for so many bytes; ExhaustedError if there is none for too long."""
-        try:
-            async with asyncio.timeout(_WAIT):
-                while self._left < size:
-                    self._freed.clear()
-                    await self._freed.wait()
-        except TimeoutError:
-            raise ExhaustedError(f"{MAX_BODIES:,} bytes of requests are in work already") from None
+    async def take(self, size: int) -> None:
+        """Takes room for so many bytes; ExhaustedError if there is none for too long."""
+        if self._left < size:
+            try:
+                async with asyncio.timeout(_WAIT):
+                    while self._left < size:
+                        self._freed.clear()
+                        await self._freed.wait()
+            except TimeoutError:
+                raise ExhaustedError(
+                    f"{MAX_BODIES:,} bytes of requests are in work already"
+                ) from None
         self._left -= size
-        try:
-            yield
-        finally:
-            self._left += size
-            self._freed.set()
 
-    @asynccontextmanager
-    async def arrival(self, end: float) -> AsyncIterator[None]:
-        """While a part of a body comes; HTTPException 408 if that is not before the end."""
+    def give_back(self, size: int) -> None:
+        """Gives room back."""
+        self._left += size
+        self._freed.set()
+
+    async def arrival(self, receive: Receive, end: float) -> Message:
+        """The next part of a body; HTTPException 408 if it is not there by the end."""
         try:
             async with asyncio.timeout_at(end) as timeout:
                 self._arriving.add(timeout)
                 try:
-                    yield
+                    return await receive()
                 finally:
                     self._arriving.discard(timeout)
         except TimeoutError:
@@ -79,8 +77,9 @@ class IntakeMiddleware:
         self._app, self._intake, self._telemetry = app, intake, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else {}
-        size = MAX_BODY if "transfer-encoding" in headers else int(headers.get("content-length", 0))
+        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
+        chunked = b"transfer-encoding" in headers
+        size = MAX_BODY if chunked else int(headers.get(b"content-length", 0))
         if not size:
             return await self._app(scope, receive, send)
         end = 0.0
@@ -90,17 +89,19 @@ class IntakeMiddleware:
             if end == float("inf"):  # all has come; what is waited for is that the client leaves
                 return await receive()
             end = end or asyncio.get_running_loop().time() + _ARRIVAL
-            async with self._intake.arrival(end):
-                message = await receive()
+            message = await self._intake.arrival(receive, end)
             if not message.get("more_body", False):
                 end = float("inf")
             return message
 
         try:
-            async with self._intake.room(size):
-                await self._app(scope, timed, send)
+            await self._intake.take(size)
         except ExhaustedError as error:
-            await come_again(error, self._telemetry)(scope, receive, send)
+            return await come_again(error, self._telemetry)(scope, receive, send)
+        try:
+            await self._app(scope, timed, send)
+        finally:
+            self._intake.give_back(size)
 
 
 def come_again(error: ExhaustedError, telemetry: Telemetry) -> Response:

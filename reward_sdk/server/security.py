@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from stat import S_ISREG
@@ -75,30 +76,42 @@ class SiteMiddleware:
     def __init__(self, app: ASGIApp, names: Sequence[str] = ()) -> None:
         self._app = app
         own = ("localhost", socket.gethostname(), socket.getfqdn(), *names)
-        self._names = frozenset(name.lower() for name in own)
+        known = frozenset(name.lower() for name in own)
+
+        @lru_cache
+        def is_ours(host: str) -> bool:
+            try:
+                name = urlsplit(f"//{host}").hostname or ""
+            except ValueError:
+                return False
+            return name in known or _is_address(name)
+
+        self._is_ours = is_ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin")
         if not self._is_ours(host):
             answer = JSONResponse(
                 {"detail": f"{host[:200]!r} is no name of this server (serve --allow-host NAME)"},
                 421,
             )
-        elif origin is not None and urlsplit(origin).netloc.lower() != host:
+        elif origin is not None and _place(origin.decode("latin-1")) != host:
             answer = JSONResponse({"detail": "a request from a page of another site"}, 403)
         else:
             return await self._app(scope, receive, send)
         await answer(scope, receive, send)
 
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        return name in self._names or _is_address(name)
+
+def _place(origin: str) -> str:
+    """Host and port; "" for "null" and for nonsense."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _is_address(name: str) -> bool:

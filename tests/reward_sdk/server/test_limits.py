@@ -199,11 +199,12 @@ def test_bodies_wait_for_room_among_those_in_work(monkeypatch):
 
         async def work(size, seconds):
             nonlocal most, now
-            async with bodies.room(size):
-                now += size
-                most = max(most, now)
-                await asyncio.sleep(seconds)
-                now -= size
+            await bodies.take(size)
+            now += size
+            most = max(most, now)
+            await asyncio.sleep(seconds)
+            now -= size
+            bodies.give_back(size)
 
         await asyncio.gather(*(work(MAX_BODY // 2, 0.05) for _ in range(12)))
         assert most == 2 * MAX_BODY
