@@ -470,16 +470,16 @@ def _wrong(score: Score, info: ServedSet) -> str:
         return f"parts {sorted(score.parts)[:20]}"
     if set(score.logs) != set(info.log_keys) or not all(map(isfinite, score.logs.values())):
         return f"logs {dict(list(score.logs.items())[:20])}"
-    if not _lies(score.total, info.bounds):
+    if not _within(score.total, info.bounds):
         return f"a total of {score.total}, outside of {list(info.bounds)}"
     for reward in info.rewards:
         part = score.parts[reward.name]
-        if not _lies(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
+        if not _within(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
             return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
     return ""
 
 
-def _lies(value: float | None, bounds: tuple[float, float]) -> bool:
+def _within(value: float | None, bounds: tuple[float, float]) -> bool:
     return value is None or bounds[0] <= value <= bounds[1]  # NaN does not
 
 

@@ -37,7 +37,7 @@ class _Room:
     """So many pixels that the threads of this process may hold decoded at a time."""
 
     def __init__(self, pixels: int) -> None:
-        self._left = self._pixels = pixels
+        self._left = pixels
         self._changed = threading.Condition()
 
     @contextmanager

@@ -8,6 +8,7 @@ stays in the client's machine, as TCP has it.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -32,6 +33,7 @@ class Intake:
         self._left = MAX_BODIES
         self._freed = asyncio.Event()
         self._arriving: set[asyncio.Timeout] = set()
+        self._end = inf  # of what may still come
 
     async def take(self, size: int) -> None:
         """Takes room for so many bytes; ExhaustedError if there is none for too long."""
@@ -55,7 +57,7 @@ class Intake:
     async def arrival(self, receive: Receive, end: float) -> Message:
         """The next part of a body; HTTPException 408 if it is not there by the end."""
         try:
-            async with asyncio.timeout_at(end) as timeout:
+            async with asyncio.timeout_at(min(end, self._end)) as timeout:
                 self._arriving.add(timeout)
                 try:
                     return await receive()
@@ -66,8 +68,9 @@ class Intake:
 
     def drain(self) -> None:
         """The server stops, and does not wait long for bodies that are under way."""
+        self._end = asyncio.get_running_loop().time() + _LAST
         for timeout in self._arriving:
-            timeout.reschedule(asyncio.get_running_loop().time() + _LAST)
+            timeout.reschedule(self._end)
 
 
 class IntakeMiddleware:
@@ -86,12 +89,12 @@ class IntakeMiddleware:
 
         async def timed() -> Message:
             nonlocal end
-            if end == float("inf"):  # all has come; what is waited for is that the client leaves
+            if end == inf:  # all has come; what is waited for is that the client leaves
                 return await receive()
             end = end or asyncio.get_running_loop().time() + _ARRIVAL
             message = await self._intake.arrival(receive, end)
             if not message.get("more_body", False):
-                end = float("inf")
+                end = inf
             return message
 
         try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -223,11 +224,13 @@ def _handle_errors(app: FastAPI, server: RewardServer) -> None:
     @app.exception_handler(ExhaustedError)
     @app.exception_handler(OSError)
     @app.exception_handler(MemoryError)
-    async def out_of(_: Request, error: Exception) -> Response:
-        found = exhausted(error)
-        if found is None:
-            raise error
-        return come_again(found, server.telemetry)
+    @app.exception_handler(HTTPException)  # into which FastAPI turns what goes wrong with a body
+    async def out_of(raw: Request, error: Exception) -> Response:
+        if found := exhausted(error):
+            return come_again(found, server.telemetry)
+        if isinstance(error, HTTPException):
+            return await http_exception_handler(raw, error)
+        raise error
 
     @app.exception_handler(ScoringError)
     async def failed(_: Request, error: Exception) -> JSONResponse:

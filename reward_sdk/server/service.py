@@ -116,9 +116,8 @@ class RewardServer:
             except RewardSDKError as error:  # failures may have to raise, the queue may be full
                 self._unwarmed = dict.fromkeys(self._unwarmed, str(error))
             if self._unwarmed:
-                logger.error(
-                    "not ready: %s; tried again every %g s", ", ".join(self._unwarmed), _RETRY
-                )
+                why = "; ".join(f"{name}: {reason}" for name, reason in self._unwarmed.items())
+                logger.error("not ready: %s; tried again every %g s", why, _RETRY)
                 await asyncio.sleep(_RETRY)
         logger.info("ready: %s", ", ".join(reward.name for reward in self.info.rewards))
 

@@ -8,7 +8,8 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from resource import RLIMIT_NOFILE, prlimit
 
@@ -101,8 +102,17 @@ def test_an_image_that_many_ask_for_at_once_is_opened_once(monkeypatch):
     assert len(asyncio.run(ask())) == len(opened) == 1
 
 
-def open_files(server):
-    return [int(name) for name in os.listdir(f"/proc/{server.process.pid}/fd")]
+@contextmanager
+def without_files(server):
+    """The server has no file left to open."""
+    there = {int(name) for name in os.listdir(f"/proc/{server.process.pid}/fd")}
+    limits = prlimit(server.process.pid, RLIMIT_NOFILE)
+    free = next(i for i in count() if i not in there)
+    prlimit(server.process.pid, RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        prlimit(server.process.pid, RLIMIT_NOFILE, limits)
 
 
 def test_a_server_out_of_files_says_so_and_scores_when_it_has_some_again(served, tmp_path):
@@ -112,12 +122,8 @@ def test_a_server_out_of_files_says_so_and_scores_when_it_has_some_again(served,
     before = server.metric("exhausted")
     with httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.get("/healthz").status_code == 200
-        limits = prlimit(server.process.pid, RLIMIT_NOFILE)
-        prlimit(server.process.pid, RLIMIT_NOFILE, (max(open_files(server)) + 1, limits[1]))
-        try:
+        with without_files(server):
             answer = client.post("/v1/score", json=body)
-        finally:
-            prlimit(server.process.pid, RLIMIT_NOFILE, limits)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "Too many open files" in answer.json()["detail"]
         assert client.post("/v1/score", json=body).status_code == 200
@@ -131,16 +137,22 @@ def test_get_reward_waits_until_there_are_files_again(served):
     body = {"query": [f"q {NO_EFFUSION}"], "prompts": ["q"], "labels": [label]}
     with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
         assert client.get("/healthz").status_code == 200
-        limits = prlimit(server.process.pid, RLIMIT_NOFILE)
-        prlimit(server.process.pid, RLIMIT_NOFILE, (max(open_files(server)) + 1, limits[1]))
-        try:
+        with without_files(server):
             waiting = pool.submit(client.post, "/get_reward", json=body)
             time.sleep(0.5)
             assert not waiting.done()
-        finally:
-            prlimit(server.process.pid, RLIMIT_NOFILE, limits)
         logs = waiting.result().json()["extra_logs"]
     assert logs["image_text/failed"] == logs["unscored"] == [0.0]
+
+
+def test_a_server_that_cannot_keep_an_upload_says_why(tmp_path):
+    upload = {"image": ("film.png", bytes(3 << 20))}  # so large that it goes to disk
+    with Server(tmp_path, {"format": {}}) as server, httpx.Client(base_url=server.url) as client:
+        assert client.get("/healthz").status_code == 200
+        with without_files(server):
+            answer = client.post("/try", data={"report": "x"}, files=upload)
+        assert answer.status_code == 503
+        assert "Too many open files" in answer.json()["detail"]
 
 
 def test_connections_beyond_the_limit_of_files_are_told_to_come_again(tmp_path):
@@ -189,6 +201,23 @@ def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch):
     asyncio.run(intake.IntakeMiddleware(app, Intake(), None)(scope, drop, None))  # type: ignore
     assert told == [408]
     assert time.monotonic() - began < 2
+
+
+def test_a_body_that_trickles_has_little_time_left_once_the_server_stops(monkeypatch):
+    monkeypatch.setattr(intake, "_LAST", 0.2)
+
+    async def drop():
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def ask():
+        bodies = Intake()
+        bodies.drain()
+        for _ in range(100):
+            await bodies.arrival(drop, asyncio.get_running_loop().time() + 60)
+
+    with pytest.raises(HTTPException):
+        asyncio.run(ask())
 
 
 def test_bodies_wait_for_room_among_those_in_work(monkeypatch):
