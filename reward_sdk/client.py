@@ -48,6 +48,7 @@ from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import (
     MAX_BODY,
     MAX_IMAGE,
+    MAX_REPLY,
     TOKEN,
     ImageBytes,
     ImageFile,
@@ -254,12 +255,7 @@ class AsyncRewardClient:
     ) -> httpx.Response:
         """The answer of one server; a transport error if it does not even say that it lives, as a
         process that was stopped or a machine that was lost: scoring may take minutes, that not."""
-        asking = asyncio.create_task(
-            self._http.request(
-                method, replica.url + path, content=body,
-                headers={"Content-Type": "application/json"},
-            )
-        )  # fmt: skip
+        asking = asyncio.create_task(self._whole(method, replica.url + path, body))
         try:
             while not (await asyncio.wait({asking}, timeout=_SILENCE))[0]:
                 if replica.probe is None or replica.probe.done():
@@ -270,11 +266,26 @@ class AsyncRewardClient:
         finally:
             asking.cancel()
 
+    async def _whole(self, method: str, url: str, body: bytes | None) -> httpx.Response:
+        """An answer with its content, which has an end."""
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        async with self._http.stream(method, url, content=body, headers=headers) as response:
+            content = bytearray()
+            async for part in response.aiter_raw():
+                content += part
+                if len(content) > MAX_REPLY:
+                    raise ServerError(f"reward server {url}: more than {MAX_REPLY:,} bytes")
+        kept = {"retry-after": response.headers.get("retry-after", "")}
+        return httpx.Response(
+            response.status_code, headers=kept, content=bytes(content), request=response.request
+        )
+
     async def _lives(self, replica: _Replica) -> bool:
         try:
             await self._http.get(f"{replica.url}/healthz", timeout=_ALIVE)
         except httpx.TransportError as error:
-            logger.warning("reward server %s: silent: %s", replica.url, one_line(error))
+            why = one_line(error) if str(error) else f"no answer to /healthz within {_ALIVE:g} s"
+            logger.warning("reward server %s: silent: %s", replica.url, why)
             return False
         return True
 
@@ -468,19 +479,27 @@ def _wrong(score: Score, info: ServedSet) -> str:
     """What of a score cannot be, by what the server says of its set; "" if all can."""
     if set(score.parts) != {reward.name for reward in info.rewards}:
         return f"parts {sorted(score.parts)[:20]}"
-    if set(score.logs) != set(info.log_keys) or not all(map(isfinite, score.logs.values())):
-        return f"logs {dict(list(score.logs.items())[:20])}"
-    if not _within(score.total, info.bounds):
-        return f"a total of {score.total}, outside of {list(info.bounds)}"
+    logs: dict[str, float] = {}
+    counted = False
     for reward in info.rewards:
         part = score.parts[reward.name]
         if not _within(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
             return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
+        counted |= part.value is not None and reward.weight != 0
+        logs |= {
+            reward.name: 0.0 if part.value is None else part.value,
+            f"{reward.name}/applied": float(part.value is not None),
+            f"{reward.name}/failed": float(part.status == "failed"),
+        }
+    if score.logs != logs:
+        return f"logs {dict(list(score.logs.items())[:20])}"
+    if not _within(score.total, info.bounds) or (score.total is not None) != counted:
+        return f"a total of {score.total}, outside of {list(info.bounds)} or of no part"
     return ""
 
 
 def _within(value: float | None, bounds: tuple[float, float]) -> bool:
-    return value is None or bounds[0] <= value <= bounds[1]  # NaN does not
+    return value is None or bounds[0] <= value <= bounds[1]  # NaN is not
 
 
 def _detail(response: httpx.Response) -> str:

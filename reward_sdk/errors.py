@@ -114,9 +114,16 @@ def explain(error: _Invalid, values: bool = True) -> str:
     parts = []
     for item in error.errors()[:10]:
         place = ".".join(str(key) for key in item["loc"])
-        given = f" (got {_SHORT.repr(item['input'])})" if values else ""
+        given = f" (got {_shown(item['input'])})" if values else ""
         parts.append(f"{place + ': ' if place else ''}{item['msg']}{given}")
     return "; ".join(dict.fromkeys(parts))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to show"
 
 
 def one_line(error: BaseException) -> str:

@@ -2,13 +2,15 @@
 
 A file of a few bytes can claim any number of pixels. `MAX_PIXELS` bounds one image by its header,
 and `opened` bounds what all threads of a process hold decoded at a time: those who want to keep
-something of an image make it small inside of the `with`, and let the large one go.
+something of an image make it small inside of the `with`, and let the large one go. Files whose
+decoders take time or memory beyond their pixels are refused: JPEG 2000, of which 200 bytes can take
+gigabytes, deflated DICOM, and those with more parts than any camera writes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import SEEK_END, BytesIO
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,13 +26,18 @@ if TYPE_CHECKING:
 
 LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
 """Values of DICOM's View Position (0018,5101) and of MIMIC-CXR's ViewPosition for side views."""
-FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is read beside DICOM: Pillow knows formats whose readers start other programs."""
+_PIXELS = 0x7FE00010  # DICOM's tag of them
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _TAIL = 4096  # ours: bytes at the end of a file in which its end mark must stand
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that may unpack to any size
 MAX_PIXELS = 25_000_000  # ours: detectors of 43 cm with pixels of 0.1 mm have 18 million
 _PATIENCE = 60.0  # ours: seconds that an image waits for room
+_SEGMENTS = 1000  # ours: of a JPEG file before its pixels; ten are usual
+_SCANS = 100  # ours: of a progressive JPEG file; ten are usual
+_CHUNKS = 20_000  # ours: of a PNG file; one of 32 MB has 4,000 of libpng
+_HEADER = 1 << 20  # ours: bytes of a DICOM file before its pixels
 
 
 class _Room:
@@ -61,7 +68,7 @@ class _Room:
                 self._changed.notify_all()
 
 
-_ROOM = _Room(MAX_PIXELS)
+_ROOM = _Room(2 * MAX_PIXELS)
 
 
 @contextmanager
@@ -69,7 +76,7 @@ def opened(ref: ImageRef) -> Iterator[Image.Image]:
     """The decoded image of `ref`, to be let go at the end; of a DICOM file its grey values as a
     viewer shows them, 8 bits. One thread opens one at a time.
 
-    All that a process holds open has at most `MAX_PIXELS` pixels together; others wait.
+    All that a process holds open has at most twice `MAX_PIXELS` pixels together; others wait.
 
     Raises:
         ScoringError: no image given, file missing, corrupt or of unknown format, or larger than
@@ -90,7 +97,7 @@ def _decoded(ref: ImageRef, stack: ExitStack) -> Image.Image:
             data = _dicom(file, name)
             stack.enter_context(_ROOM.of(_dicom_size(data, name), name))
             return _shown_dicom(data, name)
-        image = stack.enter_context(Image.open(file, formats=FORMATS))
+        image = stack.enter_context(_header(file, name))
         stack.enter_context(_ROOM.of(image.size, name))
         image.load()
         return image
@@ -108,7 +115,7 @@ def check_image(ref: ImageRef) -> None:
     file, and one without its end mark, is decoded."""
     with _file(ref) as (file, name):
         if not _is_dicom(file):
-            with Image.open(file, formats=FORMATS) as image:
+            with _header(file, name) as image:
                 check_size(image.size, name)
                 end = _ENDS.get(image.format or "")
             file.seek(max(0, file.seek(0, SEEK_END) - _TAIL))
@@ -124,10 +131,12 @@ def check_pixels(ref: ImageRef) -> None:
         check_size(ref.pixels.size, "image in memory")
         return
     try:
-        with _file(ref) as (file, name), Image.open(file, formats=FORMATS) as image:
+        with _file(ref) as (file, name), _header(file, name) as image:
             size = image.size
     except ScoringError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
+        if isinstance(error, TooLargeError) or isinstance(
+            error.__cause__, Image.DecompressionBombError
+        ):
             raise
         return
     check_size(size, name)
@@ -168,6 +177,55 @@ def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
         raise ScoringError(f"{name}: cannot be read: {error}") from error
 
 
+class TooLargeError(ScoringError):
+    """An image that would take more memory or time than one has to."""
+
+
+def _header(file: BinaryIO, name: str) -> Image.Image:
+    """The image, of which nothing but the header was read; TooLargeError for one whose decoder
+    would take more than its pixels say."""
+    start = file.read(8)
+    if start.startswith(b"\xff\xd8"):
+        _walk(file, 2, _SEGMENTS, _jpeg_segment, name)
+        file.seek(0)
+        if file.read().count(b"\xff\xda") > _SCANS:  # which stands nowhere among the pixels
+            raise TooLargeError(f"{name}: a JPEG file of more than {_SCANS} scans")
+    elif start == b"\x89PNG\r\n\x1a\n":
+        _walk(file, 8, _CHUNKS, _png_chunk, name)
+    file.seek(0)
+    image = Image.open(file, formats=FORMATS)
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    with_tile = [tags.get(tag, 1) for tag in (322, 323)]
+    if with_tile[0] * with_tile[1] > 2 * max(image.width * image.height, 1 << 20):
+        raise TooLargeError(f"{name}: a TIFF file with tiles of {with_tile[0]} x {with_tile[1]}")
+    return image
+
+
+def _walk(file: BinaryIO, place: int, most: int, size: Callable[[bytes], int], name: str) -> None:
+    """Goes from part to part of a file, whose first 8 bytes tell the `size` of each, 0 at the end;
+    TooLargeError if there are more than `most`."""
+    for _ in range(most):
+        file.seek(place)
+        part = file.read(8)
+        found = size(part) if len(part) >= 4 else 0
+        if not found:
+            return
+        place += found
+    raise TooLargeError(f"{name}: more than {most:,} parts in the file")
+
+
+def _jpeg_segment(part: bytes) -> int:
+    """Of one before the pixels."""
+    if part[0] != 0xFF or part[1] == 0xDA:
+        return 0
+    filling = part[1] == 0xFF or 0xD0 <= part[1] <= 0xD8 or part[1] == 1  # without a length
+    return (1 if part[1] == 0xFF else 2) if filling else 2 + int.from_bytes(part[2:4])
+
+
+def _png_chunk(part: bytes) -> int:
+    return 12 + int.from_bytes(part[:4])
+
+
 def _is_dicom(file: BinaryIO) -> bool:
     """Whether the file starts as DICOM files do: 128 bytes of anything, then "DICM"."""
     start = file.read(132)
@@ -176,11 +234,21 @@ def _is_dicom(file: BinaryIO) -> bool:
 
 
 def _dicom(file: BinaryIO, name: str, header: bool = False) -> Dataset:
-    start = file.read(1 << 16)
-    file.seek(0)
-    if _DEFLATED in start:
+    """What the file says up to its pixels, and these unless the `header` is asked for."""
+    pydicom = _pydicom()
+    if _DEFLATED in file.read():
         raise ScoringError(f"{name}: deflated DICOM, which may unpack to any size: convert it")
-    return _pydicom().dcmread(file, stop_before_pixels=header)
+    file.seek(0)
+    start = BytesIO(file.read(_HEADER))
+    file.seek(0)
+    found = pydicom.dcmread(start, stop_before_pixels=True)
+    if start.tell() == _HEADER:
+        raise ScoringError(f"{name}: more than {_HEADER:,} bytes before the pixels: convert it")
+    if header:
+        return found
+    from pydicom.filereader import read_partial
+
+    return read_partial(file, lambda tag, _vr, _length: tag > _PIXELS)
 
 
 def _dicom_size(data: Dataset, name: str) -> tuple[int, int]:
@@ -199,12 +267,12 @@ def _dicom_size(data: Dataset, name: str) -> tuple[int, int]:
 
         frame = BytesIO(get_frame(data.PixelData, 0, number_of_frames=1))
         try:
-            with Image.open(frame, formats=("JPEG", "JPEG2000")) as image:
+            with _header(frame, name) as image:
                 inside = image.size
         except UnidentifiedImageError:
             raise ScoringError(
-                f"{name}: DICOM compressed as {data.file_meta.TransferSyntaxUID.name}, which does "
-                "not say its size: convert it to PNG"
+                f"{name}: DICOM compressed as {data.file_meta.TransferSyntaxUID.name}, which may "
+                "unpack to any size: convert it to PNG"
             ) from None
         if inside != size:
             raise ScoringError(f"{name}: says {size} pixels and holds {inside}")

@@ -24,7 +24,8 @@ UNSCORED = "unscored"
 """The log key of stacks that have no other way to say that a sample has no total."""
 
 _MOST_LATE = 16  # ours: calls of one reward past their deadline and still running, two a sample
-_AT_ONCE = 4  # ours: samples that are judged alone at a time
+_AT_ONCE = 4  # ours: samples that are judged alone at a time, ...
+_TURNS = 4  # ours: ... and how often so many more, where these hang
 
 T = TypeVar("T")
 
@@ -114,20 +115,24 @@ class Member:
             [parts] = self._attempt([partial(_call, self.reward, samples)], end - deadline / 2)
             if parts is not None:
                 return parts
-        late = f"{self.name}: no answer within its deadline of {deadline:g} s"
-        found = [Outcome(None, "failed", late)] * len(samples)
+        judged: dict[int, Outcome] = {}
         todo = iter(range(len(samples)))
 
         def judge_alone() -> None:
             for i in todo:
                 if time.monotonic() > end:
                     break
-                [part] = _call(self.reward, [samples[i]])
-                if time.monotonic() <= end:
-                    found[i] = part
+                [judged[i]] = _call(self.reward, [samples[i]])
 
-        self._attempt([judge_alone] * min(_AT_ONCE, len(samples)), end)
-        return list(found)
+        turns = _TURNS if len(samples) > 1 else 1
+        turn = (end - time.monotonic()) / turns
+        while len(judged) < len(samples) and turns:
+            turns -= 1  # those that hang in one turn are replaced in the next
+            workers = [judge_alone] * min(_AT_ONCE, len(samples) - len(judged))
+            self._attempt(workers, end - turns * turn)
+        late = f"{self.name}: no answer within its deadline of {deadline:g} s"
+        parts = dict(judged)
+        return [parts.get(i, Outcome(None, "failed", late)) for i in range(len(samples))]
 
     def _attempt(self, calls: Sequence[Callable[[], T]], end: float) -> list[T | None]:
         """What calls give, each in a thread; None for one that is not back by the end. It cannot be

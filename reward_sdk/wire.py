@@ -20,6 +20,8 @@ from reward_sdk.types import Score, SetInfo
 MAX_SAMPLES = 256  # ours: per request
 MAX_IMAGE = 32 << 20  # ours: bytes of one image file; MIMIC-CXR's DICOM files have 10 to 20 MB
 MAX_BODY = 64 << 20  # ours: bytes of one request
+MAX_VALUES = 100_000  # ours: keys and values of one request
+MAX_REPLY = 64 << 20  # ours: bytes of an answer
 
 TOKEN = "REWARD_SDK_TOKEN"
 """The environment variable that servers and clients read their token from."""

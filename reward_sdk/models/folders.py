@@ -9,6 +9,8 @@ from typing import Any
 from reward_sdk.errors import ConfigError, plain
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".th", ".pkl", ".pickle"}
+# What trainers leave beside a model, and no loader reads.
+_LEFT = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
 _WEIGHTS = {*_PICKLES, ".safetensors"}
 
 
@@ -35,19 +37,23 @@ def check_folder(folder: Path) -> None:
             )
         if file.suffix == ".json":
             _check_settings(file)
-        if file.suffix in _PICKLES:
+        if file.suffix in _PICKLES and file.name not in _LEFT and file.stem[:9] != "rng_state":
             from reward_sdk.models.weights import check_weights  # with torch
 
             check_weights(file)
 
 
 def _check_settings(file: Path) -> None:
-    """That no object in a JSON file has a key `auto_map`, and that an index of weights names files
-    that `check_folder` looks at."""
+    """That no object in a JSON file has a key that leads a loader elsewhere, and that an index of
+    weights names files that `check_folder` looks at."""
     named: set[str] = set()  # every key, without a recursion that could end before the loader's
+
+    foreign: list[str] = []
 
     def note(item: dict[str, Any]) -> dict[str, Any]:
         named.update(item)
+        attention = [v for k, v in item.items() if k.strip("_").startswith("attn_implementation")]
+        foreign.extend(str(value) for value in attention if "/" in str(value))
         return item
 
     try:
@@ -60,6 +66,16 @@ def _check_settings(file: Path) -> None:
         raise ConfigError(
             f"{file}: names Python code under 'auto_map', which a loader would execute. No model "
             "here needs any: remove the key, or do not use this model"
+        )
+    if "configuration_files" in named:
+        raise ConfigError(
+            f"{file}: names another file to be read in its place under 'configuration_files': "
+            "remove the key, or do not use this model"
+        )
+    if foreign:
+        raise ConfigError(
+            f"{file}: names a kernel of the hub, {plain(repr(foreign[0]))}, which a loader would "
+            "fetch and execute: remove 'attn_implementation', or do not use this model"
         )
     shards = content.get("weight_map") if isinstance(content, dict) else None
     for shard in shards.values() if isinstance(shards, dict) else ():

@@ -6,7 +6,8 @@ files. So nothing of torch's reads a file here. `read_weights` says no to every 
 by its structure, and runs the pickle in a machine that knows tensors, ordered dictionaries, sets
 and, where the caller wants them, inert `Layer`s; it can neither call nor change anything else.
 Every tensor has to lie within its storage, and every storage within the file. Time is not bounded:
-a small pickle can name a structure that takes forever to walk.
+a small pickle can name a structure that takes forever to walk. Of the older format all numbers are
+copied.
 """
 
 from __future__ import annotations
@@ -246,11 +247,21 @@ class _Unpickler(pickle._Unpickler):
         layers: see `read_weights`.
     """
 
+    def load_build(self) -> None:
+        """Gives a `Layer` its attributes. Tensors have methods of torch's for this, which would
+        change them, and what dictionaries get here is torch's metadata."""
+        state = self.stack.pop()  # pyright: ignore[reportAttributeAccessIssue]
+        built = self.stack[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(built, Layer) and isinstance(state, dict):
+            built.__setstate__(state)
+        elif not isinstance(built, OrderedDict):
+            raise self._reader.refuse("it changes what is no layer: do not trust it")
+
     dispatch: ClassVar = {
         code: run
         for code, run in pickle._Unpickler.dispatch.items()
         if code != pickle.BYTEARRAY8[0]  # which allocates what a file claims
-    }
+    } | {pickle.BUILD[0]: load_build}  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,

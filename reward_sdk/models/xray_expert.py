@@ -168,8 +168,10 @@ def _build(path: Path) -> xrv.models.DenseNet:
     try:
         tensors = _tensors(saved)
         thresholds = tensors.pop("op_threshs", None)
-        model = xrv.models.DenseNet(**_architecture(tensors))
-        model.load_state_dict(tensors, strict=True)
+        with torch.device("meta"):  # without memory of its own, whatever sizes the file claims
+            model = xrv.models.DenseNet(**_architecture(tensors))
+        model.load_state_dict(tensors, strict=True, assign=True)
+        model.float()
         model.targets = [str(target) for target in getattr(saved, "targets", model.targets)]
         model.input_resolution = int(getattr(saved, "input_resolution", 224))
         if model.input_resolution < 1:

@@ -211,15 +211,21 @@ class ImageText:
         known: dict[Hashable, tuple[np.ndarray, float] | None] = {}
         for start in range(0, len(wanted), _BATCH):
             some = dict(list(wanted.items())[start : start + _BATCH])
+            known |= self._recalled(some)
+            new = {key: image for key, image in some.items() if key not in known}
+            # Not in turn: an image that takes for ever must not keep others from theirs.
+            inputs = {
+                key: prepared(self._expert, image)
+                for key, image in new.items()
+                if not is_lateral(image)
+            }
+            known |= dict.fromkeys(new)
             with self._turn.taken():  # two threads never encode the same image
-                known |= self._recalled(some)
-                new = {key: image for key, image in some.items() if key not in known}
-                frontal = {key: image for key, image in new.items() if not is_lateral(image)}
-                known |= dict.fromkeys(new)
-                if frontal:
-                    inputs = [prepared(self._expert, image) for image in frontal.values()]
-                    rows = self._rows(*self._expert.encode(inputs))
-                    known |= zip(frontal, rows, strict=True)
+                known |= self._recalled(new)
+                left = [key for key in inputs if known[key] is None]
+                if left:
+                    outputs = self._expert.encode([inputs[key] for key in left])
+                    known |= zip(left, self._rows(*outputs), strict=True)
                 self._remember({key: known[key] for key in some})
         return [known[key] for key in keys]
 

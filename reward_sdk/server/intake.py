@@ -22,7 +22,8 @@ MAX_BODIES = 2 * MAX_BODY
 """Bytes of the bodies of all requests in work. Ours."""
 
 _WAIT = 30.0  # ours: seconds that a request waits for room
-_ARRIVAL = 60.0  # ours: seconds in which a body must have come
+_GRACE = 5.0  # ours: seconds that a body may be late ...
+_RATE = 256 << 10  # ours: ... for one of so many bytes a second: who takes room must use it
 _LAST = 5.0  # ours: seconds for a body that is under way when the server stops
 
 
@@ -85,16 +86,16 @@ class IntakeMiddleware:
         size = MAX_BODY if chunked else int(headers.get(b"content-length", 0))
         if not size:
             return await self._app(scope, receive, send)
-        end = 0.0
+        began, received, whole = 0.0, 0, False
 
         async def timed() -> Message:
-            nonlocal end
-            if end == inf:  # all has come; what is waited for is that the client leaves
+            nonlocal began, received, whole
+            if whole:  # what is waited for is that the client leaves
                 return await receive()
-            end = end or asyncio.get_running_loop().time() + _ARRIVAL
-            message = await self._intake.arrival(receive, end)
-            if not message.get("more_body", False):
-                end = inf
+            began = began or asyncio.get_running_loop().time()
+            message = await self._intake.arrival(receive, began + _GRACE + received / _RATE)
+            received += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             return message
 
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -41,7 +43,7 @@ from reward_sdk.server.security import RefusedError, SiteMiddleware, TokenMiddle
 from reward_sdk.server.service import LIMIT, RewardServer
 from reward_sdk.server.telemetry import MeasuringMiddleware
 from reward_sdk.types import Score
-from reward_sdk.wire import MAX_BODY, ScoreReply, ScoreRequest, ServedSet
+from reward_sdk.wire import MAX_BODY, MAX_VALUES, ScoreReply, ScoreRequest, ServedSet
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
+    app.router.route_class = BoundedRoute
     app.state.server, app.state.intake = server, intake
     _handle_errors(app, server)
     _add_scoring(app, server)
@@ -90,6 +93,28 @@ def create_app(
     app.add_middleware(SiteMiddleware, names=names)
     app.add_middleware(MeasuringMiddleware, telemetry=server.telemetry)
     return app
+
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+class BoundedRoute(APIRoute):
+    """Refuses a JSON body of more than `MAX_VALUES` keys and values before anything is made of it:
+    a value of two bytes can take a hundred of memory, and a message if it should not be there."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            if "json" in request.headers.get("content-type", ""):
+                body = await request.body()
+                if len(body) > MAX_VALUES:  # a value has at least two bytes
+                    rest = await asyncio.to_thread(_STRING.sub, b"", body)
+                    if sum(map(rest.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+                        raise HTTPException(413, f"more than {MAX_VALUES:,} keys and values")
+            return await handle(request)
+
+        return bounded
 
 
 def _problems(**codes: str) -> dict[int | str, dict[str, Any]]:

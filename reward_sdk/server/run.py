@@ -111,7 +111,10 @@ class _Server(uvicorn.Server):
     def _is_news(self, record: logging.LogRecord) -> bool:
         """Whether a record of uvicorn's is to be logged: not one line for every connection that it
         refuses, which are counted instead."""
-        if record.msg != "Exceeded concurrency limit.":
+        if record.msg == "Exceeded concurrency limit.":
+            self._state.server.telemetry.exhausted("connections: the limit is reached (ulimit -n)")
+        elif record.msg == "Invalid HTTP request received.":
+            self._state.server.telemetry.problem("connections", "no HTTP")
+        else:
             return True
-        self._state.server.telemetry.exhausted("connections: the limit is reached (ulimit -n)")
         return False

@@ -66,7 +66,7 @@ class TokenMiddleware:
 class SiteMiddleware:
     """Refuses what a browser is made to send by the page of another site: 421 for a Host that is
     no name of this server (a name can be made to lead to any address, loopback too), 403 for a
-    request that says that it comes from elsewhere.
+    request that says that it comes from elsewhere. Browsers always send a Host, old probes may not.
 
     Args:
         app: what is asked otherwise.
@@ -81,7 +81,7 @@ class SiteMiddleware:
         @lru_cache
         def is_ours(host: str) -> bool:
             try:
-                name = urlsplit(f"//{host}").hostname or ""
+                name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
             except ValueError:
                 return False
             return name in known or _is_address(name)
@@ -94,7 +94,7 @@ class SiteMiddleware:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         origin = headers.get(b"origin")
-        if not self._is_ours(host):
+        if host and not self._is_ours(host):
             answer = JSONResponse(
                 {"detail": f"{host[:200]!r} is no name of this server (serve --allow-host NAME)"},
                 421,

@@ -43,6 +43,12 @@ def test_what_was_given_is_shown_no_further_than_helps():
     assert len(explain(caught.value)) < 2000
 
 
+def test_a_number_that_python_cannot_write_is_shown_as_such():
+    with pytest.raises(ValidationError) as caught:
+        Pair.model_validate({"report": {"x": 10**5000}})
+    assert "too long to show" in explain(caught.value)
+
+
 def test_a_message_is_cut():
     text = str(ConfigError("x" * 25_000_000))
     assert len(text) < 5000

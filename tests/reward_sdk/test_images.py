@@ -1,18 +1,20 @@
 import resource
+import struct
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from support.shared import DATA
 
 from reward_sdk import images
 from reward_sdk.errors import ExhaustedError, ScoringError
-from reward_sdk.images import is_lateral, open_image, opened, to_gray
+from reward_sdk.images import check_pixels, is_lateral, open_image, opened, to_gray
 from reward_sdk.types import ImageRef
 
 NIH = DATA / "nih-cxr14/original"
@@ -257,8 +259,8 @@ def compressed(path: Path, inside: tuple[int, int], syntax: str) -> ImageRef:
     from pydicom.uid import UID
 
     data, frame = dcmread(path), BytesIO()
-    Image.new("L", inside).save(frame, "JPEG2000" if syntax.endswith("90") else "JPEG")
-    if syntax.endswith("5"):  # runs of bytes
+    Image.new("L", inside).save(frame, "JPEG2000" if syntax == JPEG2000 else "JPEG")
+    if syntax == RUNS:
         frame = BytesIO(bytes(64) + b"\x81\x00" * 100)
     data.PixelData = encapsulate([frame.getvalue()])
     data["PixelData"].VR = "OB"
@@ -270,20 +272,114 @@ def compressed(path: Path, inside: tuple[int, int], syntax: str) -> ImageRef:
 JPEG, JPEG2000, RUNS = (f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.90", "5"))
 
 
-@pytest.mark.parametrize("syntax", [JPEG, JPEG2000])
-def test_a_compressed_dicom_image_is_read(tmp_path, syntax):
-    assert np.shape(gray_of(compressed(tmp_path / "x.dcm", (30, 30), syntax))) == (30, 30)
+def test_a_compressed_dicom_image_is_read(tmp_path):
+    assert np.shape(gray_of(compressed(tmp_path / "x.dcm", (30, 30), JPEG))) == (30, 30)
 
 
-@pytest.mark.parametrize("syntax", [JPEG, JPEG2000])
-def test_a_compressed_dicom_image_that_claims_to_be_smaller_is_refused(tmp_path, syntax):
+def test_a_compressed_dicom_image_that_claims_to_be_smaller_is_refused(tmp_path):
     with pytest.raises(ScoringError, match=r"x\.dcm: says \(30, 30\) pixels and holds \(400, 40"):
-        open_image(compressed(tmp_path / "x.dcm", (400, 400), syntax))
+        open_image(compressed(tmp_path / "x.dcm", (400, 400), JPEG))
 
 
-def test_dicom_whose_compression_does_not_say_its_size_is_refused(tmp_path):
-    with pytest.raises(ScoringError, match=r"x\.dcm: DICOM compressed as RLE Lossless"):
-        open_image(compressed(tmp_path / "x.dcm", (30, 30), RUNS))
+@pytest.mark.parametrize(("syntax", "name"), [(RUNS, "RLE Lossless"), (JPEG2000, "JPEG 2000")])
+def test_dicom_that_may_unpack_to_any_size_is_refused(tmp_path, syntax, name):
+    with pytest.raises(ScoringError, match=rf"x\.dcm: DICOM compressed as {name}"):
+        open_image(compressed(tmp_path / "x.dcm", (30, 30), syntax))
+
+
+def test_a_deflated_dicom_file_is_refused_wherever_it_says_so(tmp_path):
+    ref = dicom(tmp_path / "x.dcm", [[0, 1]])
+    data = Path(str(ref.path)).read_bytes()
+    long = b"\x02\0\x01\0OB\0\0" + (100_000).to_bytes(4, "little") + bytes(100_000)
+    syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"
+    for read in (open_image, is_lateral):
+        with pytest.raises(ScoringError, match="deflated DICOM"):
+            read(ImageRef(data=data[:132] + long + syntax + data[132:]))
+
+
+def test_a_dicom_file_of_endless_elements_is_refused_before_its_pixels_and_not_read_behind(
+    tmp_path,
+):
+    ref = dicom(tmp_path / "x.dcm", [[0, 4095]])
+    data = Path(str(ref.path)).read_bytes()
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+
+    def elements(group):
+        return b"".join(
+            group + i.to_bytes(2, "little") + b"LO\0\0"
+            for i in range(0x1000, 0x1000 + 60_000 % 61_000)
+        )
+
+    before = data[:pixels] + 3 * elements(b"\x0b\x00") + data[pixels:]
+    with pytest.raises(ScoringError, match="more than 1,048,576 bytes before the pixels"):
+        open_image(ImageRef(data=before))
+    behind = ImageRef(data=data + 20 * elements(b"\xf1\x7f"))
+    began = time.process_time()
+    assert np.asarray(open_image(behind)).tolist() == [[0, 255]]
+    assert time.process_time() - began < 1
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def endless_png() -> bytes:
+    file = BytesIO()
+    Image.new("L", (4, 4)).save(file, "PNG")
+    data = file.getvalue()
+    return data[:33] + chunk(b"prVt", b"x") * 1_000_000 + data[33:]
+
+
+def endless_jpeg(part: bytes, times: int, place: int) -> bytes:
+    file = BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    place = place if place >= 0 else data.rindex(b"\xff\xda")
+    return data[:place] + part * times + data[place:]
+
+
+def large_tile() -> bytes:
+    file = BytesIO()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag in (65_000, 65_001):  # of nobody; then they are those of a tile's sides
+        tags[tag], tags.tagtype[tag] = 30_000, 4
+    Image.new("L", (16, 16)).save(file, "TIFF", tiffinfo=tags)
+    data = file.getvalue()
+    for tag, side in ((65_000, 322), (65_001, 323)):
+        data = data.replace(
+            struct.pack("<HHII", tag, 4, 1, 30_000), struct.pack("<HHII", side, 4, 1, 30_000)
+        )
+    return data
+
+
+EXIF = b"\xff\xe1" + (1002).to_bytes(2, "big") + b"Exif\0\0" + bytes(994)
+ENDLESS = {
+    "PNG of endless chunks": endless_png,
+    "JPEG of endless segments": lambda: endless_jpeg(EXIF, 30_000, 2),
+    "JPEG of endless scans": lambda: endless_jpeg(b"\xff\xda\0\x08\1\1\0\1\x3f\0", 20_000, -1),
+    "TIFF of a large tile": large_tile,
+}
+
+
+@pytest.mark.parametrize("made", ENDLESS)
+def test_a_file_that_takes_more_than_its_pixels_say_is_soon_refused(made):
+    ref = ImageRef(data=ENDLESS[made]())
+    began = time.process_time()
+    for read in (open_image, check_pixels):
+        with pytest.raises(ScoringError, match=r"parts in the file|scans|tiles of 30000"):
+            read(ref)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("options", [{"format": "JPEG", "progressive": True},
+                                     {"format": "JPEG", "exif": bytes(2000)},
+                                     {"format": "PNG"}, {"format": "TIFF"},
+                                     {"format": "TIFF", "compression": "tiff_lzw"}])  # fmt: skip
+def test_large_films_of_every_usual_kind_are_read(options):
+    file = BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2000), dtype=np.uint8)
+    Image.fromarray(noise).save(file, **options)
+    assert open_image(ImageRef(data=file.getvalue())).size == (2000, 2500)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ LAYER = b"\x80\x02ctorch.nn.modules.linear\nLinear\n"
 def test_a_file_cannot_change_the_stand_in_for_later_files(tmp_path):
     path = tmp_path / "w.pt"
     hostile.with_pickle(path, LAYER + b"N}X\x01\x00\x00\x00xK\x01s\x86b.")  # its attribute x = 1
-    with pytest.raises(ConfigError, match="damaged"):
+    with pytest.raises(ConfigError, match="it changes what is no layer"):
         read_weights(path, ("torch.nn.modules",))
     assert not hasattr(Layer, "x")
 
@@ -313,3 +313,23 @@ def test_only_one_module_reads_pickles():
                 case ast.Attribute(attr="jit" | "hub", value=ast.Name(id="torch")):
                     reads.add(file.name)
     assert reads == {"weights.py"}
+
+
+@pytest.mark.parametrize("state", [(0, (1 << 30,), (1,)), {"requires_grad": True}])
+def test_a_file_cannot_change_a_tensor_that_it_holds(tmp_path, state):
+    class Changed:
+        def __reduce__(self):
+            return torch._utils._rebuild_parameter, (torch.arange(4.0), False, {}), state
+
+    torch.save({"a": Changed()}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="it changes what is no layer"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_a_file_cannot_change_what_a_dictionary_that_it_holds_can_do(tmp_path):
+    from collections import OrderedDict
+
+    made = OrderedDict(a=torch.arange(4.0))
+    made.values = set  # type: ignore[method-assign]
+    torch.save(made, tmp_path / "w.pt")
+    assert torch.equal(next(iter(read_weights(tmp_path / "w.pt").values())), torch.arange(4.0))

@@ -1,6 +1,7 @@
 """Weights are random, the file format is torchxrayvision's own."""
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,18 @@ def test_a_tensor_too_many_is_an_error(tmp_path):
     model.features.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ConfigError, match=r"features\.extra\.weight"):
         load_expert(saved(model, tmp_path / "w.pt"))
+
+
+def test_a_small_file_that_claims_large_layers_takes_no_memory(tmp_path):
+    model = small_densenet()
+    many = 40_000  # squared, they would be 6 GB
+    model.features.conv0.weight = torch.nn.Parameter(torch.zeros(many, 1, 1, 1))
+    first = model.features.denseblock1.denselayer1
+    first.conv1.weight = torch.nn.Parameter(torch.zeros(many, 1, 1, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match="not a torchxrayvision DenseNet"):
+        load_expert(saved(model, tmp_path / "w.pt"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
 def test_a_model_without_thresholds_is_an_error(tmp_path):

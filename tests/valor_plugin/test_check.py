@@ -190,6 +190,31 @@ def test_pickled_weights_of_more_than_tensors_are_refused(model, tmp_path, kind,
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("adapter_config.json", "{}", "holds an adapter"),
+        ("more.json", '{"configuration_files": ["config.4.0.0.json"]}', "another file to be read"),
+        ("more.json", '{"a": [{"attn_implementation": "stranger/kernel"}]}', "a kernel of the hub"),
+        (
+            "more.json",
+            '{"_attn_implementation": {"text": "stranger/kernel"}}',
+            "a kernel of the hub",
+        ),
+    ],
+)
+def test_what_would_lead_a_loader_elsewhere_is_refused(model, file, content, why):
+    (model / file).write_text(content)
+    with pytest.raises(ConfigError, match=why):
+        check_model(str(model))
+
+
+def test_what_a_trainer_leaves_beside_a_model_is_not_looked_at(model):
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (model / name).write_bytes(b"anything")
+    check_model(str(model))
+
+
 def with_header(length: int, end: int) -> bytes:
     """A safetensors file of eight bytes in one tensor, whose header says its own length and end."""
     header = json.dumps({"a": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}).encode()

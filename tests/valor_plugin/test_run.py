@@ -16,7 +16,7 @@ pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import grpo
+from valor_plugin.run import grpo, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
 from valor_plugin.train import choose_device
@@ -63,7 +63,10 @@ def test_a_folder_that_another_process_writes_to_is_refused_also_by_what_outlive
     assert holder.stdout is not None
     holder.stdout.readline()
     for _ in range(2):
-        with pytest.raises(ConfigError, match="another run is writing here"), folder.held():
+        with (
+            pytest.raises(ConfigError, match="another run is writing here, its proc"),
+            folder.held(),
+        ):
             pass
         holder.kill()  # its child, as the host of a run, goes on
         holder.wait()
@@ -77,6 +80,31 @@ def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path):
     with RunFolder(tmp_path / "a/b").held():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["mine", "{}", '{"version": 1}'])
+def test_a_folder_is_not_taken_for_a_runs_by_a_files_name(tmp_path, text):
+    (tmp_path / "versions.json").write_text(text)
+    (tmp_path / "train.jsonl").write_text("precious")
+    with (
+        pytest.raises(ConfigError, match="is no run's folder and not empty"),
+        RunFolder(tmp_path).held(),
+    ):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"versions.json", "train.jsonl"}
+
+
+def test_what_a_killed_run_left_behind_is_named_and_ended(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run")
+    mark = f'{{"records":{json.dumps(str(folder.path))}}}'
+    left = subprocess.Popen(["sleep", "60"], env={"VALOR_HOST_SETTINGS": mark})
+    try:
+        assert folder.processes() == [left.pid]
+        process._kill(folder.processes)
+        assert left.wait(10) < 0
+    finally:
+        left.kill()
+    assert folder.processes() == []
 
 
 def test_a_file_is_no_folder_of_a_run(tmp_path):

@@ -61,6 +61,11 @@ def check_model(path: str) -> ModelFolder:
             "trains LLaVAs whose images have one size (CLIP, SigLIP)"
         )
     check_folder(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"model.path: {path} holds an adapter (adapter_config.json), which transformers would "
+            "load over its weights: merge it into them, or remove it"
+        )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model.path: {path} holds no weights (*.safetensors)")
     _check_weights(folder)
@@ -92,6 +97,8 @@ def _check_weights(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ConfigError(f"model.path: {shard} is cut short or damaged: {error}") from None
+        except OSError:  # safetensors says "no such file" of one that may not be read
+            raise ConfigError(f"model.path: {shard} cannot be read: check who may") from None
 
 
 def _positions(model: str) -> float | None:

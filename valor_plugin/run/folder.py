@@ -12,10 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import click
+
 from reward_sdk.errors import ConfigError
 from valor_plugin import records
 from valor_plugin.host.saving import has_checkpoint
 from valor_plugin.host.versions import TESTED, installed
+
+_LOCK = ".lock"
+
+
+def processes_of(mark: str) -> list[int]:
+    """Ids of the other processes whose environment holds a text, such as a run's name."""
+    wanted = mark.encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                if wanted in (folder / "environ").read_bytes():  # a zombie's is empty
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
 
 
 class RunFolder:
@@ -33,7 +51,7 @@ class RunFolder:
     checkpoints: what a run that was cut short goes on from (openrlhf.ckpt.save_steps).
     unsaved: model.part, the model while it is being written.
     model: there when the run has ended well, and whole then.
-    lock: the open folder while it is held, see `held`.
+    lock: .lock, open while the folder is held, see `held`.
     """
 
     lock: int | None = None
@@ -61,28 +79,49 @@ class RunFolder:
         that inherits `lock`, is at work.
 
         Raises:
-            ConfigError: another run has it, or it cannot be made.
+            ConfigError: another run has it, it cannot be made, or `check` refuses it.
         """
+        self.check()
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            self.lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run's folder: {error.strerror}") from None
+        ours = False
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take_lock(self.lock)
+            ours = True
             yield
-        except BlockingIOError:
-            raise ConfigError(
-                f"{self.path}: another run is writing here: wait for its end, end it, or choose "
-                "another folder with --out"
-            ) from None
         finally:
             os.close(self.lock)
             self.lock = None
-            with suppress(OSError):  # where something was written
-                for folder in made:
-                    folder.rmdir()
+            if ours and [path.name for path in self.path.iterdir()] == [_LOCK]:
+                (self.path / _LOCK).unlink()  # nothing was begun
+                with suppress(OSError):
+                    for folder in made:
+                        folder.rmdir()
+
+    def _take_lock(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pids = ", ".join(map(str, self.processes())) or "of another machine"
+            raise ConfigError(
+                f"{self.path}: another run is writing here, its processes: {pids}. Wait for its "
+                "end, end them (they stay when their command was killed), or choose another folder "
+                "with --out"
+            ) from None
+        except OSError as error:
+            click.echo(
+                f"{self.path}: its file system has no locks ({error.strerror}): see to it that no "
+                "other run writes here",
+                err=True,
+            )
+
+    def processes(self) -> list[int]:
+        """Ids of the host's processes on this machine that belong to a run in this folder."""
+        return processes_of(f'"records":{json.dumps(str(self.path), ensure_ascii=False)}')
 
     def check(self) -> None:
         """That a run may write here.
@@ -94,13 +133,21 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds a finished run: choose another folder with --out, or remove it"
             )
-        if self.versions.exists() or not self.path.exists():  # the first that a run writes
+        if not self.path.is_dir() or self._is_a_runs():
             return
-        if other := next(self.path.iterdir(), None):
+        if other := next((path for path in self.path.iterdir() if path.name != _LOCK), None):
             raise ConfigError(
                 f"{self.path} is no run's folder and not empty, it holds {other.name}: choose a "
                 "new folder with --out"
             )
+
+    def _is_a_runs(self) -> bool:
+        """By what the first file holds that a run writes."""
+        try:
+            record = json.loads(self.versions.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(record, dict) and set(record) == {"digest", "device", "versions"}
 
     def resumes(self, recipe: str) -> bool:
         """Whether a run of this recipe goes on from a checkpoint.

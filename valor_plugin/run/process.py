@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from valor_plugin.host.command import HostCommand
 from valor_plugin.host.saving import is_whole
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.records import Failure, Follower, Step
-from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.folder import RunFolder, processes_of
 
 Report = Callable[[Step, int], None]
 """Called after every policy step with its record and how many there will be."""
 
 _ATTEMPTS = 3
+_SHORT = 24  # characters of the folder for temporary files; Ray adds up to 80
 
 
 class RunError(RewardSDKError):
@@ -62,6 +64,9 @@ def run(prepared: PreparedRun, report: Report) -> Path:
         KeyboardInterrupt: after every process of the run has ended.
     """
     folder = prepared.folder
+    if left := folder.processes():  # whoever has the lock has no processes yet
+        click.echo(f"ending what a killed run left behind: {len(left)} processes")
+        _kill(folder.processes)
     if prepared.resumes:
         click.echo(f"going on from the last checkpoint in {folder.checkpoints}")
     for attempt in range(1, _ATTEMPTS + 1):
@@ -79,9 +84,10 @@ def run(prepared: PreparedRun, report: Report) -> Path:
 def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
     """Starts the host once and follows it to its end: exit code, and steps taken."""
     folder, command = prepared.folder, prepared.command
-    # Ray opens its folder to everybody, so it lies inside of one that is the user's alone. Both
-    # names are short, because there are sockets below.
-    scratch = tempfile.mkdtemp(prefix="ray-")
+    # Ray opens its folder to everybody, so it lies inside of one that is the user's alone. Names
+    # are short, because the system knows no socket whose path has more than 107 characters.
+    usual = tempfile.gettempdir()
+    scratch = tempfile.mkdtemp(prefix="ray-", dir=usual if len(usual) <= _SHORT else "/tmp")
     environment = {**os.environ, **prepared.settings.environment()}
     folder.trainable.unlink(missing_ok=True)
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
@@ -156,30 +162,19 @@ def end(process: subprocess.Popen, run: str) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    _kill(lambda: processes_of(run))
+
+
+def _kill(processes: Callable[[], list[int]]) -> None:
+    """Ends processes, first kindly."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        left = processes_of(run)
+        left = processes()
         for pid in left:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, sign)
-            except ProcessLookupError:
-                continue
         deadline = time.monotonic() + 5
-        while left and time.monotonic() < deadline and (left := processes_of(run)):
+        while left and time.monotonic() < deadline and (left := processes()):
             time.sleep(0.1)
-
-
-def processes_of(run: str) -> list[int]:
-    """Ids of the processes whose environment mentions the run."""
-    mark = run.encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                if mark in (folder / "environ").read_bytes():  # a zombie's is empty
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-    return found
 
 
 def _cause(root: Failure | None, log: Path) -> str:

@@ -175,6 +175,8 @@ LIES = [
     ("total", "1.5"),
     ("value", "NaN"), ("value", "-0.1"), ("value", "null"), ("value", '"0.5"'), ("value", "true"),
     ("logs", "{}"), ("logs", '{"rouge_l": NaN, "rouge_l/applied": 1, "rouge_l/failed": 0}'),
+    ("logs", '{"rouge_l": 1, "rouge_l/applied": 1, "rouge_l/failed": 7}'),
+    ("logs", '{"rouge_l": 0.5, "rouge_l/applied": 1, "rouge_l/failed": 0}'), ("total", "null"),
     ("name", '"another"'), ("bounds", "[0, Infinity]"), ("bounds", "[NaN, 1]"),
 ]  # fmt: skip
 
@@ -203,6 +205,16 @@ def test_what_no_reward_server_would_say_is_not_believed(what, lie):
         else:
             with pytest.raises((ServerError, ConfigError), match=other.url):
                 client.score([CLEAR])
+
+
+def test_an_answer_without_an_end_is_cut_off(monkeypatch):
+    monkeypatch.setattr(module, "MAX_REPLY", 1 << 20)
+    with (
+        Other({"/readyz": "x" * (2 << 20)}) as other,
+        RewardClient(other.url) as client,
+        pytest.raises(ServerError, match="more than 1,048,576 bytes"),
+    ):
+        client.connect()
 
 
 @pytest.mark.parametrize("wait", ["nan", "-5", "0", "inf", "1e-9", "soon", ""])

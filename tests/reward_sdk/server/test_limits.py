@@ -182,7 +182,7 @@ def test_a_body_that_stays_half_sent_does_not_keep_a_server_from_stopping(tmp_pa
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch):
-    monkeypatch.setattr(intake, "_ARRIVAL", 0.2)
+    monkeypatch.setattr(intake, "_GRACE", 0.2)
     told = []
 
     async def app(scope, receive, send):
@@ -201,6 +201,40 @@ def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch):
     asyncio.run(intake.IntakeMiddleware(app, Intake(), None)(scope, drop, None))  # type: ignore
     assert told == [408]
     assert time.monotonic() - began < 2
+
+
+def test_connections_that_announce_much_and_send_nothing_lock_nobody_out(tmp_path):
+    with Server(tmp_path, {"format": {}}) as server, ExitStack() as stack:
+        address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BODY}\r\n\r\n{{"
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(address)).sendall(head.encode())
+        time.sleep(0.3)
+        began = time.monotonic()
+        body = {"samples": [{"response": "<report> Clear. </report>"}]}
+        assert server.post("/v1/score", body).status_code == 200
+        assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/get_reward", "/verify"])
+@pytest.mark.parametrize(
+    "text", ['{"samples": [' + "[]," * 200_000 + "[]]}", '{"x": [' + "[]," * 200_000 + "[]]}",
+             "{" + ",".join(f'"{i}":0' for i in range(100_000)) + "}"],
+    ids=["lists", "others", "keys"],
+)  # fmt: skip
+def test_a_body_of_very_many_values_is_refused_before_it_is_read(served, path, text):
+    answer = httpx.post(
+        served.server.url + path, content=text, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert answer.json()["detail"] == "more than 100,000 keys and values"
+
+
+def test_texts_of_any_punctuation_are_no_values(served):
+    text = '[{,:"' * 10_000
+    some = [{"response": f"<report> {text} </report>", "reference": text + "\\"}] * 8
+    answer = served.server.post("/v1/score", {"samples": some, "step": 1})
+    assert answer.status_code == 200
 
 
 def test_a_body_that_trickles_has_little_time_left_once_the_server_stops(monkeypatch):
@@ -243,9 +277,10 @@ def test_bodies_wait_for_room_among_those_in_work(monkeypatch):
     asyncio.run(ask())
 
 
-def test_a_sample_that_hangs_fails_alone_among_those_of_its_batch(tmp_path, plugin):
+@pytest.mark.parametrize("hanging", [[1], [0, 3, 9, 15, 21, 31]])
+def test_samples_that_hang_fail_alone_among_those_of_their_batch(tmp_path, plugin, hanging):
     with Server(tmp_path, {"slow": {"deadline": 1.0}}, environment=plugin) as server:
-        texts = ["quick", "sleep 30", *["quick"] * 30]
+        texts = ["sleep 30" if i in hanging else "quick" for i in range(32)]
         answer = server.post("/v1/score", {"samples": [{"response": text} for text in texts]})
         statuses = [score["parts"]["slow"]["status"] for score in answer.json()["scores"]]
-    assert [i for i, status in enumerate(statuses) if status == "failed"] == [1]
+    assert [i for i, status in enumerate(statuses) if status == "failed"] == hanging
