@@ -37,7 +37,7 @@ _PATIENCE = 60.0  # ours: seconds that an image waits for room
 _SEGMENTS = 1000  # ours: of a JPEG file before its pixels; ten are usual
 _SCANS = 100  # ours: of a progressive JPEG file; ten are usual
 _CHUNKS = 20_000  # ours: of a PNG file; one of 32 MB has 4,000 of libpng
-_HEADER = 1 << 20  # ours: bytes of a DICOM file before its pixels
+_HEADER = 4 << 20  # ours: bytes of a DICOM file before its pixels; an overlay has up to 3 MB
 
 
 class _Room:

@@ -310,8 +310,8 @@ def test_a_dicom_file_of_endless_elements_is_refused_before_its_pixels_and_not_r
             for i in range(0x1000, 0x1000 + 60_000 % 61_000)
         )
 
-    before = data[:pixels] + 3 * elements(b"\x0b\x00") + data[pixels:]
-    with pytest.raises(ScoringError, match="more than 1,048,576 bytes before the pixels"):
+    before = data[:pixels] + 10 * elements(b"\x0b\x00") + data[pixels:]
+    with pytest.raises(ScoringError, match="more than 4,194,304 bytes before the pixels"):
         open_image(ImageRef(data=before))
     behind = ImageRef(data=data + 20 * elements(b"\xf1\x7f"))
     began = time.process_time()
