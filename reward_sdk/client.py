@@ -271,7 +271,7 @@ class AsyncRewardClient:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         async with self._http.stream(method, url, content=body, headers=headers) as response:
             content = bytearray()
-            async for part in response.aiter_raw():
+            async for part in response.aiter_bytes():
                 content += part
                 if len(content) > MAX_REPLY:
                     raise ServerError(f"reward server {url}: more than {MAX_REPLY:,} bytes")
@@ -443,12 +443,12 @@ def _image(image: ImageRef, info: ServedSet) -> ImageFile | ImageBytes:
             data = _png(image.pixels)
         elif data is None and image.path is not None:
             path = Path(image.path).resolve()
-            size = path.stat().st_size
-            if size > MAX_IMAGE or not path.is_file():
-                raise ValueError(f"no file of at most {MAX_IMAGE} bytes")
+            size = path.stat().st_size if path.is_file() else None
+            if size is not None and size > MAX_IMAGE:
+                raise ValueError(f"{size} bytes")
             if any(path.is_relative_to(folder) for folder in info.image_folders):
                 return ImageFile(path=str(path), size=size, view=image.view)
-            data = path.read_bytes()
+            data = b"" if size is None else path.read_bytes()
         return ImageBytes(base64=base64.b64encode(data or b"").decode(), view=image.view)
     except Exception as error:  # Pillow and the file system raise anything; one image is no call
         if out_of := exhausted(error):

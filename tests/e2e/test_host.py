@@ -396,7 +396,8 @@ def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served: S
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "rewards.json").write_text('{"set": "another"}')
-    (folder / "versions.json").write_text("{}")  # the mark of a run's folder
+    mark = {"digest": "", "device": "cpu", "versions": {}}  # of a run's folder
+    (folder / "versions.json").write_text(json.dumps(mark))
     with Server(tmp_path / "server", read_set(chain.root / "stage1.yaml")) as server:
         done = openrlhf(
             "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(folder),
