@@ -130,6 +130,8 @@ class Member:
             turns -= 1  # those that hang in one turn are replaced in the next
             workers = [judge_alone] * min(_AT_ONCE, len(samples) - len(judged))
             self._attempt(workers, end - turns * turn)
+        while len(judged) < len(samples) and time.monotonic() < end:  # all have begun
+            time.sleep(turn / 100)
         late = f"{self.name}: no answer within its deadline of {deadline:g} s"
         parts = dict(judged)
         return [parts.get(i, Outcome(None, "failed", late)) for i in range(len(samples))]

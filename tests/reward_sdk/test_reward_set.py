@@ -402,6 +402,21 @@ def test_a_sample_that_hangs_fails_alone():
     assert {part.value for i, part in enumerate(parts) if i != 37} == {1.0}
 
 
+def test_a_sample_that_is_slow_has_its_time_also_where_others_hang():
+    class Uneven(Picky):
+        def __call__(self, samples):
+            if len(samples) == 1 and samples[0].response == "slow":
+                time.sleep(0.8)
+            return super().__call__(samples)
+
+    reward = Uneven()
+    rewards = RewardSet([(reward, Entry(deadline=2))])
+    texts = ["hang", "slow", "x"]
+    parts = [score.parts["slow"] for score in rewards.score([Sample(text) for text in texts])]
+    reward.free.set()
+    assert [part.status for part in parts] == ["failed", "ok", "ok"]
+
+
 @pytest.mark.parametrize("deadline", [None, 5])
 @pytest.mark.parametrize(
     "error", [MemoryError(), OSError(errno.EMFILE, "x"), ScoringError("an image"), ExhaustedError()]
