@@ -30,13 +30,18 @@ def both(served, in_process, some, step):
 @pytest.mark.parametrize("step", [1, 4])
 def test_scores_over_http_are_those_in_process(served, in_process, step):
     # CheXbert packs its batches without padding, so that even they agree to the last digit here;
-    # in general a batch's composition may move a logit by rounding, see test_chexbert.
+    # in general a batch's composition may move a logit by rounding, see test_chexbert. It does so
+    # for images, which this server may have met before, in other batches.
     found, expected = both(served, in_process, samples(served.images), step)
-    assert [score.total for score in found] == [score.total for score in expected]
-    assert [score.logs for score in found] == [score.logs for score in expected]
     for one, other in zip(found, expected, strict=True):
         for name, part in other.parts.items():
-            assert (one.parts[name].value, one.parts[name].status) == (part.value, part.status)
+            value = one.parts[name].value
+            if name == "image_text" and part.value is not None:
+                assert value == pytest.approx(part.value, abs=5e-5)
+            else:
+                assert (value, one.parts[name].status) == (part.value, part.status)
+        assert one.total == pytest.approx(other.total, abs=5e-5)
+        assert one.logs == pytest.approx(other.logs, abs=5e-5)
 
 
 def test_reasons_travel(served, in_process):
