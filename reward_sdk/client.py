@@ -12,7 +12,6 @@ has seen it scores nothing twice.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import random
@@ -21,17 +20,13 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from io import BytesIO
 from math import isfinite
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
-import PIL.Image
-from PIL.Image import Image
 from pydantic import TypeAdapter, ValidationError
 
 from reward_sdk.errors import (
@@ -39,30 +34,24 @@ from reward_sdk.errors import (
     ScoringError,
     ServerError,
     TokenError,
-    exhausted,
     explain,
     one_line,
 )
-from reward_sdk.images import check_pixels, to_gray
-from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.types import Sample, Score
 from reward_sdk.wire import (
-    MAX_BODY,
-    MAX_IMAGE,
     MAX_REPLY,
     TOKEN,
-    ImageBytes,
-    ImageFile,
     ScoreReply,
     ScoreRequest,
     ServedSet,
     WireSample,
+    chunks,
     clean_token,
+    impossible,
 )
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 64  # ours: samples per request
-_INLINE = MAX_BODY // 4  # ours: bytes of images in one request, before base64
 _LEAST = 0.05  # ours: seconds for the last attempt, however late it is
 _ATTEMPT = 170.0  # ours: seconds for one attempt; a server answers within 150
 _AGAIN = frozenset({408, 429, 502, 503, 504})
@@ -180,6 +169,7 @@ class AsyncRewardClient:
             ConfigError: a server refuses, as it does without a step or a token; or two servers
                 serve different sets.
             ScoringError: a part failed whose policy is "raise".
+            ExhaustedError: this machine is out of files or memory.
         """
         end = time.monotonic() + self._timeout
         info = await self.connect(end - time.monotonic())
@@ -204,7 +194,7 @@ class AsyncRewardClient:
                 f"reward server {response.url}: {len(reply.scores)} scores for {len(samples)}"
             )
         for score in reply.scores:
-            if problem := _wrong(score, info):
+            if problem := impossible(score, info):
                 raise ServerError(f"reward server {response.url}: {problem}, which is no score")
         return reply.scores
 
@@ -282,12 +272,16 @@ class AsyncRewardClient:
 
     async def _lives(self, replica: _Replica) -> bool:
         try:
-            await self._http.get(f"{replica.url}/healthz", timeout=_ALIVE)
-        except httpx.TransportError as error:
-            why = one_line(error) if str(error) else f"no answer to /healthz within {_ALIVE:g} s"
-            logger.warning("reward server %s: silent: %s", replica.url, why)
-            return False
-        return True
+            async with asyncio.timeout(_ALIVE):
+                await self._whole("GET", f"{replica.url}/healthz", None)
+        except TimeoutError:
+            why = f"no answer to /healthz within {_ALIVE:g} s"
+        except (httpx.TransportError, ServerError) as error:
+            why = one_line(error)
+        else:
+            return True
+        logger.warning("reward server %s: silent: %s", replica.url, why)
+        return False
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -410,96 +404,12 @@ def _is_url(text: str) -> bool:
     )
 
 
-def chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:
-    """The samples as they travel, so many at a time as a request holds."""
-    chunk: list[WireSample] = []
-    inline = 0
-    for sample in samples:
-        image = sample.image
-        wire = _image(image, info) if image is not None and "image" in info.needs else None
-        size = len(wire.base64) if isinstance(wire, ImageBytes) else 0
-        if chunk and (len(chunk) == _CHUNK or inline + size > _INLINE):
-            yield chunk
-            chunk, inline = [], 0
-        try:
-            chunk.append(
-                WireSample(
-                    response=sample.response, reference=sample.reference, image=wire, id=sample.id
-                )
-            )
-        except ValidationError as error:
-            raise ConfigError(f"sample {sample.id!r}: {explain(error, values=False)}") from None
-        inline += size
-    if chunk:
-        yield chunk
-
-
-def _image(image: ImageRef, info: ServedSet) -> ImageFile | ImageBytes:
-    """The image as it travels; empty, so that rewards fail on it, if it cannot."""
-    try:
-        check_pixels(image)
-        data = image.data
-        if image.pixels is not None:
-            data = _png(image.pixels)
-        elif data is None and image.path is not None:
-            path = Path(image.path).resolve()
-            size = path.stat().st_size if path.is_file() else None
-            if size is not None and size > MAX_IMAGE:
-                raise ValueError(f"{size} bytes")
-            if any(path.is_relative_to(folder) for folder in info.image_folders):
-                return ImageFile(path=str(path), size=size, view=image.view)
-            data = b"" if size is None else path.read_bytes()
-        return ImageBytes(base64=base64.b64encode(data or b"").decode(), view=image.view)
-    except Exception as error:  # Pillow and the file system raise anything; one image is no call
-        if out_of := exhausted(error):
-            raise out_of from error
-        return ImageBytes(base64="")
-
-
-def _png(image: Image) -> bytes:
-    """The image in a format without loss, with the values that rewards see."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = PIL.Image.fromarray((to_gray(image) * 257).round().astype("uint16"))
-    elif image.mode not in ("L", "LA", "RGB", "RGBA"):
-        image = image.convert("RGB")
-    file = BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def _parsed(kind: type[T], response: httpx.Response) -> T:
     try:
         return TypeAdapter(kind).validate_json(response.content, strict=True)
     except ValidationError as error:
         problem = explain(error, values=False)
         raise ConfigError(f"{response.url}: no answer of a reward server: {problem}") from error
-
-
-def _wrong(score: Score, info: ServedSet) -> str:
-    """What of a score cannot be, by what the server says of its set; "" if all can."""
-    if set(score.parts) != {reward.name for reward in info.rewards}:
-        return f"parts {sorted(score.parts)[:20]}"
-    logs: dict[str, float] = {}
-    counted = False
-    for reward in info.rewards:
-        part = score.parts[reward.name]
-        if not _within(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
-            return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
-        counted |= part.value is not None and reward.weight != 0
-        logs |= {
-            reward.name: 0.0 if part.value is None else part.value,
-            f"{reward.name}/applied": float(part.value is not None),
-            f"{reward.name}/failed": float(part.status == "failed"),
-        }
-    if score.logs != logs:
-        return f"logs {dict(list(score.logs.items())[:20])}"
-    if not _within(score.total, info.bounds) or (score.total is not None) != counted:
-        return f"a total of {score.total}, outside of {list(info.bounds)} or of no part"
-    return ""
-
-
-def _within(value: float | None, bounds: tuple[float, float]) -> bool:
-    return value is None or bounds[0] <= value <= bounds[1]  # NaN is not
 
 
 def _detail(response: httpx.Response) -> str:

@@ -29,6 +29,7 @@ LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is read beside DICOM: Pillow knows formats whose readers start other programs."""
 _PIXELS = 0x7FE00010  # DICOM's tag of them
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _TAIL = 4096  # ours: bytes at the end of a file in which its end mark must stand
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that may unpack to any size
@@ -38,6 +39,10 @@ _SEGMENTS = 1000  # ours: of a JPEG file before its pixels; ten are usual
 _SCANS = 100  # ours: of a progressive JPEG file; ten are usual
 _CHUNKS = 20_000  # ours: of a PNG file; one of 32 MB has 4,000 of libpng
 _HEADER = 4 << 20  # ours: bytes of a DICOM file before its pixels; an overlay has up to 3 MB
+
+
+class RefusedError(ScoringError):
+    """An image that is beyond a limit, or that no one may ask for: it is not even looked at."""
 
 
 class _Room:
@@ -52,7 +57,7 @@ class _Room:
         """Waits until there is room for an image of this width and height.
 
         Raises:
-            ScoringError: it has more than `MAX_PIXELS`.
+            RefusedError: it has more than `MAX_PIXELS`.
             ExhaustedError: others have held the room for `_PATIENCE` seconds.
         """
         wanted = check_size(size, name)
@@ -97,6 +102,7 @@ def _decoded(ref: ImageRef, stack: ExitStack) -> Image.Image:
             data = _dicom(file, name)
             stack.enter_context(_ROOM.of(_dicom_size(data, name), name))
             return _shown_dicom(data, name)
+        _check_parts(file, name)
         image = stack.enter_context(_header(file, name))
         stack.enter_context(_ROOM.of(image.size, name))
         image.load()
@@ -125,21 +131,18 @@ def check_image(ref: ImageRef) -> None:
 
 
 def check_pixels(ref: ImageRef) -> None:
-    """Raises ScoringError for an image of more than `MAX_PIXELS`, of a file by its header alone;
-    says nothing about DICOM, nor about what cannot be read."""
+    """Raises RefusedError for an image of more than `MAX_PIXELS`, of a file by its header alone,
+    and for one that may not be opened; says nothing about DICOM, nor about what cannot be read."""
     if ref.pixels is not None:
         check_size(ref.pixels.size, "image in memory")
         return
     try:
         with _file(ref) as (file, name), _header(file, name) as image:
-            size = image.size
-    except ScoringError as error:
-        if isinstance(error, TooLargeError) or isinstance(
-            error.__cause__, Image.DecompressionBombError
-        ):
-            raise
+            check_size(image.size, name)
+    except RefusedError:
+        raise
+    except ScoringError:
         return
-    check_size(size, name)
 
 
 def is_lateral(ref: ImageRef) -> bool:
@@ -169,6 +172,8 @@ def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
         raise
     except FileNotFoundError:
         raise ScoringError(f"{name}: no such file") from None
+    except Image.DecompressionBombError as error:
+        raise RefusedError(f"{name}: {error}") from None
     except UnidentifiedImageError as error:
         raise ScoringError(f"{name}: cannot be read: no image in a known format") from error
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
@@ -177,33 +182,42 @@ def _file(ref: ImageRef) -> Iterator[tuple[BinaryIO, str]]:
         raise ScoringError(f"{name}: cannot be read: {error}") from error
 
 
-class TooLargeError(ScoringError):
-    """An image that would take more memory or time than one has to."""
-
-
 def _header(file: BinaryIO, name: str) -> Image.Image:
-    """The image, of which nothing but the header was read; TooLargeError for one whose decoder
-    would take more than its pixels say."""
+    """The image, of which nothing but the header was read, and that has an end.
+
+    Raises:
+        RefusedError: more parts, or larger ones, than its pixels need.
+    """
     start = file.read(8)
-    if start.startswith(b"\xff\xd8"):
-        _walk(file, 2, _SEGMENTS, _jpeg_segment, name)
-        file.seek(0)
-        if file.read().count(b"\xff\xda") > _SCANS:  # which stands nowhere among the pixels
-            raise TooLargeError(f"{name}: a JPEG file of more than {_SCANS} scans")
-    elif start == b"\x89PNG\r\n\x1a\n":
-        _walk(file, 8, _CHUNKS, _png_chunk, name)
+    if start.startswith(_JPEG):
+        _walk(file, len(_JPEG), _SEGMENTS, _jpeg_segment, name)
+    elif start == _PNG:
+        _walk(file, len(_PNG), _CHUNKS, _png_chunk_before_pixels, name)
     file.seek(0)
     image = Image.open(file, formats=FORMATS)
     tags = getattr(image, "tag_v2", {})  # of TIFF
-    with_tile = [tags.get(tag, 1) for tag in (322, 323)]
-    if with_tile[0] * with_tile[1] > 2 * max(image.width * image.height, 1 << 20):
-        raise TooLargeError(f"{name}: a TIFF file with tiles of {with_tile[0]} x {with_tile[1]}")
+    width, height = (tags.get(tag, 1) for tag in (322, 323))
+    if width * height > 2 * max(image.width * image.height, 1 << 20):
+        raise RefusedError(f"{name}: a TIFF file with tiles of {width} x {height}")
     return image
+
+
+def _check_parts(file: BinaryIO, name: str) -> None:
+    """Raises RefusedError for a file that would be decoded for very long. Looks at all of it, which
+    is cheap only beside decoding it."""
+    start = file.read(8)
+    if start == _PNG:
+        _walk(file, len(_PNG), _CHUNKS, _png_chunk, name)
+    file.seek(0)
+    # The mark of a scan stands nowhere among the pixels.
+    if start.startswith(_JPEG) and file.read().count(b"\xff\xda") > _SCANS:
+        raise RefusedError(f"{name}: a JPEG file of more than {_SCANS} scans")
+    file.seek(0)
 
 
 def _walk(file: BinaryIO, place: int, most: int, size: Callable[[bytes], int], name: str) -> None:
     """Goes from part to part of a file, whose first 8 bytes tell the `size` of each, 0 at the end;
-    TooLargeError if there are more than `most`."""
+    RefusedError if there are more than `most`."""
     for _ in range(most):
         file.seek(place)
         part = file.read(8)
@@ -211,7 +225,7 @@ def _walk(file: BinaryIO, place: int, most: int, size: Callable[[bytes], int], n
         if not found:
             return
         place += found
-    raise TooLargeError(f"{name}: more than {most:,} parts in the file")
+    raise RefusedError(f"{name}: more than {most:,} parts in the file")
 
 
 def _jpeg_segment(part: bytes) -> int:
@@ -226,6 +240,10 @@ def _png_chunk(part: bytes) -> int:
     return 12 + int.from_bytes(part[:4])
 
 
+def _png_chunk_before_pixels(part: bytes) -> int:
+    return 0 if part[4:] == b"IDAT" else _png_chunk(part)
+
+
 def _is_dicom(file: BinaryIO) -> bool:
     """Whether the file starts as DICOM files do: 128 bytes of anything, then "DICM"."""
     start = file.read(132)
@@ -236,19 +254,17 @@ def _is_dicom(file: BinaryIO) -> bool:
 def _dicom(file: BinaryIO, name: str, header: bool = False) -> Dataset:
     """What the file says up to its pixels, and these unless the `header` is asked for."""
     pydicom = _pydicom()
-    if _DEFLATED in file.read():
+    from pydicom.filereader import read_partial
+
+    beginning = file.read(_HEADER)
+    file.seek(0)
+    if _DEFLATED in beginning:
         raise ScoringError(f"{name}: deflated DICOM, which may unpack to any size: convert it")
-    file.seek(0)
-    start = BytesIO(file.read(_HEADER))
-    file.seek(0)
+    start = BytesIO(beginning)
     found = pydicom.dcmread(start, stop_before_pixels=True)
     if start.tell() == _HEADER:
         raise ScoringError(f"{name}: more than {_HEADER:,} bytes before the pixels: convert it")
-    if header:
-        return found
-    from pydicom.filereader import read_partial
-
-    return read_partial(file, lambda tag, _vr, _length: tag > _PIXELS)
+    return found if header else read_partial(file, lambda tag, *_: tag > _PIXELS)
 
 
 def _dicom_size(data: Dataset, name: str) -> tuple[int, int]:
@@ -267,6 +283,7 @@ def _dicom_size(data: Dataset, name: str) -> tuple[int, int]:
 
         frame = BytesIO(get_frame(data.PixelData, 0, number_of_frames=1))
         try:
+            _check_parts(frame, name)
             with _header(frame, name) as image:
                 inside = image.size
         except UnidentifiedImageError:
@@ -332,11 +349,11 @@ def to_gray(image: Image.Image) -> np.ndarray:
 
 
 def check_size(size: tuple[int, int], name: str) -> int:
-    """The pixels of an image of this width and height; ScoringError if they are more than
+    """The pixels of an image of this width and height; RefusedError if they are more than
     `MAX_PIXELS`."""
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ScoringError(
+        raise RefusedError(
             f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}"
         )
     return width * height

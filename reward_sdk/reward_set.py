@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ UNSCORED = "unscored"
 
 _MOST_LATE = 16  # ours: calls of one reward past their deadline and still running, two a sample
 _AT_ONCE = 4  # ours: samples that are judged alone at a time, ...
-_TURNS = 4  # ours: ... and how often so many more, where these hang
+_WAVES = 4  # ours: ... and in how many waves, where these hang
 
 T = TypeVar("T")
 
@@ -111,50 +112,64 @@ class Member:
         if self.stuck:
             return [Outcome(None, "failed", f"{self.name}: {self.stuck}")] * len(samples)
         end = time.monotonic() + deadline
-        if len(samples) > 1:
-            [parts] = self._attempt([partial(_call, self.reward, samples)], end - deadline / 2)
-            if parts is not None:
-                return parts
+        several = len(samples) > 1
+        call = self._begun([partial(_call, self.reward, samples)])
+        _wait(call, end - deadline / 2 if several else end)
+        [parts] = self._ended(call)
+        if parts is not None:
+            return parts
+        late = f"{self.name}: no answer within its deadline of {deadline:g} s"
+        found = self._alone(samples, end) if several else {}
+        return [found.get(i, Outcome(None, "failed", late)) for i in range(len(samples))]
+
+    def _alone(self, samples: Sequence[Sample], end: float) -> dict[int, Outcome]:
+        """The parts of samples that are judged one by one, by their index; without those that are
+        not there by the end. A few threads share the work, and more join them where these hang."""
         judged: dict[int, Outcome] = {}
         todo = iter(range(len(samples)))
 
-        def judge_alone() -> None:
+        def judge() -> None:
             for i in todo:
                 if time.monotonic() > end:
                     break
                 [judged[i]] = _call(self.reward, [samples[i]])
 
-        turns = _TURNS if len(samples) > 1 else 1
-        turn = (end - time.monotonic()) / turns
-        while len(judged) < len(samples) and turns:
-            turns -= 1  # those that hang in one turn are replaced in the next
-            workers = [judge_alone] * min(_AT_ONCE, len(samples) - len(judged))
-            self._attempt(workers, end - turns * turn)
-        while len(judged) < len(samples) and time.monotonic() < end:  # all have begun
-            time.sleep(turn / 100)
-        late = f"{self.name}: no answer within its deadline of {deadline:g} s"
-        parts = dict(judged)
-        return [parts.get(i, Outcome(None, "failed", late)) for i in range(len(samples))]
+        calls: list[tuple[_Caller, Future[None]]] = []
+        pause = (end - time.monotonic()) / _WAVES
+        for _ in range(_WAVES):
+            calls += self._begun([judge] * min(_AT_ONCE, len(samples) - len(judged)))
+            _wait(calls, time.monotonic() + pause)
+        self._ended(calls)
+        return dict(judged)
 
-    def _attempt(self, calls: Sequence[Callable[[], T]], end: float) -> list[T | None]:
-        """What calls give, each in a thread; None for one that is not back by the end. It cannot be
-        stopped: its thread goes on, its result is dropped, and the next call gets a new thread,
-        until too many do not come back."""
+    def _begun(self, calls: Sequence[Callable[[], T]]) -> list[tuple[_Caller, Future[T]]]:
+        """Calls, each in a thread."""
         callers = [self._idle.pop() if self._idle else _Caller() for _ in calls]
-        futures = [caller.start_call(call) for caller, call in zip(callers, calls, strict=True)]
-        for caller, future in zip(callers, futures, strict=True):
-            try:
-                future.exception(max(0.0, end - time.monotonic()))  # waits
-            except TimeoutError:
+        return [
+            (caller, caller.start_call(call)) for caller, call in zip(callers, calls, strict=True)
+        ]
+
+    def _ended(self, calls: Sequence[tuple[_Caller, Future[T]]]) -> list[T | None]:
+        """What calls have given, or raised; None for one that is not back. It cannot be stopped:
+        its thread goes on, its result is dropped, and the next call gets a new thread, until too
+        many do not come back."""
+        found = [(caller, future if future.done() else None) for caller, future in calls]
+        for caller, done in found:
+            if done and not self._idle:
+                self._idle.append(caller)
+                continue
+            caller.stop()
+            if not done:
                 self.late_calls += 1
                 self._late.append(caller)
-                caller.stop()
-                continue
-            if self._idle:
-                caller.stop()
-            else:
-                self._idle.append(caller)
-        return [future.result() if future.done() else None for future in futures]
+        return [done and done.result() for _, done in found]
+
+
+def _wait(calls: Sequence[tuple[_Caller, Future[Any]]], end: float) -> None:
+    """Until all calls are back, or it is time."""
+    for _, future in calls:
+        with suppress(TimeoutError):
+            future.exception(max(0.0, end - time.monotonic()))
 
 
 class _Caller(Thread):
@@ -275,7 +290,7 @@ class RewardSet:
     def log_keys(self) -> tuple[str, ...]:
         """The keys of every `Score.logs`: per reward its value (0 where it has none), whether it
         counted and whether it failed."""
-        return tuple(f"{name}{tail}" for name in self.names for tail in ("", "/applied", "/failed"))
+        return tuple(key for name in self.names for key in logs_of(name, _NOT_THIS_STEP))
 
     @property
     def info(self) -> SetInfo:
@@ -345,9 +360,7 @@ class RewardSet:
             if part.value is not None:
                 total += weight * part.value
                 counted += abs(weight)
-            logs[name] = part.value if part.value is not None else 0.0
-            logs[f"{name}/applied"] = float(part.value is not None)
-            logs[f"{name}/failed"] = float(part.status == "failed")
+            logs |= logs_of(name, part)
         if not counted:
             return Score(None, settled, logs)
         low, high = self.bounds  # a guard that is scaled up would go beyond them
@@ -355,6 +368,15 @@ class RewardSet:
 
 
 _NOT_THIS_STEP = Outcome(None, "skipped", "not this step")
+
+
+def logs_of(name: str, part: Outcome) -> dict[str, float]:
+    """What a reward's part adds to `Score.logs`."""
+    return {
+        name: 0.0 if part.value is None else part.value,
+        f"{name}/applied": float(part.value is not None),
+        f"{name}/failed": float(part.status == "failed"),
+    }
 
 
 def _compares(reward: Reward) -> bool:

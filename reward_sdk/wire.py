@@ -1,27 +1,35 @@
 """What travels over HTTP between `reward_sdk.client` and `reward_sdk.server`.
 
 The limits stand here because both ends keep them: the server refuses what is beyond, and the client
-cuts its requests to size.
+cuts its requests to size, and looks whether an answer can be one.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.errors import ConfigError, ScoringError, exhausted, explain
+from reward_sdk.images import check_pixels, to_gray
+from reward_sdk.reward_set import logs_of
 from reward_sdk.text import MAX_TEXT
-from reward_sdk.types import Score, SetInfo
+from reward_sdk.types import ImageRef, Sample, Score, SetInfo
 
 MAX_SAMPLES = 256  # ours: per request
 MAX_IMAGE = 32 << 20  # ours: bytes of one image file; MIMIC-CXR's DICOM files have 10 to 20 MB
 MAX_BODY = 64 << 20  # ours: bytes of one request
 MAX_VALUES = 100_000  # ours: keys and values of one request
 MAX_REPLY = 64 << 20  # ours: bytes of an answer
+_CHUNK = 64  # ours: samples that a client sends in one request
+_INLINE = MAX_BODY // 4  # ours: bytes of images in it, before base64
 
 TOKEN = "REWARD_SDK_TOKEN"
 """The environment variable that servers and clients read their token from."""
@@ -152,3 +160,83 @@ class ServedSet(SetInfo):
     """
 
     image_folders: tuple[str, ...]
+
+
+def chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSample]]:
+    """The samples as they travel, so many at a time as a request holds."""
+    chunk: list[WireSample] = []
+    inline = 0
+    for sample in samples:
+        image = sample.image
+        wire = _image(image, info) if image is not None and "image" in info.needs else None
+        size = len(wire.base64) if isinstance(wire, ImageBytes) else 0
+        if chunk and (len(chunk) == _CHUNK or inline + size > _INLINE):
+            yield chunk
+            chunk, inline = [], 0
+        try:
+            chunk.append(
+                WireSample(
+                    response=sample.response, reference=sample.reference, image=wire, id=sample.id
+                )
+            )
+        except ValidationError as error:
+            raise ConfigError(f"sample {sample.id!r}: {explain(error, values=False)}") from None
+        inline += size
+    if chunk:
+        yield chunk
+
+
+def _image(image: ImageRef, info: ServedSet) -> ImageFile | ImageBytes:
+    """The image as it travels; empty, so that rewards fail on it, if it cannot."""
+    try:
+        check_pixels(image)
+        data = image.data
+        if image.pixels is not None:
+            data = _png(image.pixels)
+        elif data is None and image.path is not None:
+            path = Path(image.path).resolve()
+            size = path.stat().st_size if path.is_file() else None
+            if size is not None and size > MAX_IMAGE:
+                raise ValueError(f"{size} bytes")
+            if any(path.is_relative_to(folder) for folder in info.image_folders):
+                return ImageFile(path=str(path), size=size, view=image.view)
+            data = b"" if size is None else path.read_bytes()
+        return ImageBytes(base64=base64.b64encode(data or b"").decode(), view=image.view)
+    except Exception as error:  # Pillow and the file system raise anything; one image is no call
+        if out_of := exhausted(error):
+            raise out_of from error
+        return ImageBytes(base64="")
+
+
+def _png(image: Image.Image) -> bytes:
+    """The image in a format without loss, with the values that rewards see."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray((to_gray(image) * 257).round().astype("uint16"))
+    elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def impossible(score: Score, info: ServedSet) -> str:
+    """What of a score cannot be, by what the server says of its set; "" if all can."""
+    if set(score.parts) != {reward.name for reward in info.rewards}:
+        return f"parts {sorted(score.parts)[:20]}"
+    logs: dict[str, float] = {}
+    counted = False
+    for reward in info.rewards:
+        part = score.parts[reward.name]
+        if not _within(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
+            return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
+        counted |= part.value is not None and reward.weight != 0
+        logs |= logs_of(reward.name, part)
+    if score.logs != logs:
+        return f"logs {dict(list(score.logs.items())[:20])}"
+    if not _within(score.total, info.bounds) or (score.total is not None) != counted:
+        return f"a total of {score.total}, outside of {list(info.bounds)} or of no part"
+    return ""
+
+
+def _within(value: float | None, bounds: tuple[float, float]) -> bool:
+    return value is None or bounds[0] <= value <= bounds[1]  # NaN is not

@@ -36,10 +36,11 @@ from reward_sdk.errors import (
     explain,
     one_line,
 )
+from reward_sdk.images import RefusedError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.intake import Intake, IntakeMiddleware, come_again
 from reward_sdk.server.page import add_page
-from reward_sdk.server.security import RefusedError, SiteMiddleware, TokenMiddleware
+from reward_sdk.server.security import SiteMiddleware, TokenMiddleware
 from reward_sdk.server.service import LIMIT, RewardServer
 from reward_sdk.server.telemetry import MeasuringMiddleware
 from reward_sdk.types import Score

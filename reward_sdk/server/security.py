@@ -21,8 +21,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reward_sdk.errors import ConfigError, ScoringError, exhausted
-from reward_sdk.images import check_pixels
+from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.images import RefusedError, check_pixels
 from reward_sdk.types import ImageRef
 from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile, clean_token
 
@@ -158,10 +158,6 @@ def check_folders(folders: Sequence[str]) -> tuple[Path, ...]:
     return tuple(Path(folder).resolve() for folder in folders)
 
 
-class RefusedError(ScoringError):
-    """An image that is beyond a limit, or that no one may ask for."""
-
-
 @dataclass(frozen=True)
 class NamedFile(ImageRef):
     """A file inside of the image folders that a client named. It is held open only while it is
@@ -227,15 +223,7 @@ def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> 
         image = _found(image, folders, size)
     elif len(image.data) > MAX_IMAGE:
         raise RefusedError(f"image: more than {MAX_IMAGE:,} bytes")
-    try:
-        image.open().close()  # says what `check_pixels` would keep to itself
-    except OSError as error:
-        if out_of := exhausted(error):
-            raise out_of from error
-    try:
-        check_pixels(image)
-    except ScoringError as error:
-        raise RefusedError(str(error)) from None
+    check_pixels(image)
     return image
 
 

@@ -28,8 +28,9 @@ from reward_sdk.errors import (
     ScoringError,
     explain,
 )
+from reward_sdk.images import RefusedError
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.server.security import RefusedError, admit, open_wire_image
+from reward_sdk.server.security import admit, open_wire_image
 from reward_sdk.server.telemetry import Telemetry
 from reward_sdk.text import wrap_report
 from reward_sdk.types import ImageRef, Sample, Score
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 150.0  # ours: seconds for a request; OpenRLHF gives up after 180
 DEADLINE = 100.0  # ours: seconds for a call of a reward whose entry in the set names none
-_REMEMBERED = 16_384  # ours: samples whose scores are kept for requests that come again, 50 MB
+_REMEMBERED = 512  # ours: answers kept for requests that come again, ...
+_SAMPLES = 16_384  # ours: ... and samples of these, 50 MB
 _RETRY = 5.0  # ours: seconds until a reward that failed to warm up is tried again
 
 
@@ -163,7 +165,7 @@ class RewardServer:
             task = asyncio.create_task(self._score(request))
             answer = self._answers[key] = _Answer(digest, len(request.samples), task)
             self._remembered += answer.samples
-            while self._remembered > _REMEMBERED and next(iter(self._answers.values())).task.done():
+            while self._too_many_answers and next(iter(self._answers.values())).task.done():
                 self._forget(next(iter(self._answers)))
         if answer.digest != digest:
             raise HTTPException(409, f"request_id {key!r} was that of another request")
@@ -172,6 +174,10 @@ class RewardServer:
         finally:
             if answer.failed and self._answers.get(key) is answer:
                 self._forget(key)
+
+    @property
+    def _too_many_answers(self) -> bool:
+        return len(self._answers) > _REMEMBERED or self._remembered > _SAMPLES
 
     def _forget(self, key: str) -> None:
         self._remembered -= self._answers.pop(key).samples

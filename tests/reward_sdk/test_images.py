@@ -14,7 +14,15 @@ from support.shared import DATA
 
 from reward_sdk import images
 from reward_sdk.errors import ExhaustedError, ScoringError
-from reward_sdk.images import check_pixels, is_lateral, open_image, opened, to_gray
+from reward_sdk.images import (
+    RefusedError,
+    check_image,
+    check_pixels,
+    is_lateral,
+    open_image,
+    opened,
+    to_gray,
+)
 from reward_sdk.types import ImageRef
 
 NIH = DATA / "nih-cxr14/original"
@@ -365,10 +373,42 @@ ENDLESS = {
 def test_a_file_that_takes_more_than_its_pixels_say_is_soon_refused(made):
     ref = ImageRef(data=ENDLESS[made]())
     began = time.process_time()
-    for read in (open_image, check_pixels):
-        with pytest.raises(ScoringError, match=r"parts in the file|scans|tiles of 30000"):
-            read(ref)
+    with pytest.raises(RefusedError, match=r"parts in the file|scans|tiles of 30000"):
+        open_image(ref)
     assert time.process_time() - began < 1
+
+
+def test_a_header_without_an_end_is_refused_where_nothing_but_headers_is_read():
+    for made in ("PNG of endless chunks", "JPEG of endless segments", "TIFF of a large tile"):
+        with pytest.raises(RefusedError):
+            check_pixels(ImageRef(data=ENDLESS[made]()))
+
+
+class Counting(ImageRef):
+    """A file that notes how many bytes are read of it."""
+
+    def open(self):
+        self.__dict__["file"] = file = CountingFile(Path(str(self.path)).read_bytes())
+        return file
+
+
+class CountingFile(BytesIO):
+    count = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        self.count += len(found)
+        return found
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("check", [check_image, check_pixels])
+def test_checks_read_little_of_a_file(tmp_path, form, check):
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x", form)
+    ref = Counting(str(tmp_path / "x"))
+    check(ref)
+    assert ref.__dict__["file"].count < 20_000
 
 
 @pytest.mark.parametrize("options", [{"format": "JPEG", "progressive": True},

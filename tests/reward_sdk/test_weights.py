@@ -137,6 +137,14 @@ def script(tmp_path):
     return path, marker
 
 
+def assert_refused(done, marker):
+    """The archive, by name, and none of it was executed."""
+    assert done.returncode == 2, done.stderr
+    assert "refused, because it holds evil/code/" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not marker.exists()
+
+
 def test_calibrate_ends_with_2_and_names_the_archive(tmp_path, script):
     pytest.importorskip("torchxrayvision")
     path, marker = script
@@ -145,10 +153,7 @@ def test_calibrate_ends_with_2_and_names_the_archive(tmp_path, script):
         "calibrate", "--expert", path, "--images", tmp_path / "images.jsonl", "--out",
         tmp_path / "calibration.json",
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "evil.pt: refused, because it holds evil/code/" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not marker.exists()
+    assert_refused(done, marker)
 
 
 @pytest.mark.parametrize("reward", NEEDS)
@@ -162,10 +167,7 @@ def test_score_ends_with_2_and_names_the_archive(tmp_path, script, reward):
         "score", "--set", settings, "--data", tmp_path / "data.jsonl", "--out",
         tmp_path / "scores.jsonl",
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "refused, because it holds evil/code/" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not marker.exists()
+    assert_refused(done, marker)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

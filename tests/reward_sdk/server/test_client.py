@@ -279,8 +279,7 @@ def test_images_go_by_path_where_the_server_has_them_and_in_the_request_elsewher
         Sample(wrap_report(REPORTS[0]), image=image)
         for image in (ImageRef(str(served.images / "film2.png")), ImageRef(str(here)))
     ]
-    from reward_sdk.client import chunks
-    from reward_sdk.wire import ImageBytes, ImageFile
+    from reward_sdk.wire import ImageBytes, ImageFile, chunks
 
     with RewardClient(served.server.url) as client:
         [chunk] = chunks(some, client.connect())

@@ -18,8 +18,8 @@ from support.serving import Server
 
 from reward_sdk.cli import main
 from reward_sdk.errors import ScoringError
-from reward_sdk.images import is_lateral, open_image
-from reward_sdk.server.security import RefusedError, open_wire_image
+from reward_sdk.images import RefusedError, is_lateral, open_image
+from reward_sdk.server.security import open_wire_image
 from reward_sdk.types import ImageRef
 from reward_sdk.wire import MAX_BODY, MAX_IMAGE, MAX_SAMPLES, MAX_TEXT, ImageBytes, ImageFile
 
