@@ -205,7 +205,7 @@ class BatchedSet:
         most = self._max_queue
         if most is not None and self.pending and self.pending + len(samples) > most:
             raise OverloadedError(f"{self.pending} samples are waiting, {most} may")
-        now = time.monotonic()
+        now, samples = time.monotonic(), self.rewards.read(samples)
         wanted = [_Wanted(sample, counting, now) for sample in samples]
         calls = [
             self._submit(owner, batcher, wanted, limit)

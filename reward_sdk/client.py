@@ -37,6 +37,7 @@ from reward_sdk.errors import (
     explain,
     one_line,
 )
+from reward_sdk.reward_set import TagWatch
 from reward_sdk.types import Sample, Score
 from reward_sdk.wire import (
     MAX_REPLY,
@@ -143,6 +144,7 @@ class AsyncRewardClient:
                     if not all(map(isfinite, info.bounds)):
                         raise ConfigError(f"{reply.url}: totals in {list(info.bounds)} are none")
                     self._check(info.set, str(reply.url))
+                    self._tag_watch = TagWatch(info.tags, info.needs)
                     self._info = info
                 return self._info
         except TimeoutError:
@@ -173,6 +175,7 @@ class AsyncRewardClient:
         """
         end = time.monotonic() + self._timeout
         info = await self.connect(end - time.monotonic())
+        self._tag_watch.look(samples)
         requests = await asyncio.to_thread(lambda: list(chunks(samples, info)))
         replies = await asyncio.gather(*(self._score(each, step, end, info) for each in requests))
         return [score for scores in replies for score in scores]

@@ -1,27 +1,35 @@
-"""The YAML of a reward set: which rewards, their weights, schedule and settings.
+"""A reward set in words: which rewards, their weights, schedule and settings.
 
     rewards:
       rouge_l:     {weight: 0.45}
       findings_f1: {weight: 0.5, every: 4}
       format:      {weight: 0.1, on_failure: raise}
+      mine.py:brevity: {weight: 0.1, words: 60}
 
-The keys of `Entry` belong to the set; every other key is a setting of that reward.
+The keys of `Entry` belong to the set; every other key is a setting of that reward. `tags: optional`
+among the rewards reads responses without `<report>` tags, too. The key `rewards` may be left out, a
+list of names is a set whose weights are 1, a recipe is the set of its `rewards`, and in Python each
+of these is a dict or a list. Python files that a set names lie relative to its YAML file, or to the
+current folder where it has none, and are executed; other paths are relative to the current folder.
+
 Everything is checked when the set is read, and an error names the place and the nearest name.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from reward_sdk.errors import ConfigError, explain, nearest, one_line, plain
-from reward_sdk.registry import Reward, factory
+from reward_sdk.registry import Reward, factory, is_in_file, name_of, names
+from reward_sdk.text import Tags
 
 # Settings that had other names: reward -> old name -> new one.
 _RENAMED = {
@@ -33,6 +41,9 @@ _RENAMED = {
 
 MAX_YAML = 1 << 18  # ours: characters of a set or a recipe; they have a few thousand
 MAX_NODES = 10_000  # ours: keys and values of one
+Source = str | Path | Mapping[str, Any] | Sequence[str]
+"""What a set can be made of: a YAML file, or what could stand in one."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -139,97 +150,180 @@ def _nodes(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def read_set(path: str | Path) -> dict[str, Any]:
-    """The `rewards` mapping of a YAML file, not yet checked further; of a recipe's too, which may
-    name another file.
+def read_set(source: Source) -> tuple[dict[str, Any], str]:
+    """A set's mapping, not yet checked further, and how messages name its place.
+
+    Args:
+        source: a YAML file, or what could stand in one: see the module.
 
     Raises:
-        ConfigError: naming the file, when it cannot be read or has another shape.
+        ConfigError: naming the place, when it cannot be read or has another shape.
     """
-    content = read_yaml(path, "reward set")
-    is_recipe = isinstance(content, dict) and "stage" in content and "rewards" in content
-    if not is_recipe and (not isinstance(content, dict) or set(content) != {"rewards"}):
-        raise ConfigError(f"{path}: a reward set is one mapping under the key 'rewards'")
-    rewards = content["rewards"]
-    return read_set(rewards) if is_recipe and isinstance(rewards, str) else rewards
+    if not isinstance(source, str | Path):
+        return normalised(source, Path(), "the set")
+    if isinstance(source, str) and source in names() and not Path(source).exists():
+        raise ConfigError(f'no file {source}: to name a reward, write it as a list, ["{source}"]')
+    return normalised(read_yaml(source, "reward set"), Path(source).parent, str(source))
+
+
+def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], str]:
+    """A set that is written in one of several ways as one mapping, and how messages name its place.
+
+    Args:
+        content: a set, see the module; or a recipe.
+        folder: where files lie that are read together with it.
+        where: how messages name what it stands in.
+    """
+    if isinstance(content, Mapping) and "stage" in content:
+        if "rewards" not in content:
+            raise ConfigError(f"{where}: a recipe of stage {content['stage']}, without rewards")
+        content = {"rewards": content["rewards"]}
+    if isinstance(content, Mapping) and "rewards" in content:
+        if beside := [str(key) for key in content if key != "rewards"]:
+            raise ConfigError(
+                f"{where}: a set stands whole under 'rewards'; put {', '.join(beside)} there too"
+            )
+        content, where = content["rewards"], f"{where}: rewards"
+        if isinstance(content, str):
+            return read_set(folder / content)
+    if isinstance(content, list | tuple):
+        content = {key: None for key in content} if all(map(_is_text, content)) else content
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"{where}: a reward set is a mapping, such as `rouge_l: {{weight: 1}}`, or a list of "
+            f"rewards' names, not {plain(repr(content)[:100])}"
+        )
+    if "server" in content:
+        raise ConfigError(f"{where}: scored by servers: name the set that they serve")
+    return {_located(key, folder): keys for key, keys in content.items()}, where
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _located(key: Any, folder: Path) -> Any:
+    """The key of a reward in a file with its whole path, as other processes find it."""
+    if not isinstance(key, str) or not is_in_file(key):
+        return key
+    file, _, name = key.rpartition(":")
+    return f"{(folder / file).resolve()}:{name}"
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """A set's configuration, checked.
+
+    Attributes:
+        entries: how the set uses its rewards, by the keys under which it names them.
+        tags: "required": a response without well-formed `<report>` tags has no report (paper).
+            "optional": a response without any such tag is a report itself.
+    """
+
+    entries: Mapping[str, Entry]
+    tags: Tags
 
 
 def parse_set(
-    rewards: Any, where: str = "rewards", given: Mapping[str, Collection[str]] | None = None
-) -> dict[str, Entry]:
+    rewards: Mapping[str, Any],
+    where: str = "rewards",
+    given: Mapping[str, Collection[str]] | None = None,
+) -> SetConfig:
     """Checks a set's mapping without building anything: names, keys, and what values they take.
 
     Args:
-        rewards: reward name -> its keys.
+        rewards: as `read_set` gives it.
         where: how messages name the place, e.g. "recipe.yaml: rewards".
         given: reward name -> settings that will be filled in, so that they may be missing yet.
     """
-    if not isinstance(rewards, Mapping) or not rewards:
-        raise ConfigError(f"{where}: name at least one reward, e.g. `rouge_l: {{weight: 1}}`")
-    entries = {}
-    for name, keys in rewards.items():
-        place = f"{where}.{name}"
+    try:
+        tags = TypeAdapter(Tags).validate_python(rewards.get("tags", "required"))
+    except ValidationError as error:
+        raise ConfigError(f"{where}.tags: {explain(error)}") from None
+    entries: dict[str, Entry] = {}
+    for key, keys in rewards.items():
+        if key == "tags":
+            continue
+        place = f"{where}.{key}"
+        if key in Entry.model_fields:
+            raise ConfigError(
+                f"{where}: {key!r} is a key of a reward and stands beside it: indent it, or write "
+                f"`rouge_l: {{{key}: {keys}}}`"
+            )
         try:
-            factory(str(name))
+            factory(str(key))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        try:
-            entry = Entry.model_validate({} if keys is None else keys)
-        except ValidationError as error:
-            raise ConfigError(f"{place}: {explain(error)}") from None
-        _settings(str(name), entry, place, (given or {}).get(str(name), ()))
-        entries[name] = entry
-    return entries
+        entries[key] = _entry(keys, place)
+        _settings(str(key), entries[key], place, (given or {}).get(str(key), ()))
+    if not entries:
+        raise ConfigError(f"{where}: name at least one reward, e.g. `rouge_l: {{weight: 1}}`")
+    for name, times in Counter(map(name_of, entries)).items():
+        if times > 1:
+            raise ConfigError(f"{where}: {times} rewards are named {name!r}: rename one of them")
+    return SetConfig(entries, tags)
 
 
-def _settings(name: str, entry: Entry, place: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """An entry's settings, checked against the factory's parameters and their type hints."""
-    build = factory(name)
-    parameters = {
-        key: parameter
-        for key, parameter in inspect.signature(build).parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
+def _entry(keys: Any, place: str) -> Entry:
+    if callable(keys):
+        raise ConfigError(
+            f"{place}: a set names rewards and holds none. Put `@reward(NAME)` before the function "
+            "or class and write {'weight': 1} here, or name it by its file, 'path/to/file.py:name'"
+        )
+    if isinstance(keys, int | float | str):
+        raise ConfigError(f"{place}: a reward's keys are a mapping: write {{weight: {keys}}}")
     try:
-        hints = get_type_hints(build)
-    except NameError as error:  # of a factory of another distribution
+        return Entry.model_validate({} if keys is None else keys)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {explain(error)}") from None
+
+
+def _settings(key: str, entry: Entry, place: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """An entry's settings, checked against those that the reward has."""
+    try:
+        known = factory(key).settings
+    except NameError as error:  # in foreign code
         raise ConfigError(f"{place}: its settings have no readable types: {error}") from None
+    if taken := known.keys() & Entry.model_fields.keys():
+        raise ConfigError(f"{place}: its {sorted(taken)[0]!r} is a key of every set: rename it")
     settings = {}
-    for key, value in entry.settings.items():
-        if key not in parameters:
-            if new := _RENAMED.get(name, {}).get(key):
-                raise ConfigError(f"{place}: {key!r} is called {new!r} now")
-            known = [*Entry.model_fields, *parameters]
-            raise ConfigError(f"{place}: unknown key {key!r}: {nearest(key, known)}")
+    for name, value in entry.settings.items():
+        if name not in known:
+            if new := _RENAMED.get(key, {}).get(name):
+                raise ConfigError(f"{place}: {name!r} is called {new!r} now")
+            hint = nearest(name, [*Entry.model_fields, *known])
+            raise ConfigError(f"{place}: unknown key {name!r}: {hint}")
         try:
-            settings[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+            settings[name] = TypeAdapter(known[name].kind).validate_python(value)
         except ValidationError as error:
-            raise ConfigError(f"{place}.{key}: {explain(error)}") from None
+            raise ConfigError(f"{place}.{name}: {explain(error)}") from None
     missing = [
-        key
-        for key, parameter in parameters.items()
-        if parameter.default is parameter.empty and key not in settings and key not in given
+        name
+        for name, setting in known.items()
+        if setting.wanted and name not in settings and name not in given
     ]
     if missing:
-        raise ConfigError(f"{place}: the reward needs {', '.join(missing)}")
+        hint = "" if all(known[name].kind is not Any for name in missing) else _NO_SAMPLES
+        raise ConfigError(f"{place}: the reward needs {', '.join(missing)}{hint}")
     return settings
 
 
-def build_reward(name: str, entry: Entry, where: str = "rewards") -> Reward:
-    """The reward with its settings checked against the factory's type hints."""
-    settings = _settings(name, entry, f"{where}.{name}")
+_NO_SAMPLES = ". A function that scores calls its first argument `samples`"
+
+
+def build_reward(key: str, entry: Entry, where: str = "rewards") -> Reward:
+    """The reward with its settings checked against its type hints."""
+    settings = _settings(key, entry, f"{where}.{key}")
     try:
-        built = factory(name)(**settings)
+        built = factory(key)(**settings)
     except ConfigError as error:
-        raise ConfigError(f"{where}.{name}: {error}") from None
-    except Exception as error:  # a factory of another distribution may raise anything
-        raise ConfigError(f"{where}.{name}: cannot be built: {one_line(error)}") from error
-    if getattr(built, "name", None) != name:
-        raise ConfigError(f"{where}.{name}: its factory built {built!r}, no reward of this name")
+        raise ConfigError(f"{where}.{key}: {error}") from None
+    except Exception as error:  # foreign code may raise anything
+        raise ConfigError(f"{where}.{key}: cannot be built: {one_line(error)}") from error
     low, high = built.bounds
     if isinstance(entry.on_failure, float) and not low <= entry.on_failure <= high:
         raise ConfigError(
-            f"{where}.{name}.on_failure: {entry.on_failure:g} lies outside of the reward's range, "
+            f"{where}.{key}.on_failure: {entry.on_failure:g} lies outside of the reward's range, "
             f"{low:g} to {high:g}"
         )
     return built

@@ -18,6 +18,7 @@ Programming errors of the caller, such as a step that is not an integer, propaga
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
@@ -83,16 +84,22 @@ class ServerError(RewardSDKError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known one, or all of them if none is close.
+    """A hint for an unknown name: the closest known one, those that begin with it, or all of them.
 
     >>> nearest("rogue_l", ["bleu", "rouge_l"])
     "did you mean 'rouge_l'?"
+    >>> nearest("resnet50", ["resnet50-512", "resnet50-256", "densenet121"])
+    'did you mean resnet50-256 or resnet50-512?'
     """
     known = sorted(known)
-    close = get_close_matches(name[:100], known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    if close := get_close_matches(name[:100], known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]!r}?"
+    if longer := [one for one in known if name and one.startswith(name)]:
+        return f"did you mean {' or '.join(longer)}?"
+    return f"known: {', '.join(known)}"
 
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,20},\d{1,20}", re.ASCII)
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 8, 8
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -115,6 +122,8 @@ def explain(error: _Invalid, values: bool = True) -> str:
     for item in error.errors()[:10]:
         place = ".".join(str(key) for key in item["loc"])
         given = f" (got {_shown(item['input'])})" if values else ""
+        if isinstance(item["input"], str) and _DECIMAL_COMMA.fullmatch(item["input"]):
+            given += "; numbers have a decimal point"
         parts.append(f"{place + ': ' if place else ''}{item['msg']}{given}")
     return "; ".join(dict.fromkeys(parts))
 

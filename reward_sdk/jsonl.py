@@ -4,14 +4,16 @@ One JSON object a line; images are relative to the file:
 
     {"id": "s1", "response": "<report> Clear. </report>", "reference": "Clear.", "image": "s1.png"}
 
-Of the keys only `id` must be there. `report` is another name of `reference`, so that a studies file
-works as it is; `view` says how the image was taken, see `ImageRef`. A line has at most 4 MiB, a
-text in it 100,000 characters.
+Of the keys only `id` must be there, a text or an integer. `report` is another name of `reference`,
+so that a studies file works as it is; `view` says how the image was taken, see `ImageRef`. A line
+has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed over.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import BinaryIO
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import MAX_TEXT
 from reward_sdk.types import ImageRef
+
+_HEADER = re.compile(rb'"?[A-Za-z_][\w ]*"?(?:[,;\t]"?[A-Za-z_][\w ]*"?)+')
 
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
 
@@ -64,13 +68,17 @@ def read_rows(path: str | Path, what: str = "data") -> Iterator[Row | BadRow]:
         what: what the message calls it.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is in another format.
     """
     path = Path(path)
     try:
         # As bytes, lines end in "\n" alone: reports may hold U+2028 and its like.
         with path.open("rb") as file:
             for number, line in enumerate(_lines(file), 1):
+                if number == 1:
+                    if other := _other_format(line, path.suffix):
+                        raise ConfigError(f"{what} {path}: {other}")
+                    line = line.removeprefix(BOM_UTF8)
                 if line.strip():
                     try:
                         yield _row(number, line, path.parent)
@@ -87,6 +95,28 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
         while line and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE)
+
+
+def _other_format(start: bytes, suffix: str) -> str:
+    """What a file is by its first line, and what to do, if it is no JSONL; else ""."""
+    if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "UTF-16 text, as its byte order mark (BOM) says: save it as UTF-8"
+    text = start.removeprefix(BOM_UTF8).strip()
+    if text.startswith(b"["):
+        return (
+            "one JSON array: write one object a line. In Python: "
+            "pandas.read_json(JSON).to_json(JSONL, orient='records', lines=True)"
+        )
+    if (
+        text
+        and not text.startswith(b"{")
+        and (suffix in (".csv", ".tsv") or _HEADER.fullmatch(text))
+    ):
+        return (
+            "CSV, not JSONL. In Python: pandas.read_csv(CSV).to_json(JSONL, orient='records', "
+            "lines=True)"
+        )
+    return ""
 
 
 def count_lines(path: str | Path) -> int:
@@ -106,8 +136,11 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         raise ConfigError(f"no JSON: {error}") from None
     if not isinstance(row, dict):
         raise ConfigError("a row is a JSON object with `id`")
-    if not isinstance(row.get("id"), str) or not row["id"].strip():
-        raise ConfigError("the row has no 'id' (a text)")
+    name = row.get("id")
+    if isinstance(name, int) and not isinstance(name, bool):  # as pandas writes MIMIC-CXR's
+        name = str(name)
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError("the row has no 'id' (a text or an integer)")
     for key in ("response", "reference", "report", "image", "view"):
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
@@ -116,7 +149,7 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
     image, reference = row.get("image"), row.get("reference")
     return Row(
         number,
-        row["id"],
+        name,
         row.get("response"),
         row.get("report") if reference is None else reference,
         row.get("report"),

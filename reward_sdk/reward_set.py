@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from reward_sdk.config import Entry, build_reward, parse_set, read_set
+from reward_sdk.config import Entry, Source, build_reward, parse_set, read_set
 from reward_sdk.errors import ConfigError, ScoringError, exhausted, one_line, plain
 from reward_sdk.registry import Reward
-from reward_sdk.types import Outcome, RewardInfo, Sample, Score, SetInfo
+from reward_sdk.text import Tags, has_tags
+from reward_sdk.types import NOT_THIS_STEP, Outcome, RewardInfo, Sample, Score, SetInfo
+
+logger = logging.getLogger(__name__)
 
 UNSCORED = "unscored"
 """The log key of stacks that have no other way to say that a sample has no total."""
@@ -97,7 +101,8 @@ class Member:
         if "reference" in needs and sample.reference is None:
             return Outcome(None, "skipped", "no reference")
         if "report" in needs and sample.report is None:
-            return Outcome(self.reward.bounds[0], "ok", "no well-formed report")
+            why = "no well-formed report" if has_tags(sample.response) else _NO_TAGS
+            return Outcome(self.reward.bounds[0], "ok", why)
         return None
 
     def _in_time(self, samples: Sequence[Sample]) -> list[Outcome]:
@@ -213,39 +218,53 @@ class RewardSet:
     the scaling.
 
     Args:
-        rewards: (reward, how the set uses it), in the order of the logs.
+        rewards: (reward, how the set uses it), in the order of the logs; `from_config` makes them.
+        tags: see `reward_sdk.config.SetConfig`.
 
     Attributes:
         members: its rewards.
         names: their names.
+        tags: whether responses without tags are reports.
         bounds: range of every total.
     """
 
-    def __init__(self, rewards: Sequence[tuple[Reward, Entry]]) -> None:
+    def __init__(self, rewards: Sequence[tuple[Reward, Entry]], tags: Tags = "required") -> None:
+        if isinstance(rewards, Mapping):
+            raise TypeError("a set is made of words by RewardSet.from_config")
         self.members = tuple(Member(reward, entry) for reward, entry in rewards)
         self.names = tuple(member.name for member in self.members)
+        self.tags: Tags = tags
         self.bounds = self._bounds()
+        self._tag_watch = TagWatch(tags, self.needs)
 
     @classmethod
-    def from_config(cls, rewards: Mapping[str, Any], where: str = "rewards") -> RewardSet:
-        """Builds the set from its mapping, see `reward_sdk.config`.
+    def from_config(cls, rewards: Source, where: str | None = None) -> RewardSet:
+        """Builds the set that a YAML file, a mapping or a list of names describes, see
+        `reward_sdk.config`.
+
+        Args:
+            rewards: the path of the file, or what could stand in it.
+            where: how messages name it.
 
         Raises:
             ConfigError: for an unknown name or key, a wrong value, missing weights.
         """
-        entries = parse_set(rewards, where)
-        return cls([(build_reward(name, entry, where), entry) for name, entry in entries.items()])
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> RewardSet:
-        """Builds the set from a YAML file."""
-        return cls.from_config(read_set(path), f"{path}: rewards")
+        mapping, place = read_set(rewards)
+        where = where or place
+        config = parse_set(mapping, where)
+        built = [(build_reward(key, entry, where), entry) for key, entry in config.entries.items()]
+        return cls(built, config.tags)
 
     @property
     def digest(self) -> str:
-        """Tells the set's configuration apart from others: twelve hexadecimal digits. The content
-        of files that it names is not looked at."""
-        entries = {member.name: member.entry.model_dump() for member in self.members}
+        """Tells the set's configuration apart from others: twelve hexadecimal digits. Of files that
+        it names only the content of Python files is looked at."""
+        entries: dict[str, Any] = {m.name: m.entry.model_dump() for m in self.members}
+        code = {m.name: getattr(m.reward, "code", "") for m in self.members}
+        if any(code.values()):
+            entries["code"] = code
+        if self.tags != "required":
+            entries["tags"] = self.tags
         return hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest()[:12]
 
     def _bounds(self) -> tuple[float, float]:
@@ -265,16 +284,15 @@ class RewardSet:
     def without_schedule(self) -> RewardSet:
         """The same rewards, each of which counts on every step."""
         always = {"every": 1, "offset": 0, "mode": "add"}
-        return RewardSet([(m.reward, m.entry.model_copy(update=always)) for m in self.members])
+        return self._with(lambda entry: always)
 
     def with_deadline(self, seconds: float) -> RewardSet:
         """The same rewards; those that have no deadline get this one."""
-        return RewardSet(
-            [
-                (m.reward, m.entry.model_copy(update={"deadline": m.entry.deadline or seconds}))
-                for m in self.members
-            ]
-        )
+        return self._with(lambda entry: {"deadline": entry.deadline or seconds})
+
+    def _with(self, update: Callable[[Entry], dict[str, Any]]) -> RewardSet:
+        members = [(m.reward, m.entry.model_copy(update=update(m.entry))) for m in self.members]
+        return RewardSet(members, self.tags)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -290,7 +308,7 @@ class RewardSet:
     def log_keys(self) -> tuple[str, ...]:
         """The keys of every `Score.logs`: per reward its value (0 where it has none), whether it
         counted and whether it failed."""
-        return tuple(key for name in self.names for key in logs_of(name, _NOT_THIS_STEP))
+        return tuple(key for name in self.names for key in logs_of(name, NOT_THIS_STEP))
 
     @property
     def info(self) -> SetInfo:
@@ -303,7 +321,15 @@ class RewardSet:
             needs_step=self.needs_step,
             log_keys=self.log_keys,
             rewards=tuple(member.info for member in self.members),
+            tags=self.tags,
         )
+
+    def read(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples as this set reads them: by its `tags`. Says once if most have none."""
+        self._tag_watch.look(samples)
+        if self.tags == "required":
+            return samples
+        return [replace(sample, tags=self.tags) for sample in samples]
 
     def score(self, samples: Sequence[Sample], step: int | None = None) -> list[Score]:
         """One score per sample, in order.
@@ -317,7 +343,7 @@ class RewardSet:
             ScoringError: a part failed whose policy is "raise".
             ExhaustedError: the machine is out of files, memory or disk.
         """
-        counting = self.counting(step)
+        counting, samples = self.counting(step), self.read(samples)
         parts = {m.name: m.parts(samples) for m in self.members if m.name in counting}
         return [
             self.combine({name: of_reward[i] for name, of_reward in parts.items()}, sample)
@@ -353,7 +379,7 @@ class RewardSet:
         for member in self.members:
             name, weight = member.name, member.entry.weight
             part = settled[name] = (
-                member.settled(parts[name], sample) if name in parts else _NOT_THIS_STEP
+                member.settled(parts[name], sample) if name in parts else NOT_THIS_STEP
             )
             if name in parts:
                 wanted += abs(weight)
@@ -367,7 +393,32 @@ class RewardSet:
         return Score(min(max(total * (wanted / counted), low), high), settled, logs)
 
 
-_NOT_THIS_STEP = Outcome(None, "skipped", "not this step")
+_NO_TAGS = "no <report> tags; a set with `tags: optional` takes the whole response"
+
+
+class TagWatch:
+    """Says once that most responses lack their tags, where a set requires them.
+
+    Args:
+        tags: of the set.
+        needs: of the set.
+    """
+
+    def __init__(self, tags: Tags, needs: Collection[str]) -> None:
+        self._looks = tags == "required" and "report" in needs
+
+    def look(self, samples: Sequence[Sample]) -> None:
+        """Looks at a batch of samples."""
+        if not self._looks:
+            return
+        bare = sum(not has_tags(s.response) for s in samples if s.tags == "required")
+        if 2 * bare > len(samples):
+            self._looks = False
+            logger.warning(
+                "%d of %d responses have no <report> tags, so rewards that read reports give their "
+                "lowest value. If these are plain reports, write `tags: optional` in the set",
+                bare, len(samples),
+            )  # fmt: skip
 
 
 def logs_of(name: str, part: Outcome) -> dict[str, float]:
@@ -389,12 +440,17 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
     if not samples:
         return []
     try:
-        parts = list(reward(samples))
+        parts = reward(samples)
+        if isinstance(parts, str | Mapping) or not isinstance(parts, Iterable):
+            raise _Misshapen(f"gave one {type(parts).__name__}")
+        parts = list(parts)
         if len(parts) != len(samples):
-            raise ScoringError(f"it gave {len(parts)} parts for {len(samples)} samples")
+            raise _Misshapen(f"gave {len(parts)} values for {len(samples)} samples")
         return [_checked(reward, part) for part in parts]
     except KeyboardInterrupt:
         raise
+    except _Misshapen as error:  # of the reward, whatever the samples are
+        return [Outcome(None, "failed", f"{reward.name} {error}")] * len(samples)
     except BaseException as error:  # the boundary where errors become failed outcomes
         if len(samples) > 1:
             return [part for sample in samples for part in _call(reward, [sample])]
@@ -403,7 +459,21 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
         return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")]
 
 
-def _checked(reward: Reward, part: Outcome) -> Outcome:
+class _Misshapen(Exception):
+    """What a reward gave is no list of one value for each sample."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: return a list of one value for each sample, in their order"
+
+
+def _checked(reward: Reward, part: object) -> Outcome:
+    """A part as it shall be: from an outcome, a number (also numpy's or torch's) or None."""
+    if part is None:
+        return Outcome(None, "skipped", "does not apply")
+    if not isinstance(part, Outcome):
+        if not hasattr(part, "__float__"):
+            raise _Misshapen(f"gave a {type(part).__name__} for a sample, no number")
+        part = Outcome(float(part))  # type: ignore[arg-type]
     if part.status in ("skipped", "failed"):
         return Outcome(None, part.status, plain(part.reason))
     low, high = reward.bounds
@@ -411,6 +481,6 @@ def _checked(reward: Reward, part: Outcome) -> Outcome:
     if part.status != "ok":
         return Outcome(None, "failed", f"{reward.name} gave the unknown status {part.status!r}")
     if not low <= value <= high:
-        what = f"{part.value}, outside of its range [{low}, {high}]"
+        what = f"{value}, outside of its range [{low}, {high}]"
         return Outcome(None, "failed", f"{reward.name} gave {what}")
     return Outcome(value, "ok", plain(part.reason))

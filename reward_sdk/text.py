@@ -59,8 +59,24 @@ def parse_response(response: str) -> Parsed | None:
     return Parsed(report, think)
 
 
-def extract_report(response: str) -> str | None:
-    """The report of a well-formed response, else None."""
+Tags = Literal["required", "optional"]
+"""Whether a report must stand between `<report>` tags, or a response without any is one itself."""
+
+
+def has_tags(response: str) -> bool:
+    """Whether a response has a `<report>` tag, well formed or not."""
+    return "<report>" in response or "</report>" in response
+
+
+def extract_report(response: str, tags: Tags = "required") -> str | None:
+    """The report of a well-formed response, else None.
+
+    >>> extract_report("<think> Clear. </think> No effusion.", tags="optional")
+    'No effusion.'
+    """
+    if tags == "optional" and not has_tags(response):
+        head, ended, rest = response.rpartition("</think>")
+        response = f"{head}{ended}{wrap_report(rest)}"
     parsed = parse_response(response)
     return parsed and parsed.report
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 from reward_sdk.errors import ScoringError
-from reward_sdk.text import extract_report
+from reward_sdk.text import Tags, extract_report
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ImageLike: TypeAlias = "ImageRef | str | Path | bytes | Image"
+"""What `ImageRef.of` takes."""
 
 Status = Literal["ok", "skipped", "failed"]
 
@@ -34,6 +39,32 @@ class ImageRef:
     data: bytes | None = field(default=None, repr=False)
     pixels: Image | None = field(default=None, compare=False)
     view: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.path, Path):
+            object.__setattr__(self, "path", str(self.path))
+        for key, kind in (("path", str), ("data", bytes), ("view", str)):
+            _be("ImageRef", key, getattr(self, key), kind | None)
+        if self.pixels is not None and not _is_pixels(self.pixels):
+            raise TypeError(f"ImageRef: pixels is a PIL image, not {_named(self.pixels)}")
+
+    @classmethod
+    def of(cls, image: ImageLike | None, view: str | None = None) -> ImageRef | None:
+        """The X-ray that is given as a path, a file's bytes, a PIL image or an `ImageRef`; None
+        for None.
+
+        Raises:
+            TypeError: for anything else.
+        """
+        if image is None or isinstance(image, ImageRef):
+            return image
+        if isinstance(image, str | Path):
+            return cls(path=str(image), view=view)
+        if isinstance(image, bytes):
+            return cls(data=image, view=view)
+        if _is_pixels(image):
+            return cls(pixels=image, view=view)
+        raise TypeError(f"an image is a path, bytes or a PIL image, not {_named(image)}")
 
     def open(self) -> BinaryIO:
         """The file, or one of `data`; OSError as `open` raises it."""
@@ -56,23 +87,68 @@ class Sample:
     Attributes:
         response: the generated text, special tokens removed, tags kept.
         reference: the radiologist's report without tags, or None where a study has none.
-        image: the X-ray the response describes, or None.
-        id: the study's name, used in messages only.
+        image: the X-ray the response describes, or None. A path, a file's bytes or a PIL image
+            becomes an `ImageRef`.
+        id: the study's name, used in messages only; an integer becomes a text.
+        tags: how `report` reads the response; a set whose `tags` are optional says so here.
+
+    Raises:
+        TypeError: for a value of another type.
     """
 
     response: str
     reference: str | None = None
     image: ImageRef | None = None
     id: str = ""
+    tags: Tags = "required"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            response: str,
+            reference: str | None = None,
+            image: ImageLike | None = None,
+            id: str | int = "",
+            tags: Tags = "required",
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        _be("Sample", "response", self.response, str)
+        _be("Sample", "reference", self.reference, str | None)
+        object.__setattr__(self, "image", ImageRef.of(self.image))
+        if isinstance(self.id, int):
+            object.__setattr__(self, "id", str(self.id))
+        _be("Sample", "id", self.id, str)
+        if self.tags not in get_args(Tags):
+            raise ValueError(f"Sample: tags are required or optional, not {self.tags!r}")
 
     @cached_property
     def report(self) -> str | None:
-        """The text between the response's `<report>` tags; None if it is not well formed.
+        """The text between the response's `<report>` tags, or, where `tags` are optional, a
+        response without any; None if it is not well formed.
 
         Every reward reads the report here. Reasoning before it is no part of it: whether a response
         may or must reason is for the `format` reward to say.
         """
-        return extract_report(self.response)
+        return extract_report(self.response, self.tags)
+
+
+def _is_pixels(value: object) -> bool:
+    """Whether it is a PIL image; without loading PIL for what is none."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _named(value: object) -> str:
+    return type(value).__name__
+
+
+def _be(what: str, key: str, value: object, kind: Any) -> None:
+    """TypeError unless the value is of this kind."""
+    if not isinstance(value, kind):
+        wanted = "a text" if kind is str else "a text or None" if kind == str | None else "bytes"
+        raise TypeError(f"{what}: {key} is {wanted}, not {_named(value)}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +167,10 @@ class Outcome:
     reason: str = ""
 
 
+NOT_THIS_STEP = Outcome(None, "skipped", "not this step")
+"""The part of a reward whose schedule leaves a policy step out."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a reward set says of one sample.
@@ -104,6 +184,26 @@ class Score:
     total: float | None
     parts: Mapping[str, Outcome]
     logs: Mapping[str, float]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The rewards that count on this step and have no value, so that the total stands on the
+        others."""
+        return tuple(
+            name
+            for name, part in self.parts.items()
+            if part.value is None and part != NOT_THIS_STEP
+        )
+
+    @property
+    def coverage(self) -> str:
+        """On how many rewards the total stands: "1 of 2 rewards"; "" if on all that count."""
+        due = sum(part != NOT_THIS_STEP for part in self.parts.values())
+        return f"{due - len(self.missing)} of {due} rewards" if self.missing else ""
+
+    def __str__(self) -> str:
+        total = "no total" if self.total is None else f"{self.total:.4f}"
+        return f"{total} ({self.coverage})" if self.missing else total
 
 
 @dataclass(frozen=True)
@@ -134,6 +234,7 @@ class SetInfo:
         needs_step: whether the set has a schedule.
         log_keys: the keys of every score's `logs`.
         rewards: the set.
+        tags: see `reward_sdk.config.SetConfig`.
     """
 
     set: str
@@ -143,3 +244,4 @@ class SetInfo:
     needs_step: bool
     log_keys: tuple[str, ...]
     rewards: tuple[RewardInfo, ...]
+    tags: Tags

@@ -8,10 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from reward_sdk.adapters.rows import IMAGE, REFERENCE, row_sample
-from reward_sdk.adapters.scorer import MISSING, Scorer, values
-from reward_sdk.client import RewardClient
+from reward_sdk.adapters.scorer import MISSING, Rewards, Scorer, values
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ class Rollouts:
         samples: the last batch.
     """
 
-    def __init__(self, rewards: RewardSet | RewardClient | str) -> None:
+    def __init__(self, rewards: Rewards) -> None:
         self._scorer = Scorer(rewards, has_step=True)
         self.names = (*self._scorer.weights, MISSING)
         self.weights = [*self._scorer.weights.values(), 1.0]

@@ -157,7 +157,7 @@ def reply(
 
 def resources_server() -> type:
     """The class of a NeMo Gym resources server. Its configuration has one key of its own,
-    `rewards`: the path of the set's YAML file, or the URLs of reward servers."""
+    `rewards`: a set, see `reward_sdk.config`, or the URLs of reward servers."""
     from nemo_gym.base_resources_server import (  # type: ignore[import-not-found]
         BaseResourcesServerConfig,
         BaseVerifyRequest,
@@ -166,7 +166,7 @@ def resources_server() -> type:
     )
 
     class ReportConfig(BaseResourcesServerConfig):
-        rewards: str
+        rewards: str | list[str] | dict[str, Any]
 
     class ReportRequest(BaseVerifyRequest):
         model_config = ConfigDict(extra="allow")

@@ -31,10 +31,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from reward_sdk.adapters.rows import row_sample
-from reward_sdk.adapters.scorer import Scorer
-from reward_sdk.client import RewardClient
+from reward_sdk.adapters.scorer import Rewards, Scorer
 from reward_sdk.errors import ScoringError, one_line
-from reward_sdk.reward_set import UNSCORED, RewardSet
+from reward_sdk.reward_set import UNSCORED
 from reward_sdk.types import Sample, Score
 from reward_sdk.wire import MAX_SAMPLES, MAX_TEXT
 
@@ -155,12 +154,13 @@ def reply(
 
 
 def make_reward_func(
-    rewards: RewardSet | RewardClient | str,
+    rewards: Rewards,
 ) -> Callable[[list[str], list[str], list[Any]], dict[str, Any]]:
     """The `reward_func` that OpenRLHF looks for in a file.
 
     Args:
-        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+        rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
+            servers.
 
     Raises:
         ConfigError: the set cannot be built.

@@ -15,9 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Collection, Mapping
-from typing import Any
-
-from PIL.Image import Image
+from typing import Any, cast
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.types import ImageRef, Sample
@@ -76,13 +74,10 @@ def image_ref(image: Any, view: str | None = None) -> ImageRef | None:
     if isinstance(image, Mapping) and {"bytes", "path"} & image.keys():
         # An empty file rather than none: a row that has an image must not be taken for one without.
         image = image.get("bytes") or image.get("path") or b""
-    if isinstance(image, str):
-        return ImageRef(path=image, view=view)
-    if isinstance(image, bytes):
-        return ImageRef(data=image, view=view)
-    if isinstance(image, Image):
-        return ImageRef(pixels=image, view=view)
-    raise ConfigError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")
+    try:
+        return ImageRef.of(cast(Any, image), view)
+    except TypeError as error:
+        raise ConfigError(str(error)) from None
 
 
 def url_image(url: str) -> bytes | str:

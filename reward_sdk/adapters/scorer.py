@@ -7,15 +7,18 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from reward_sdk.batching import BatchedSet
 from reward_sdk.client import RewardClient
+from reward_sdk.config import Source
 from reward_sdk.errors import ConfigError, ServerError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample, Score, SetInfo
 
 logger = logging.getLogger(__name__)
+
+Rewards = RewardSet | RewardClient | Source
+"""What a stack can be given as its rewards."""
 
 _SILENT = 5.0  # ours: seconds until one hears that a server is waited for
 
@@ -27,8 +30,8 @@ class Scorer:
     """Scores for a stack.
 
     Args:
-        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers
-            ("http://node1:8000,http://node2:8000").
+        rewards: a set; its YAML file, a mapping or a list of names, see `reward_sdk.config`; a
+            client; or the URLs of reward servers ("http://node1:8000,http://node2:8000").
         has_step: whether the stack says its policy step. Where it does not, every reward of a set
             with a schedule counts on every call, with a warning.
 
@@ -42,13 +45,11 @@ class Scorer:
         ServerError: no server became ready in time.
     """
 
-    def __init__(
-        self, rewards: RewardSet | RewardClient | str | Path, has_step: bool = False
-    ) -> None:
+    def __init__(self, rewards: Rewards, has_step: bool = False) -> None:
         if isinstance(rewards, str) and "://" in rewards:
             rewards = RewardClient(rewards)
-        elif isinstance(rewards, str | Path):
-            rewards = RewardSet.from_file(rewards)
+        elif not isinstance(rewards, RewardSet | RewardClient):
+            rewards = RewardSet.from_config(rewards)
         self.info: SetInfo = (
             _connected(rewards) if isinstance(rewards, RewardClient) else rewards.info
         )

@@ -27,18 +27,17 @@ from collections.abc import Hashable
 from typing import Any
 
 from reward_sdk.adapters.columns import Rollouts
-from reward_sdk.adapters.scorer import MISSING
-from reward_sdk.client import RewardClient
+from reward_sdk.adapters.scorer import MISSING, Rewards
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 
-def register(rewards: RewardSet | RewardClient | str) -> None:
+def register(rewards: Rewards) -> None:
     """Registers the rewards of a set, and `missing_parts`, as ORMs.
 
     Args:
-        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+        rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
+            servers.
 
     Raises:
         ConfigError: the set cannot be built; and, when training begins, if `--reward_funcs` does

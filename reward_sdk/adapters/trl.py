@@ -25,9 +25,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from reward_sdk.adapters.columns import Rollouts
-from reward_sdk.client import RewardClient
+from reward_sdk.adapters.scorer import Rewards
 from reward_sdk.errors import ConfigError
-from reward_sdk.reward_set import RewardSet
 
 if TYPE_CHECKING:
     from trl import GRPOConfig  # type: ignore[import-not-found]
@@ -48,13 +47,12 @@ class RewardFunc:
         return [value[self.__name__] for value in values]
 
 
-def make_reward_funcs(
-    rewards: RewardSet | RewardClient | str, args: GRPOConfig
-) -> list[RewardFunc]:
+def make_reward_funcs(rewards: Rewards, args: GRPOConfig) -> list[RewardFunc]:
     """The `reward_funcs` of a set, in the order of the set, and `missing_parts`.
 
     Args:
-        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+        rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
+            servers.
         args: the trainer's; its `reward_weights` are set. To add a function of your own, append it
             to the result and its weight to `args.reward_weights`.
 

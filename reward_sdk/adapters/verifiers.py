@@ -21,10 +21,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from reward_sdk.adapters.rows import REFERENCE, row_sample, url_image
-from reward_sdk.adapters.scorer import Scorer, values
-from reward_sdk.client import RewardClient
+from reward_sdk.adapters.scorer import Rewards, Scorer, values
 from reward_sdk.errors import ScoringError
-from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
 
 if TYPE_CHECKING:
@@ -32,12 +30,13 @@ if TYPE_CHECKING:
 
 
 def make_reward(
-    rewards: RewardSet | RewardClient | str,
+    rewards: Rewards,
 ) -> Callable[[Trace], Awaitable[dict[str, float]]]:
     """A reward function for `TaskConfig.rewards`.
 
     Args:
-        rewards: a set, the path of its YAML file, a client, or the URLs of reward servers.
+        rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
+            servers.
 
     Raises:
         ConfigError: the set cannot be built.

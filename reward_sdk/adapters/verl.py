@@ -20,29 +20,41 @@ Run for real: verl 0.9.1, its loader, its reward loop and the `naive` and `remot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from os import getpid
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from reward_sdk.adapters.rows import row_sample
 from reward_sdk.adapters.scorer import Scorer
+from reward_sdk.config import Source
 from reward_sdk.reward_set import UNSCORED
 from reward_sdk.types import Sample, Score
 
 _building = Lock()
 
 
-def _scorer(rewards: str) -> Scorer:
+def _scorer(rewards: Source) -> Scorer:
     """The one scorer of a set: verl gives the settings anew with every sample, in any thread."""
     with _building:
-        return _built(rewards, getpid())
+        return _built(json.dumps(_plain(rewards)), getpid())
 
 
 @cache
 def _built(rewards: str, process: int) -> Scorer:
-    return Scorer(rewards)  # its threads do not live on in a fork
+    return Scorer(json.loads(rewards))  # its threads do not live on in a fork
+
+
+def _plain(value: Any) -> Any:
+    """A value of verl's configuration without the types of OmegaConf."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 async def compute_score(
@@ -51,7 +63,7 @@ async def compute_score(
     ground_truth: str | None,
     extra_info: Mapping[str, Any] | None = None,
     *,
-    rewards: str,
+    rewards: Source,
     **_: Any,
 ) -> dict[str, float]:
     """The score of one sample, made in one batch with those of concurrent calls.
@@ -61,7 +73,7 @@ async def compute_score(
         solution_str: what the policy wrote.
         ground_truth: the radiologist's report.
         extra_info: `image`, `view` and `id`, where they are known.
-        rewards: the path of the set's YAML file, or the URLs of reward servers.
+        rewards: the set's YAML file, a mapping or a list of names, or the URLs of reward servers.
 
     Raises:
         ConfigError: the set cannot be built, or a value is of another type.
@@ -78,7 +90,7 @@ def compute_score_sync(
     ground_truth: str | None,
     extra_info: Mapping[str, Any] | None = None,
     *,
-    rewards: str,
+    rewards: Source,
     **_: Any,
 ) -> dict[str, float]:
     """`compute_score` for managers that are not asynchronous, such as verl's `remote`: one sample

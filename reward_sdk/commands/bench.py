@@ -12,7 +12,7 @@ import click
 
 from reward_sdk.audit.audit import read_samples
 from reward_sdk.commands import set_option
-from reward_sdk.config import parse_set, read_set
+from reward_sdk.config import Source, parse_set, read_set
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Sample
@@ -22,14 +22,14 @@ from reward_sdk.types import Sample
 @set_option
 @click.option("--data", required=True, type=click.Path(), help="JSONL: id, reference, image, ...")
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(min=1))
-def bench(rewards: str, data: str, limit: int) -> None:
+def bench(rewards: Source, data: str, limit: int) -> None:
     """Measures what each reward of a set costs on this machine, on the first rows of the data."""
     samples, problems = read_samples(data, limit)
     for problem in problems:
         click.echo(f"left out: {problem}", err=True)
     click.echo(f"{len(samples)} samples in one batch; seconds per 1,000 samples, MB")
     click.echo(f"{'':20} {'load, s':>8} {'unseen':>8} {'seen':>8} {'memory':>8}")
-    for cost in measure(Path(rewards), samples):
+    for cost in measure(rewards, samples):
         numbers = f"{cost.load:8.2f} {cost.new:8.2f} {cost.seen:8.2f} {cost.memory:8.0f}"
         click.echo(f"{cost.name:20} {numbers}")
 
@@ -53,19 +53,19 @@ class Cost:
     memory: float
 
 
-def measure(set_file: Path, samples: Sequence[Sample]) -> Iterator[Cost]:
+def measure(source: Source, samples: Sequence[Sample]) -> Iterator[Cost]:
     """The cost of every reward of a set, one after the other; what rewards share counts once.
 
     Args:
-        set_file: the reward set's YAML.
+        source: the set, see `reward_sdk.config`.
         samples: what is scored, in one batch; a schedule (`every`) is left out of account.
 
     Raises:
         ConfigError: a set that cannot be built.
         ScoringError: a reward that scores none of the samples.
     """
-    where = f"{set_file}: rewards"
-    for name, entry in parse_set(read_set(set_file), where).items():
+    mapping, where = read_set(source)
+    for name, entry in parse_set(mapping, where).entries.items():
         before, began = _megabytes(), time.perf_counter()
         rewards = RewardSet.from_config({name: entry.settings}, where)
         seconds = [time.perf_counter() - began]

@@ -1,5 +1,7 @@
 """`reward-sdk calibrate`: the statistics of an expert as a file."""
 
+from pathlib import Path
+
 import click
 from tqdm import tqdm
 
@@ -9,27 +11,34 @@ from reward_sdk.jsonl import BadRow, read_rows
 
 @click.command()
 @click.option("--expert", required=True, help="A published name, or a file.")
-@click.option("--images", required=True, type=click.Path(), help="JSONL: id, image.")
+@click.option("--data", required=True, type=click.Path(), help="JSONL: id, image.")
 @click.option("--out", required=True, type=click.Path(), help="The calibration, JSON.")
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
-def calibrate(expert: str, images: str, out: str, device: str) -> None:
+def calibrate(expert: str, data: str, out: str, device: str) -> None:
     """Fits the statistics that `image_text` needs, over training images.
 
     Side views are left out. `openrlhf train` does this by itself.
     """
-    from reward_sdk.models.calibration import fit_calibration
+    from reward_sdk.models.calibration import Calibration, fit_calibration
 
+    if Path(out).exists():
+        try:
+            Calibration.model_validate_json(Path(out).read_bytes())
+        except ValueError:
+            raise ConfigError(
+                f"{out} is there and no calibration: name another file, or remove it"
+            ) from None
     try:
         from reward_sdk.models.xray_expert import load_expert
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
     found = []
-    for row in read_rows(images):
+    for row in read_rows(data):
         if not isinstance(row, BadRow) and row.image:
             found.append(row.image)
         else:
             problem = row.problem if isinstance(row, BadRow) else "no 'image'"
-            click.echo(f"left out: {images}, line {row.number}: {problem}", err=True)
+            click.echo(f"left out: {data}, line {row.number}: {problem}", err=True)
     with tqdm(total=len(found), desc="images", disable=None) as bar:
         loaded = load_expert(expert, device)
         fit_calibration(loaded, found, lambda done: bar.update(done - bar.n)).save(out)

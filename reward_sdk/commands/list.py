@@ -1,8 +1,6 @@
 """`reward-sdk list`: what a set can name."""
 
-import inspect
 import re
-from typing import get_type_hints
 
 import click
 
@@ -22,18 +20,17 @@ def list_rewards() -> None:
         except ConfigError as error:
             click.echo(f"{name:20} {error}")
             continue
-        click.echo(f"{name:20} {(inspect.getdoc(build) or '').partition(chr(10))[0]}")
-        try:
-            hints = get_type_hints(build)
-        except NameError:  # of a factory of another distribution
-            hints = {}
-        needs = getattr(hints.get("return"), "needs", None)
-        if isinstance(needs, frozenset) and needs:
+        click.echo(f"{name:20} {build.summary}")
+        if needs := build.needs:
             click.echo(f"{'':20}   needs: {', '.join(sorted(needs))}")
-        for key, parameter in inspect.signature(build).parameters.items():
-            kind = re.sub(r"typing\.|<class |[<>]", "", str(hints.get(key, "any"))).strip("'")
-            default = parameter.default
-            default = "" if default is parameter.empty else f", by default {default!r}"
+        try:
+            settings = build.settings
+        except NameError as error:  # in foreign code
+            click.echo(f"{'':20}   its settings have no readable types: {error}")
+            continue
+        for key, setting in settings.items():
+            kind = re.sub(r"typing\.|<class |[<>]", "", str(setting.kind)).strip("'")
+            default = "" if setting.wanted else f", by default {setting.default!r}"
             click.echo(f"{'':20}   {key}: {kind}{default}")
         for weight, file in files.get(name, {}).items():
             state = f"found: {file.path}" if file.there else f"missing: {file.path} ({file.source})"

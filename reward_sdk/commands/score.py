@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import click
 from tqdm import tqdm
 
 from reward_sdk.commands import set_option
+from reward_sdk.config import Source, read_set
 from reward_sdk.errors import ConfigError
 from reward_sdk.jsonl import BadRow, Row, count_lines, read_rows
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.text import wrap_report
+from reward_sdk.text import Tags
 from reward_sdk.types import Sample
 
 _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
@@ -33,9 +34,9 @@ _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
     "--data", required=True, type=click.Path(), help="JSONL: id, response, reference, ..."
 )
 @click.option("--out", required=True, type=click.Path(), help="JSONL; continued if it is there.")
-@click.option("--plain", is_flag=True, help="The responses are reports without tags.")
+@click.option("--tags", type=click.Choice(get_args(Tags)), help="Instead of the set's `tags`.")
 @click.option("--step", type=click.IntRange(min=1), help="Policy step, for sets with a schedule.")
-def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> None:
+def score(rewards: Source, data: str, out: str, tags: Tags | None, step: int | None) -> None:
     """Scores the responses of a file, with every reward's part in every row.
 
     `reward_sdk.jsonl` describes the data. Lines that cannot be scored are named and kept apart.
@@ -43,16 +44,19 @@ def score(rewards: str, data: str, out: str, plain: bool, step: int | None) -> N
     Exit codes: 0 every row scored, 1 a reward failed or lines were rejected, 2 the set or the data
     are wrong.
     """
+    if tags is not None:
+        rewards = read_set(rewards)[0] | {"tags": tags}
     with tqdm(total=_lines(data), desc="scoring", unit="line", disable=None) as bar:
         summaries, rejected = score_file(
-            Path(rewards), Path(data), Path(out), plain=plain, step=step,
+            rewards, Path(data), Path(out), step=step,
             progress=lambda line: bar.update(line - bar.n),
+            resumes=lambda rows: bar.write(f"{out} has {rows:,} rows; going on", sys.stderr),
         )  # fmt: skip
     click.echo(f"{'':20} {'mean':>7} {'scored':>7} {'skipped':>7} {'failed':>7}")
     for name, summary in summaries.items():
         mean = "-" if summary.mean is None else f"{summary.mean:.3f}"
         counts = f"{summary.scored:7} {summary.skipped:7} {summary.failed:7}"
-        click.echo(f"{name:20} {mean:>7} {counts}  {summary.reason}".rstrip())
+        click.echo(f"{name:20} {mean:>7} {counts}  {summary.note}".rstrip())
     for row in rejected:
         click.echo(f"rejected: {data}, line {row.number}: {row.problem}", err=True)
     click.echo(out)
@@ -79,39 +83,41 @@ class Summary:
         scored: rows with a value.
         skipped: rows it does not apply to.
         failed: rows it failed on.
-        reason: why the first of them failed.
+        note: why the first of them failed; of the total, how many stand on fewer rewards than
+            the set has.
     """
 
     mean: float | None
     scored: int
     skipped: int
     failed: int
-    reason: str
+    note: str
 
 
 def score_file(
-    set_file: Path,
+    source: Source,
     data: Path,
     out: Path,
     *,
-    plain: bool = False,
     step: int | None = None,
     progress: Callable[[int], object] = lambda line: None,
+    resumes: Callable[[int], object] = lambda rows: None,
 ) -> tuple[dict[str, Summary], list[BadRow]]:
     """Scores the rows of `data` and appends one JSON object each to `out`.
 
-    A row of `out` holds the `line` of the data, `id`, `total` and per reward `value`, `status` and
-    `reason`. Lines that cannot be scored go to a file beside it, `rejected_path(out)`. If `out` is
-    there already, from the same set file, data and settings, the rows that it holds are not scored
-    again; whether weights that the set names have changed is not looked at.
+    A row of `out` holds the `line` of the data, `id`, `total`, under `missing` the rewards that the
+    total stands without, and per reward `value`, `status` and `reason`. Lines that cannot be scored
+    go to a file beside it, `rejected_path(out)`. If `out` is there already, from the same set, data
+    and step, the rows that it holds are not scored again; whether weights that the set names have
+    changed is not looked at.
 
     Args:
-        set_file: the reward set's YAML.
+        source: the set, see `reward_sdk.config`.
         data: JSONL, see `reward_sdk.jsonl`; every row needs a `response`.
         out: JSONL.
-        plain: the responses are reports without tags.
         step: the policy step, for sets with a schedule.
         progress: told the line that was reached, after every chunk.
+        resumes: told how many rows `out` holds already, if any.
 
     Returns:
         Reward name or "total" -> its summary over all of `out`, and the lines that were rejected.
@@ -121,20 +127,25 @@ def score_file(
             anything but scores of this set and data, or that another process writes to.
         ScoringError: a part failed whose policy is "raise"; what was scored before is in `out`.
     """
-    rewards = RewardSet.from_file(set_file)
+    rewards = RewardSet.from_config(source)
     if step is None and rewards.needs_step:
-        raise ConfigError(f"{set_file}: rewards with `every` > 1: say the policy step, --step N")
-    key = _key(set_file, data, f"{step} {plain}")
+        raise ConfigError("the set has rewards with `every` > 1: say the policy step, --step N")
+    key = _key(rewards.digest, data, step)
     rejected: list[BadRow] = []
     rows = _usable(data, rejected)
-    with _opened(out, key) as (file, done):
+    with _opened(out, key) as (file, done, held):
+        if held:
+            resumes(held)
         while chunk := list(islice(rows, _CHUNK)):
             new = [row for row in chunk if row.number > done]
-            scores = rewards.score([_sample(row, plain) for row in new], step)
+            scores = rewards.score([_sample(row) for row in new], step)
             for row, score in zip(new, scores, strict=True):
                 parts = {name: asdict(part) for name, part in score.parts.items()}
-                line = {"line": row.number, "id": row.id, "total": score.total, "parts": parts}
-                file.write(f"{json.dumps(line | {'set': key})}\n".encode())
+                line = {
+                    "line": row.number, "id": row.id, "total": score.total,
+                    "missing": score.missing, "parts": parts, "set": key,
+                }  # fmt: skip
+                file.write(f"{json.dumps(line)}\n".encode())
             file.flush()
             progress(chunk[-1].number)
         if rejected:
@@ -159,19 +170,17 @@ def _usable(data: Path, rejected: list[BadRow]) -> Iterator[Row]:
             yield row
 
 
-def _sample(row: Row, plain: bool) -> Sample:
-    response = row.response or ""
-    return Sample(wrap_report(response) if plain else response, row.reference, row.image, row.id)
+def _sample(row: Row) -> Sample:
+    return Sample(row.response or "", row.reference, row.image, row.id)
 
 
-def _key(set_file: Path, data: Path, settings: str) -> str:
+def _key(rewards: str, data: Path, step: int | None) -> str:
     """Tells apart what must not be mixed in one file of scores."""
-    digest = hashlib.sha256(settings.encode())
-    for path in (set_file, data):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file, or one that can be read only once")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest = hashlib.sha256(f"{rewards} {step}".encode())
+    if not data.is_file():
+        raise ConfigError(f"{data}: no such file, or one that can be read only once")
+    with data.open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
     if not data.stat().st_size:
         raise ConfigError(f"{data} is empty")
     return digest.hexdigest()[:12]
@@ -185,8 +194,8 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The file to append to, and the last line of the data that it holds, 0 if none.
+def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int, int]]:
+    """The file to append to, the last line of the data that it holds, 0 if none, and its rows.
 
     It is locked, and a row that broke off is cut off.
     """
@@ -199,7 +208,7 @@ def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
         except BlockingIOError:
             raise ConfigError(f"{out}: another process is writing scores to it") from None
         file.seek(0)
-        whole, last = 0, 0
+        whole, last, rows = 0, 0, 0
         for text in file:
             if not text.endswith(b"\n"):
                 break
@@ -210,12 +219,12 @@ def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
                 raise ConfigError(f"{out} is there and no file of scores: name another") from None
             if made_with != key:
                 raise ConfigError(
-                    f"{out} holds scores of another set, data, step or kind of response: name "
-                    "another file, or remove it"
+                    f"{out} holds scores of another set, data or step: name another file, or "
+                    "remove it"
                 )
-            whole += len(text)
+            whole, rows = whole + len(text), rows + 1
         file.truncate(whole)
-        yield file, last
+        yield file, last, rows
 
 
 def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
@@ -224,7 +233,9 @@ def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
     summaries = {name: _summary([row["parts"][name] for row in rows]) for name in names}
     totals = [row["total"] for row in rows if row["total"] is not None]
     mean = fmean(totals) if totals else None
-    return summaries | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, "")}
+    part = sum(bool(row["missing"]) for row in rows if row["total"] is not None)
+    note = f"{part} of them on fewer rewards than the set has" if part else ""
+    return summaries | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, note)}
 
 
 def _summary(parts: list[dict[str, Any]]) -> Summary:
@@ -235,5 +246,5 @@ def _summary(parts: list[dict[str, Any]]) -> Summary:
         scored=len(values),
         skipped=sum(part["status"] == "skipped" for part in parts),
         failed=len(failed),
-        reason=failed[0] if failed else "",
+        note=failed[0] if failed else "",
     )

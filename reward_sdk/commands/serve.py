@@ -1,10 +1,9 @@
 """`reward-sdk serve`: the options of `reward_sdk.server.run`."""
 
-from pathlib import Path
-
 import click
 
 from reward_sdk.commands import set_option
+from reward_sdk.config import Source
 from reward_sdk.errors import ConfigError
 
 
@@ -32,7 +31,7 @@ from reward_sdk.errors import ConfigError
 )  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Logs every request, without its texts.")
 def serve(
-    rewards: str,
+    rewards: Source,
     host: str,
     port: int,
     images: tuple[str, ...],
@@ -56,6 +55,6 @@ def serve(
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'valor-rrg[server]'") from error
     run(
-        Path(rewards), host, port, images, token_file, insecure, allow_host, verbose,
+        rewards, host, port, images, token_file, insecure, allow_host, verbose,
         max_batch=max_batch, max_wait=max_wait_ms / 1000, max_queue=max_queue,
     )  # fmt: skip

@@ -62,7 +62,7 @@ def bertscore(model: str, num_layers: int | None = None, device: str = "cpu") ->
         from bert_score import BERTScorer  # pyright: ignore[reportMissingImports]
         from bert_score.utils import model2layers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError(f"BERTScore needs pip install 'valor-rrg[text]' ({error})") from None
+        raise ConfigError(f"BERTScore needs pip install 'valor-rrg[bertscore]' ({error})") from None
     if num_layers is None:
         if model not in model2layers:
             raise ConfigError(f"num_layers: bert-score has no default for {model!r}: name a layer")

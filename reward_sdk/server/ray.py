@@ -52,7 +52,9 @@ def build(
     token = os.environ.get(TOKEN)
 
     def app() -> FastAPI:
-        return create_app(RewardSet.from_file(Path(set_file)), token, check_folders(images), names)
+        return create_app(
+            RewardSet.from_config(Path(set_file)), token, check_folders(images), names
+        )
 
     deployment = serve.deployment(
         serve.ingress(app)(),

@@ -6,12 +6,12 @@ import logging
 import resource
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from socket import socket
 
 import uvicorn
 from fastapi import FastAPI
 
+from reward_sdk.config import Source
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.server.routes import create_app
@@ -25,7 +25,7 @@ _IDLE = 75  # ours: seconds that an idle connection is kept, longer than most cl
 
 
 def run(
-    set_file: Path,
+    source: Source,
     host: str,
     port: int,
     images: Sequence[str],
@@ -38,7 +38,7 @@ def run(
     """Serves until SIGINT or SIGTERM; what was accepted by then is answered.
 
     Args:
-        set_file: the set's YAML.
+        source: the set, see `reward_sdk.config`.
         host: the address.
         port: the port; 0 for any that is free, which is logged.
         images: image folders.
@@ -57,7 +57,7 @@ def run(
     token = read_token(token_file)
     check_address(host, token, insecure)
     folders = check_folders(images)
-    rewards = RewardSet.from_file(set_file)
+    rewards = RewardSet.from_config(source)
     if "image" in rewards.needs and not folders:
         logger.info("no --images: images are taken from requests, in base64, and from no path")
     if rewards.needs_step:
@@ -86,7 +86,8 @@ def run(
         address, port = listening.getsockname()[:2]
         address = f"[{address}]" if ":" in address else address
         logger.info("at most %s connections at a time (ulimit -n)", f"{connections:,}")
-        logger.info("set %s of %s on http://%s:%d", rewards.digest, set_file, address, port)
+        words = ", ".join(rewards.names)
+        logger.info("set %s (%s) on http://%s:%d", rewards.digest, words, address, port)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn drains on these, and then raises them anew to whoever had them before.
             signal.signal(number, lambda *_: None)

@@ -47,7 +47,7 @@ def score_seconds(stage: str) -> float:
     """Seconds for a rollout batch; the least of three, each with a set that knows nothing yet."""
     times = []
     for _ in range(3):
-        rewards = RewardSet.from_file(ROOT / stage / "recipe.yaml")
+        rewards = RewardSet.from_config(ROOT / stage / "recipe.yaml")
         samples = rollout_batch()
         began = time.perf_counter()
         rewards.score(samples, STEP)

@@ -83,7 +83,7 @@ def test_an_example_row_gets_the_set_s_total_in_components(i, gym):
     row = ROWS[i]
     assert gym("/seed_session", row) == {}
     answer = gym("/verify", {**row, "response": response(RESPONSES[i])})
-    rewards = RewardSet.from_file(RECIPE / "rewards.yaml")
+    rewards = RewardSet.from_config(RECIPE / "rewards.yaml")
     [score] = rewards.score([Sample(RESPONSES[i], row["reference"], id=row["id"])])
     assert answer["reward"] == pytest.approx(score.total)
     assert answer["reward"] == sum(answer["reward_components"].values())

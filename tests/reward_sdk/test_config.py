@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -32,7 +33,7 @@ def refused(keys, name: str = "test_constant") -> str:
     """The message for a set with one reward."""
     where = "set.yaml: rewards"
     with pytest.raises(ConfigError) as caught:
-        build_reward(name, parse_set({name: keys}, where)[name], where)
+        build_reward(name, parse_set({name: keys}, where).entries[name], where)
     return str(caught.value)
 
 
@@ -49,7 +50,9 @@ def test_checking_a_set_builds_nothing():
 
 
 def test_a_reward_without_keys_has_weight_1_on_every_step():
-    assert parse_set({"format": None})["format"] == Entry(weight=1, every=1, on_failure="skip")
+    assert parse_set({"format": None}).entries["format"] == Entry(
+        weight=1, every=1, on_failure="skip"
+    )
 
 
 def test_an_unknown_reward_is_refused_with_the_nearest_name():
@@ -112,10 +115,46 @@ def test_what_the_factory_refuses_is_told_with_its_place():
     assert message == "set.yaml: rewards.test_constant: size 13 brings bad luck"
 
 
-@pytest.mark.parametrize("rewards", [None, {}, [], "format", {"format": 3}, {1: {}}])
-def test_something_else_than_a_mapping_of_rewards_is_refused(rewards):
-    with pytest.raises(ConfigError, match=r"^set\.yaml: rewards"):
-        parse_set(rewards, "set.yaml: rewards")
+@pytest.mark.parametrize("rewards", [None, {}, [], 3, [1], "", {"format": 3}, {1: {}}])
+def test_something_else_than_a_set_of_rewards_is_refused_with_its_place(rewards, tmp_path):
+    (tmp_path / "set.yaml").write_text(json.dumps({"rewards": rewards}))
+    with pytest.raises(ConfigError, match=r"set\.yaml: rewards|cannot read"):
+        parse_set(*read_set(tmp_path / "set.yaml"))
+
+
+def test_a_set_is_the_same_however_it_is_written(tmp_path):
+    rewards = {"format": {"weight": 0.1}, "rouge_l": None}
+    path, recipe, pointing = (tmp_path / name for name in ("set.yaml", "r.yaml", "p.yaml"))
+    path.write_text(json.dumps(rewards))
+    recipe.write_text(json.dumps({"name": "r", "stage": "grpo", "rewards": rewards}))
+    pointing.write_text("name: p\nstage: grpo\nrewards: set.yaml\n")
+    ways = [rewards, {"rewards": rewards}, path, str(path), recipe, pointing]
+    assert [read_set(way)[0] for way in ways] == [rewards] * len(ways)
+
+
+def test_a_list_of_names_is_a_set_of_equal_weights():
+    mapping, where = read_set(["format", "rouge_l"])
+    assert [entry.weight for entry in parse_set(mapping, where).entries.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"rewards": {"format": {}}, "tags": "optional"}, "put tags there too"),
+        ({"name": "r", "stage": "sft"}, "a recipe of stage sft, without rewards"),
+        ({"rewards": {"server": ["http://x"]}}, "name the set that they serve"),
+        ({"rouge_l": None, "weight": 0.9}, "'weight' is a key of a reward and stands beside it"),
+        ({"rouge_l": 0.9}, r"write \{weight: 0.9\}"),
+        ({"rouge_l": {"weight": "0,9"}}, "decimal point"),
+        ({"mine": len}, "no reward is named 'mine'"),
+        ({"rouge_l": len}, "Put `@reward"),
+        ({"rouge_l": {}, "tags": "maybe"}, "tags"),
+        ("rouge_l", r'write it as a list, \["rouge_l"\]'),
+    ],
+)
+def test_what_is_no_set_is_answered_with_what_to_change(source, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_set(*read_set(source))
 
 
 def test_two_rewards_cannot_have_one_name():
@@ -133,18 +172,18 @@ def test_every_name_that_a_set_can_use_has_a_factory(name):
 def test_a_file_gives_its_rewards(tmp_path):
     path = tmp_path / "set.yaml"
     path.write_text("rewards:\n  format: {weight: 0.1}\n", encoding="utf-8")
-    assert read_set(path) == {"format": {"weight": 0.1}}
+    assert read_set(path) == ({"format": {"weight": 0.1}}, f"{path}: rewards")
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"format: {}", b"rewards: {}\nmore: 1", b"- rewards", b"{", b"\xff\xfe", b"a: \x00"],
+    [b"", b"rewards: {}\nmore: 1", b"- rewards", b"{", b"\xff\xfe", b"a: \x00"],
 )
 def test_a_file_that_is_no_reward_set_is_refused_by_name(tmp_path, content):
     path = tmp_path / "set.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"set\.yaml"):
-        read_set(path)
+        parse_set(*read_set(path))
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):
@@ -180,7 +219,7 @@ def test_anchors_that_stand_for_too_much_are_refused_in_a_line(tmp_path, text):
 def test_anchors_that_spare_a_line_are_taken(tmp_path):
     text = "rewards: {bleu: &one {weight: 0.5}, rouge_l: *one, format: {<<: *one}}"
     (tmp_path / "x.yaml").write_text(text)
-    assert read_set(tmp_path / "x.yaml")["format"] == {"weight": 0.5}
+    assert read_set(tmp_path / "x.yaml")[0]["format"] == {"weight": 0.5}
 
 
 def test_a_file_that_is_far_too_large_for_a_set_is_refused_unread(tmp_path):
@@ -212,11 +251,4 @@ def test_a_factory_that_raises_or_builds_something_else_is_named():
         return Constant()
 
     assert "cannot be built: RuntimeError: no gpu" in refused({}, name="test_raises")
-    assert "no reward of this name" in refused({}, name="test_other")
-
-
-def test_a_recipe_that_names_a_file_of_rewards_is_that_set(tmp_path):
-    (tmp_path / "set.yaml").write_text("rewards: {format: {weight: 2}}")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"name: r\nstage: grpo\nrewards: {tmp_path / 'set.yaml'}\n")
-    assert read_set(recipe) == {"format": {"weight": 2}}
+    assert "calls itself 'test_constant'" in refused({}, name="test_other")

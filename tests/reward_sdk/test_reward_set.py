@@ -260,7 +260,7 @@ def test_ctrl_c_inside_of_a_reward_is_no_failed_part():
 def test_a_set_from_a_file_scores(tmp_path):
     path = tmp_path / "set.yaml"
     path.write_text("rewards: {format: {weight: 2}}", encoding="utf-8")
-    assert score(RewardSet.from_file(path), "<report> Clear. </report>").total == 2
+    assert score(RewardSet.from_config(path), "<report> Clear. </report>").total == 2
 
 
 def test_an_offset_moves_the_steps_on_which_a_reward_counts():

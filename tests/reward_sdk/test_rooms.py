@@ -23,7 +23,7 @@ ROOMS = [  # from the ground floor up; a folder is a room with all that is in it
     {"server"},
     {"commands"},
     {"cli"},
-    {"reward_sdk"},  # the face
+    {"reward_sdk", "__main__"},  # the face
 ]
 FOLDER = Path(reward_sdk.__file__).parent
 

@@ -145,13 +145,58 @@ def test_a_line_or_a_text_that_is_too_long_is_rejected_soon_and_the_next_is_scor
     assert len(rejected[0].text) == 100_000
 
 
-def test_plain_reports_get_their_tags(files):
+def test_reports_without_tags_are_read_where_tags_are_optional_and_else_warned_of(files, caplog):
     files[1].write_text('{"id": "a", "response": "Clear.", "reference": "Clear."}\n')
-    columns, _ = score_file(*files, plain=True)
-    assert columns["format"].mean == 1
+    columns, _ = score_file(*files)
+    assert columns["rouge_l"].mean == 0
+    assert "1 of 1 responses have no <report> tags" in caplog.text
+    assert "`tags: optional`" in rows_of(files[2])[0]["parts"]["rouge_l"]["reason"]
+    files[0].write_text(SET + "  tags: optional\n")
     files[2].unlink()
     columns, _ = score_file(*files)
-    assert columns["format"].mean == 0
+    assert (columns["rouge_l"].mean, columns["format"].mean) == (pytest.approx(1), 0)
+
+
+def test_a_total_on_fewer_rewards_than_the_set_has_says_so(files):
+    files[1].write_text('{"id": "a", "response": "<report> Clear. </report>"}\n')
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert "1 of them on fewer rewards than the set has" in result.output
+    assert rows_of(files[2])[0]["missing"] == ["rouge_l"]
+
+
+def test_rewards_can_be_named_and_tags_left_out_on_the_command_line(files):
+    files[1].write_text('{"id": 7, "response": "Clear.", "reference": "Clear."}\n')
+    arguments = ("--data", files[1], "--out", files[2])
+    result = run("score", "--set", "rouge_l,findings_f1", "--tags", "optional", *arguments)
+    assert result.exit_code == 0, result.output
+    assert rows_of(files[2])[0]["total"] == pytest.approx(2)
+
+
+def test_scoring_says_where_it_goes_on(files):
+    run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert "out.jsonl has 180 rows; going on" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id,report\n1,Clear.\n", "CSV, not JSONL"),
+        (b"\xef\xbb\xbfid;report\n", "CSV, not JSONL"),
+        (b"\xff\xfe{\x00", "byte order mark"),
+        (b'[{"id": "a"}]', "one JSON array"),
+    ],
+)
+def test_data_in_another_format_is_named_with_what_to_do(files, content, message):
+    files[1].write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        score_file(*files)
+
+
+def test_a_byte_order_mark_of_utf_8_is_passed_over(files):
+    files[1].write_bytes(b"\xef\xbb\xbf" + files[1].read_bytes())
+    columns, _ = score_file(*files)
+    assert columns["total"].scored == 180
 
 
 def test_a_set_with_a_schedule_wants_its_step(files):
@@ -230,7 +275,7 @@ def test_a_calibration_is_fitted_from_the_command_line(tmp_path):
     (tmp_path / "images.jsonl").write_text("\n".join(rows))
     out = tmp_path / "calibration.json"
     result = run(
-        "calibrate", "--expert", weights, "--images", tmp_path / "images.jsonl", "--out", out
+        "calibrate", "--expert", weights, "--data", tmp_path / "images.jsonl", "--out", out
     )
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text())["images"] == 2
@@ -260,5 +305,5 @@ def test_a_recipe_is_a_set_too(files):
 
 def test_other_keys_beside_rewards_are_refused_where_there_is_no_recipe(files):
     files[0].write_text("rewards: {format: {}}\nweights: {}\n")
-    with pytest.raises(ConfigError, match="one mapping under the key 'rewards'"):
+    with pytest.raises(ConfigError, match="put weights there too"):
         score_file(*files)

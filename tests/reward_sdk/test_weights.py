@@ -150,7 +150,7 @@ def test_calibrate_ends_with_2_and_names_the_archive(tmp_path, script):
     path, marker = script
     (tmp_path / "images.jsonl").write_text("")
     done = command(
-        "calibrate", "--expert", path, "--images", tmp_path / "images.jsonl", "--out",
+        "calibrate", "--expert", path, "--data", tmp_path / "images.jsonl", "--out",
         tmp_path / "calibration.json",
     )  # fmt: skip
     assert_refused(done, marker)

@@ -147,7 +147,7 @@ Way = Callable[[str, Sequence[Sample]], list[Outcome]]
 
 
 def in_process(rewards: str, batch: Sequence[Sample]) -> list[Outcome]:
-    return [of_score(score) for score in RewardSet.from_file(rewards).score(batch)]
+    return [of_score(score) for score in RewardSet.from_config(rewards).score(batch)]
 
 
 def client(rewards: str, batch: Sequence[Sample]) -> list[Outcome]:

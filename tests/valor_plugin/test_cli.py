@@ -277,7 +277,7 @@ def test_a_dry_run_of_supervised_fine_tuning_prints_its_settings(there):
 
 
 def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
-    rewards = RewardSet.from_file(ROOT / "recipes/nemo_gym/rewards.yaml")
+    rewards = RewardSet.from_config(ROOT / "recipes/nemo_gym/rewards.yaml")
     assert rewards.names == ("rouge_l", "findings_f1", "format")
     assert not rewards.needs_step
 

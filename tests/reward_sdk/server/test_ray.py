@@ -28,7 +28,7 @@ serve.run(build(set_file, replicas=2, cpus=0.1), name="rewards")
 samples = [Sample(f"<report> Clear {i}. </report>", "Clear 3.") for i in range(200)]
 with RewardClient(f"http://127.0.0.1:{port}", timeout=120) as client:
     found = client.score(samples, 4)
-same = found == RewardSet.from_file(set_file).score(samples, 4)
+same = found == RewardSet.from_config(set_file).score(samples, 4)
 serve.shutdown()
 ray.shutdown()
 print(json.dumps({"same": same, "scored": len(found)}))
