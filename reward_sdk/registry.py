@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, cast, get_type_hints
 
 from reward_sdk.errors import ConfigError, nearest, one_line
 from reward_sdk.types import Outcome, Sample
@@ -154,14 +154,15 @@ class Factory:
         made = _Function(self.made_of, settings) if self.scores else self.made_of(**settings)
         return self._completed(made)
 
-    def _completed(self, reward: Any) -> Reward:
+    def _completed(self, made: object) -> Reward:
         """What was made, with what it does not say of itself; ConfigError if it is no reward."""
-        if not callable(reward):
+        if not callable(made):
             raise ConfigError(
-                f"gave {type(reward).__name__}, which cannot be called. A reward is a function of "
+                f"gave {type(made).__name__}, which cannot be called. A reward is a function of "
                 "`samples` that returns one number for each, or has the method "
                 "`__call__(self, samples)`"
             )
+        reward = cast(Reward, made)
         own = getattr(reward, "name", None)
         if own not in (None, self.name):
             raise ConfigError(

@@ -97,5 +97,5 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_without_bert_score_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bert_score", None)
-    with pytest.raises(ConfigError, match=r"pip install 'valor-rrg\[text\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'valor-rrg\[bertscore\]'"):
         RewardSet.from_config({"bertscore": {"model": "bert"}})
