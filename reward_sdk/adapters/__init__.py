@@ -59,7 +59,8 @@ def page() -> str:
 def _section(stack: Stack) -> str:
     language = "python" if "import" in stack.example else "text"
     facts = [f"- **{field}**: {words}" for field, words in stack.facts.items() if field != _RUN]
-    parts = [f"## {stack.title.rstrip('.')}", f"```{language}\n{stack.example}\n```", "\n".join(facts)]
+    title, example = stack.title.rstrip("."), f"```{language}\n{stack.example}\n```"
+    parts = [f"## {title}", example, "\n".join(facts)]
     return "\n\n".join([*parts, stack.notes] if stack.notes else parts)
 
 
