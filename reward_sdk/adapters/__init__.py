@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 
 STACKS = ("trl", "verl", "swift", "openrlhf", "nemo_gym", "verifiers")
-FIELDS = ("Receives", "Returns", "Logs", "On failure", "Does not", "Run for real")
+_RUN = "Run for real"
+FIELDS = ("Receives", "Returns", "Logs", "On failure", "Does not", _RUN)
 
 
 @dataclass(frozen=True)
@@ -48,39 +49,48 @@ def describe(name: str) -> Stack:
     )
 
 
-def table() -> str:
-    """Markdown: what each adapter receives, returns, logs, and does on failure."""
-    stacks = [describe(name) for name in STACKS]
-    rows = [["", *(f"**{stack.name}**" for stack in stacks)], ["---"] * (len(stacks) + 1)]
-    rows += [[field, *(stack.facts[field] for stack in stacks)] for field in FIELDS]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
 def page() -> str:
-    """Markdown: every adapter's example, and the table; what `docs/stacks.md` holds."""
-    parts = [_INTRODUCTION]
-    for stack in map(describe, STACKS):
-        language = "python" if "import" in stack.example else "text"
-        parts.append(f"## {stack.title}\n\n```{language}\n{stack.example}\n```")
-        parts += [stack.notes] if stack.notes else []
-    return "\n\n".join([*parts, "## All of them", table()]) + "\n"
+    """Markdown: what `docs/stacks.md` holds, a section for every adapter."""
+    stacks = [describe(name) for name in STACKS]
+    run = "\n".join(f"- {stack.facts[_RUN]}" for stack in stacks)
+    return "\n\n".join([_INTRODUCTION.format(run=run), *map(_section, stacks)]) + "\n"
+
+
+def _section(stack: Stack) -> str:
+    language = "python" if "import" in stack.example else "text"
+    facts = [f"- **{field}**: {words}" for field, words in stack.facts.items() if field != _RUN]
+    title, example = stack.title.rstrip("."), f"```{language}\n{stack.example}\n```"
+    parts = [f"## {title}", example, "\n".join(facts)]
+    return "\n\n".join([*parts, stack.notes] if stack.notes else parts)
 
 
 _INTRODUCTION = """\
 # Rewards in other stacks
 
-One definition of a reward set, `rewards.yaml`, and the same totals in every stack. Where a path
-stands, the URLs of reward servers can stand, too (`"http://node1:8000,http://node2:8000"`).
-`pip install .` in the clone is all that a stack's environment needs for text rewards. Where the
-stack starts its workers elsewhere, as Ray does, give paths in full. Servers that want a token find
-it in `$REWARD_SDK_TOKEN`. The lines below are beside those that the stack itself wants of a task.
+One definition of a reward set, `rewards.yaml` (see [rewards](rewards.md)), and the same totals in
+every stack. Where a path stands, the URLs of [reward servers](server.md) can stand, too
+(`"http://node1:8000,http://node2:8000"`). `pip install .` in the clone is all that a stack's
+environment needs for text rewards. Where the stack starts its workers elsewhere, as Ray does, give
+paths in full. Servers that want a token find it in `$REWARD_SDK_TOKEN`. The lines below are beside
+those that the stack itself wants of a task.
 
 A row has its report under `reference`, `report` or `ground_truth`, its X-ray under `image` or
 `images`, and may have `view` and `id`. None, NaN and blank texts stand for what it does not have.
 
-**missing_parts**: a part that is missing (no reference, no image, a failure) is left out of the
-total, and the others are scaled up. Stacks that sum weighted rewards themselves get one function
-more, `missing_parts`, which is 0 as long as nothing is missing and otherwise makes their sum the
-set's total.
+Components are logged one by one, and a failure is never a zero: it is None where the stack has
+that, else a key of its own. A part that is missing (no reference, no image, a failure) is left out
+of the total, and the others are scaled up. Stacks that sum weighted rewards themselves get one
+function more, `missing_parts`, which is 0 as long as nothing is missing and otherwise makes their
+sum the set's total.
 
-This page is what `reward-sdk stacks` prints, from the docstrings of `reward_sdk.adapters`."""
+`make test-contract` installs the real packages and drives them as their users would (minutes;
+set-up once). Run for real, on a CPU:
+
+{run}
+
+Fifty samples, some without reference or image, some that fail, get the same totals and parts (to
+2e-6) in process, from a server and from every adapter. What adapters cost:
+[benchmarks](benchmarks.md#adapters).
+
+This page is what `reward-sdk stacks` prints, from the docstrings of `reward_sdk.adapters`. Up:
+[documentation](README.md)."""

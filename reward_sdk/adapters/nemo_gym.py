@@ -16,7 +16,8 @@ On failure: the parts that are left, with `<name>/failed` 1. A sample without an
     it to Gym's file of failures, and reward 0, because the shape has nothing else: verifiers' NeMo
     Gym client takes it for one, and records `unscored` as a metric.
 Does not: see the policy step, so every reward counts on every call.
-Run for real: nemo-gym 0.4.0, its server class and its client; not `ng_run` and its environments.
+Run for real: nemo-gym 0.4.0, with `recipes/nemo_gym/app.py` on its server, and its client; not
+    `ng_run`; on Python 3.11, which its metadata excludes.
 
 `recipes/nemo_gym` is a resources server with its YAML and example rows. The standalone server
 (`reward-sdk serve`) answers `/verify` and `/seed_session`, for clients that take a URL.

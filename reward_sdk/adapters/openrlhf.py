@@ -14,7 +14,7 @@ On failure: the parts that are left, with `<name>/failed` 1; a sample without an
 Does not: see the policy step, so every reward counts on every call; nor the image, which only the
     label can name; nor rank. A file scores one sample at a time: serve sets that have models. The
     plugin in this distribution has none of these limits.
-Run for real: openrlhf 0.11.2, its HTTP client, its file loader and its rollout code, CPU.
+Run for real: openrlhf 0.11.2, its HTTP client, its file loader and its rollout code.
 
 Over HTTP, `--reward.remote_url http://node1:8000/get_reward` needs no code; images that labels name
 must lie in the server's `--images` folders. OpenRLHF sends no token.

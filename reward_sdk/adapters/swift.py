@@ -16,7 +16,7 @@ On failure: None for the part, and `missing_parts` makes up for it. A sample wit
 Does not: log shares of failures. Functions of your own come after the set's. Names of the set
     replace ms-swift's own (`format`, `repetition`). With `--scale_rewards gdpo`, which normalises
     each function, `missing_parts` is left out.
-Run for real: ms-swift 4.6.0, `swift rlhf` on a LLaVA, with images, CPU.
+Run for real: ms-swift 4.6.0, whose `swift rlhf` trains a LLaVA with images for four steps.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ On failure: None for the part, and `missing_parts` makes up for it; None for all
 Does not: anything after the sum, such as ranks. With `normalize_then_sum` TRL normalises
     `missing_parts` like a reward: leave the last function and weight out there. An evaluation has
     the step of the training around it, so rewards of a schedule count in some evaluations only.
-Run for real: trl 1.16.0, GRPOTrainer on a LLaVA, with images, CPU.
+Run for real: trl 1.16.0, whose `GRPOTrainer` trains a LLaVA with images for four steps.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ Logs: the rewards on the trace; `<name>/applied` and `<name>/failed` as metrics.
 On failure: None for the part, and `missing_parts` makes up for it. A sample without any score
     raises, as does `on_failure: raise`: verifiers records the error on the trace.
 Does not: see the policy step, so every reward counts on every call.
-Run for real: verifiers 0.4.0, a Task's own scoring, and its NeMo Gym client against `/verify`.
+Run for real: verifiers 0.4.0, a task's own scoring, and its NeMo Gym client against `/verify`; no
+    rollout of a model.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ On failure: the parts that are left, with `<name>/failed` 1; a sample without an
 Does not: see the policy step, so every reward counts on every call; nor images that are only in the
     prompt. In process each of verl's reward workers loads the set: serve those that have models,
     with quotes that the shell leaves: `'...rewards="http://node1:8000"'`.
-Run for real: verl 0.9.1, its loader, its reward loop and the `naive` and `remote` managers, CPU.
+Run for real: verl 0.9.1, its configuration, loader and reward loop on Ray, `naive` and `remote`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 import json
 import re
 import shlex
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -290,12 +289,6 @@ def test_every_recipe_is_among_the_shipped_ones():
 def test_every_shipped_recipe_passes_a_dry_run(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert dry_run("--recipe", str(recipe))
-
-
-def test_the_recipe_in_the_readme_passes_a_dry_run(tmp_path):
-    block = (ROOT / "README.md").read_text().split("    name: valor-stage2")[1].split("\n\n")[0]
-    (tmp_path / "readme.yaml").write_text(textwrap.dedent("    name: valor-stage2" + block))
-    host_command("--recipe", str(tmp_path / "readme.yaml"))
 
 
 @pytest.mark.parametrize("value", ["2020-13-45", "[" * 5000])

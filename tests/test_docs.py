@@ -1,0 +1,389 @@
+"""README.md, CONTRIBUTING.md and docs/: every example runs, every command can be given, every link
+leads somewhere. What cannot run here stands in `ELSEWHERE`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shlex
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from support.serving import REPORTS, TEXT, Server
+
+from reward_sdk import Sample, registry
+from reward_sdk.cli import main as reward_sdk
+from reward_sdk.config import parse_set, read_set, read_yaml
+from reward_sdk.jsonl import Row, read_rows
+from reward_sdk.text import wrap_report
+from valor_plugin import recipe, records
+from valor_plugin.cli import main as openrlhf
+from valor_plugin.data.studies import read_studies
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+ELSEWHERE = {
+    "reward_sdk.adapters.swift": "ms-swift's pins collide with ours: tests/contract/test_swift.py",
+    "reward_sdk.adapters.nemo_gym": "so do nemo-gym's: tests/contract/test_nemo_gym.py",
+    "pkg://reward_sdk.adapters.verl": "verl's own options: tests/contract/test_verl.py",
+}
+"""What an example holds -> why it cannot run here, and where it does."""
+LATER = {
+    'from_config("rewards.yaml")': "sets from a path",
+    "tags: optional": "tags as a key of a set",
+    "--data studies.jsonl --out calibration.json": "calibrate --data",
+    "openrlhf recipes": "the command",
+    "--command-only": "the option",
+    "trl import make_reward_funcs\n\nargs": "the README's lines without TRL's import",
+}
+"""What the pages say before the code does."""
+RUN = {"list", "score", "audit", "bench", "stacks"}
+"""Commands of `reward-sdk` that are run; the others' options are checked."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: the page and line where it begins, its language, its text."""
+
+    where: str
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = TEXTS[page]
+    return [
+        Block(f"{page.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def parameter(value: Any, text: str, where: str) -> Any:
+    reasons = [why for part, why in LATER.items() if part in text]
+    marks = [pytest.mark.xfail(reason=why, strict=True) for why in reasons]
+    return pytest.param(value, id=where, marks=marks)
+
+
+def examples(*languages: str) -> list:
+    """The blocks in these languages that can run here, as a test's parameters."""
+    return [
+        parameter(block, block.text, block.where)
+        for block in BLOCKS
+        if block.language in languages and not any(part in block.text for part in ELSEWHERE)
+    ]
+
+
+def commands() -> list:
+    """The lines of shell blocks, and indented ones that are commands, as a test's parameters."""
+    found = {line: block.where for block in BLOCKS if block.language == "sh"
+             for line in block.text.splitlines()}  # fmt: skip
+    for page, text in TEXTS.items():
+        for line in re.findall(r"^ {4}((?:\S+/)?(?:openrlhf|reward-sdk|make) \S.*)", text, re.M):
+            found[re.sub(r"\s+#.*", "", line)] = page.name
+    return [parameter(line, line, f"{where} {line}") for line, where in found.items()]
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch) -> Path:
+    """The current folder of whoever tries the examples, with the files that they name."""
+    monkeypatch.chdir(tmp_path)
+    rewards = "rewards:\n  rouge_l: {weight: 0.9}\n  format: {weight: 0.1}\n"
+    (tmp_path / "rewards.yaml").write_text(rewards)
+    rows = []
+    for i, report in enumerate(REPORTS):
+        Image.new("L", (40, 40), 40 * i).save(tmp_path / f"s{i}.png")
+        response = wrap_report(REPORTS[i - 1])
+        rows.append(
+            {"id": f"s{i}", "image": f"s{i}.png", "reference": report, "response": response}
+        )
+    for name in ("reports.jsonl", "studies.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", "runs/valor-stage2"):
+        (tmp_path / folder).mkdir(parents=True)
+    step = records.Step(
+        step=1, time=0.0, reward=0.5, parts={}, unscored=0.0, tied=0.1, kl=0.01, length=30.0,
+        truncated=0.0, seconds={}, synced={},
+    )  # fmt: skip
+    records.append(tmp_path / "runs/valor-stage2" / records.STEPS, step)
+    write_mimic(tmp_path)
+    return tmp_path
+
+
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___F with cough  // ?pneumonia
+
+{section}
+ IMPRESSION:
+
+ No acute process.
+"""
+SECTION = """ FINDINGS:
+
+ There is a small left effusion.  PA and lateral views
+ show: clear lungs.
+"""
+
+
+def write_mimic(folder: Path) -> None:
+    """Four studies in the exact layout of MIMIC-CXR-JPG and MIMIC-CXR's reports."""
+    films = [  # subject, study, film, view, part of the split, the report's section
+        ("10000032", "50414267", "lat", "LATERAL", "train", SECTION),
+        ("10000032", "50414267", "front", "PA", "train", SECTION),
+        ("10000032", "50414267", "again", "AP", "train", SECTION),
+        ("10000764", "57375967", "front2", "AP", "validate", ""),
+        ("10000898", "50771383", "unknown", "", "test", SECTION),
+        ("11000011", "51029426", "portable", "AP", "test", " FINDINGS:  NO EFFUSION.\n"),
+    ]
+    jpg = folder / "mimic-cxr-jpg"
+    for subject, study, film, _, _, section in films:
+        place = f"files/p{subject[:2]}/p{subject}/s{study}"
+        (jpg / place).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 40), 90).save(jpg / place / f"{film}.jpg")
+        report = folder / "mimic-cxr" / f"{place}.txt"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(REPORT.format(section=section), encoding="utf-8")
+    tables = {
+        "metadata": ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
+        + [f"{film},{subject},{study},{view},40,32" for subject, study, film, view, *_ in films],
+        "split": ["dicom_id,study_id,subject_id,split"]
+        + [f"{film},{study},{subject},{part}" for subject, study, film, _, part, _ in films],
+    }
+    for name, lines in tables.items():
+        with gzip.open(jpg / f"mimic-cxr-2.0.0-{name}.csv.gz", "wt") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    pytest.importorskip("fastapi")
+    with Server(tmp_path_factory.mktemp("server"), TEXT) as running:
+        yield running.url
+
+
+@pytest.fixture
+def own_names():
+    """Names of rewards that examples register are free before, and afterwards."""
+
+    def take() -> dict[str, Any]:
+        names = registry._factories.keys() - registry._BUILT_IN.keys()
+        return {name: registry._factories.pop(name) for name in names}
+
+    others = take()
+    yield
+    take()
+    registry._factories.update(others)
+
+
+class Trained(list):
+    """What a stand-in for TRL's trainer was made with, once it has trained."""
+
+    def trainer(self, *arguments: Any) -> Trained:
+        self[:] = arguments
+        return self
+
+    def train(self) -> None:
+        _, funcs, args, _ = self
+        assert len(funcs) == len(args.reward_weights)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> Trained:
+    """TRL with its own GRPOConfig, on a CPU, and a stand-in for its trainer."""
+    config = pytest.importorskip("trl.trainer.grpo_config")
+    trained = Trained()
+    trl: Any = ModuleType("trl")
+    trl.GRPOConfig = partial(config.GRPOConfig, use_cpu=True, bf16=False)
+    trl.GRPOTrainer = trained.trainer
+    monkeypatch.setitem(sys.modules, "trl", trl)
+    return trained
+
+
+def execute(text: str, **names: Any) -> dict[str, Any]:
+    """Runs an example with the names that it takes for granted; what it defines."""
+    exec(compile(text, "an example", "exec", dont_inherit=True), names)
+    return names
+
+
+@pytest.mark.parametrize("example", examples("python"))
+@pytest.mark.usefixtures("own_names")
+def test_an_example_in_python_runs(example, there, request):
+    text = example.text
+    if "http://node" in text:
+        text = re.sub(r"http://node\d:8000", request.getfixturevalue("server"), text)
+    trained = request.getfixturevalue("trained") if "GRPOTrainer" in text else None
+    samples = [Sample(wrap_report(REPORTS[0]), REPORTS[1])]
+    execute(text, samples=samples, model="a model", dataset=[])
+    assert trained is None or trained
+
+
+@pytest.mark.parametrize("example", examples("yaml"))
+def test_an_example_in_yaml_is_a_recipe_or_a_set(example, there):
+    file = there / "example.yaml"
+    file.write_text(example.text, encoding="utf-8")
+    if "stage" not in read_yaml(file, "example"):
+        assert parse_set(read_set(file), given={"image_text": ("calibration",)})
+        return
+    pytest.importorskip("openrlhf")
+    from valor_plugin.host.command import host_command
+    from valor_plugin.run.folder import RunFolder
+
+    assert host_command(recipe.load_recipe(file), RunFolder(there / "run"), "cuda").options
+
+
+@pytest.mark.parametrize("example", examples("json"))
+def test_an_example_in_json_is_rows(example, there):
+    (there / "example.jsonl").write_text(example.text, encoding="utf-8")
+    assert all(isinstance(row, Row) for row in read_rows(there / "example.jsonl"))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_can_be_given(line, there):
+    program, *words = shlex.split(line)
+    program = Path(program).name
+    if program == "make":
+        assert words[0] in targets()
+    elif program == "pip":
+        extras = [extra for word in words for extra in re.findall(r"\[(.*)\]", word)]
+        assert words[0] == "install"
+        assert set(",".join(extras).split(",")) - {""} <= PROJECT["optional-dependencies"].keys()
+    elif program == "reward-sdk" and words[0] in RUN:
+        ran = CliRunner().invoke(reward_sdk, words)
+        assert ran.exit_code == 0, ran.output
+    else:
+        takes({"reward-sdk": reward_sdk, "openrlhf": openrlhf}[program], words)
+
+
+def targets() -> list[str]:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)[0].split()
+
+
+def test_every_target_of_make_that_is_named_is_there():
+    named = {name for text in TEXTS.values() for name in re.findall(r"`make ([\w-]+)`", text)}
+    assert named
+    assert named <= set(targets())
+
+
+def takes(group: click.Group, words: list[str]) -> None:
+    """Parses a command line as the program does; a recipe of ours that it names is there."""
+    name, command, rest = group.resolve_command(click.Context(group), words)
+    assert command is not None
+    given = command.make_context(name, list(rest)).params
+    named = given.get("path")
+    if name == "train" and "/" in named:
+        assert (ROOT / named).is_file()
+
+
+def test_the_studies_that_the_page_makes_of_mimic_cxr_are_those_of_its_tables(there):
+    [snippet] = [block.text for block in blocks(ROOT / "docs/mimic.md") if "gzip" in block.text]
+    execute(snippet)
+    found = {
+        part: [
+            (study.id, study.image.name, study.view, study.report)
+            for study in read_studies(f"data/mimic-cxr/{part}.jsonl")
+        ]
+        for part in ("train", "validate", "test")
+    }
+    text = "There is a small left effusion. PA and lateral views show: clear lungs."
+    assert found == {
+        "train": [("s50414267", "front.jpg", "PA", text)],
+        "validate": [("s57375967", "front2.jpg", "AP", None)],
+        "test": [("s51029426", "portable.jpg", "AP", "NO EFFUSION.")],
+    }
+
+
+@pytest.mark.xfail(strict=True, reason="README is as it was")
+def test_the_readme_is_read_in_five_minutes():
+    assert len(TEXTS[ROOT / "README.md"].split()) <= 1100
+
+
+def test_every_block_says_its_language():
+    assert {block.language for block in BLOCKS} <= {"python", "yaml", "json", "sh", "text"}
+
+
+@pytest.mark.parametrize("part", ELSEWHERE)
+def test_what_runs_elsewhere_is_still_there(part):
+    assert any(part in block.text for block in BLOCKS)
+    [test] = re.findall(r"tests/\S+\.py", ELSEWHERE[part])
+    assert (ROOT / test).is_file()
+
+
+def test_a_text_block_is_one_that_runs_elsewhere():
+    assert examples("text") == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_index_and_links_up():
+    index = TEXTS[ROOT / "docs/README.md"]
+    for page in PAGES[2:]:
+        if page.name != "README.md":
+            assert f"({page.name})" in index
+            assert "(README.md)" in TEXTS[page]
+
+
+def test_every_key_of_a_recipe_is_on_its_page():
+    text = TEXTS[ROOT / "docs/recipes.md"]
+    sections = {"model": recipe.Model, "data": recipe.Data, "advantage": recipe.Advantage,
+                "sft": recipe.Sft, "model.lora": recipe.Lora}  # fmt: skip
+    keys = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
+    keys |= recipe.Recipe.model_fields.keys()
+    assert {key for key in keys - sections.keys() if f"`{key}`" not in text} == set()
+
+
+def test_every_reward_is_on_its_page():
+    text = TEXTS[ROOT / "docs/rewards.md"]
+    assert {name for name in registry._BUILT_IN if f"`{name}`" not in text} == set()
+
+
+@pytest.mark.xfail(strict=True, reason="the extra bertscore")
+def test_the_extras_are_those_of_the_page():
+    table = TEXTS[ROOT / "docs/operations.md"].partition("| extra |")[2].partition("\n\n")[0]
+    named = " ".join(row.split("|")[1] for row in table.splitlines()[2:])
+    assert {*re.findall(r"`(\w+)`", named), "dev"} == PROJECT["optional-dependencies"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_names")
+def test_the_notebook_runs_and_is_stored_without_outputs(there, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((ROOT / "examples/rewards.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    names = {"__name__": "__main__"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "a cell", "exec", dont_inherit=True), names)
+    assert (there / "audit.png").is_file()
