@@ -12,6 +12,7 @@ from reward_sdk.commands.boundary import Boundary
 
 @click.group(
     cls=Boundary,
+    extra="openrlhf",
     stopped={
         "train": "stopped; every process of the run has ended",
         "demo": "stopped; what was finished is kept",
@@ -121,6 +122,7 @@ def doctor_command(model: str | None) -> None:
     Exit codes: 0 all is well, 1 something is not.
     """
     from valor_plugin import doctor
+    from valor_plugin.host.versions import INSTALL
 
     sections = {"installed": doctor.packages, "seams": doctor.seams}
     if model is not None:
@@ -136,4 +138,6 @@ def doctor_command(model: str | None) -> None:
             click.echo(f"{check.what}: {check.detail}")
     if wrong:
         click.echo(f"{wrong} of these would stop a run")
+        if doctor.missing(doctor.PURPOSES):
+            click.echo(f"what is missing: {INSTALL}")
         sys.exit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,10 +13,15 @@ from valor_plugin.host import cpu
 from valor_plugin.host.seams import SEAMS, SeamError
 from valor_plugin.host.versions import TESTED, check_host, installed
 from valor_plugin.llava_med.check import check_model
-from valor_plugin.llava_med.checkpoint import file_name
-from valor_plugin.llava_med.original import find_shards
-from valor_plugin.llava_med.plan import model_shapes
 
+PURPOSES = {
+    "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
+    "torch": "every stage", "transformers": "every stage", "safetensors": "every stage",
+    "datasets": "every stage", "trl": "stage sft", "peft": "LoRA",
+    "torchxrayvision": "the reward image_text", "pydicom": "a DICOM film",
+    "jinja2": "the demo's page", "matplotlib": "the demo's page",
+}  # fmt: skip
+"""Package -> what needs it."""
 ENTRY_POINTS = {"vllm.general_plugins": "valor", "torch.backends": "valor_torchvision_schemas"}
 
 
@@ -35,18 +40,25 @@ class Check:
     detail: str
 
 
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [package for package in packages if installed(package) is None]
+
+
 def packages() -> Iterator[Check]:
-    """The packages of a run."""
-    for package, tested in TESTED.items():
-        found = installed(package)
+    """The packages of a run; where one is missing, what needs it."""
+    for package, user in PURPOSES.items():
+        found, tested = installed(package), TESTED.get(package)
         if found is None:
-            yield Check(package, False, "not installed: pip install '.[openrlhf]', or make setup")
-        elif found.version.partition("+")[0] == tested:
+            yield Check(package, False, f"not installed: {user} needs it")
+        elif tested in (None, found.version.partition("+")[0]):
             yield Check(package, True, found.version)
         elif package == "openrlhf":
             yield Check(package, False, check_host() or found.version)
         else:
             yield Check(package, None, f"{found.version}, tested with {tested}")
+    if missing(["torch"]):
+        return
     import torch
 
     count = torch.cuda.device_count()
@@ -59,6 +71,9 @@ def seams() -> Iterator[Check]:
         there = any(point.name == name for point in entry_points(group=group))
         detail = "registered" if there else "not registered: install this package with pip"
         yield Check(f"entry point {group}", there, detail)
+    if absent := missing(["openrlhf", "torch", "vllm"]):
+        yield Check("host", False, f"not looked at without {', '.join(absent)}")
+        return
     import torch
 
     if not torch.cuda.is_available():
@@ -76,6 +91,9 @@ def seams() -> Iterator[Check]:
 
 def model(path: str) -> Iterator[Check]:
     """Whether transformers and vLLM will load a model folder."""
+    if absent := missing(["torch", "transformers"]):
+        yield Check("files", False, f"not looked at without {', '.join(absent)}")
+        return
     try:
         check_model(path)
     except ConfigError as error:
@@ -89,6 +107,10 @@ def model(path: str) -> Iterator[Check]:
 def _names(folder: Path) -> Check:
     """Whether the tensors are those of the configuration, under names that both loaders know."""
     from transformers import LlavaConfig
+
+    from valor_plugin.llava_med.checkpoint import file_name
+    from valor_plugin.llava_med.original import find_shards
+    from valor_plugin.llava_med.plan import model_shapes
 
     try:
         config: Any = LlavaConfig.from_pretrained(folder)

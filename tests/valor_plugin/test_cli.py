@@ -1,7 +1,10 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
+from reward_sdk.commands import boundary
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
 
@@ -333,3 +337,34 @@ def test_prepare_lists_a_folder_of_images(there):
 
 def test_prepare_refuses_a_folder_without_images(there):
     assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")
+
+
+def test_a_package_that_is_missing_is_one_line_with_what_installs_it(there, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    message = train()
+    assert message == "error: safetensors is not installed: pip install 'valor-rrg[openrlhf]'"
+
+
+def test_an_import_of_our_own_that_is_wrong_stays_a_traceback(there, monkeypatch):
+    monkeypatch.setitem(sys.modules, "valor_plugin.recipe", None)
+    result = CliRunner().invoke(main, ["train", "--recipe", "grpo.yaml"])
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+def test_every_extra_that_a_message_names_is_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert boundary._EXTRAS.keys() <= project["optional-dependencies"].keys()
+
+
+BARE = """
+import sys
+for module in ("torch", "transformers", "safetensors", "openrlhf", "vllm", "trl", "matplotlib",
+               "jinja2", "torchxrayvision", "datasets", "ray", "deepspeed", "peft"):
+    sys.modules[module] = None
+import valor_plugin.train, valor_plugin.doctor, valor_plugin.demo.pipeline
+import valor_plugin.data.studies
+"""
+
+
+def test_what_commands_import_first_needs_no_extra():
+    subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT)
