@@ -1,4 +1,4 @@
-"""`openrlhf train | demo | prepare | convert | doctor`; `valor` is the same command."""
+"""`openrlhf train | recipes | demo | prepare | convert | doctor`; `valor` is the same command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 @main.command("train")
-@click.option("--recipe", "path", required=True, type=click.Path(), help="The YAML recipe.")
+@click.option("--recipe", "path", required=True, help="A YAML file, or the name of a shipped one.")
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 @click.option(
     "--set",
@@ -44,10 +44,10 @@ def train_command(
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
-    from valor_plugin.recipe import load_recipe
+    from valor_plugin.recipe import find_recipe, load_recipe
     from valor_plugin.train import describe, train
 
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(find_recipe(path), overrides)
     folder = Path(out or f"runs/{recipe.name}")
     if dry_run:
         click.echo(describe(recipe, folder, device))
@@ -56,22 +56,39 @@ def train_command(
     click.echo(f"model: {model}")
 
 
+@main.command("recipes")
+@click.option("--copy", "target", metavar="DIR", help="Puts them into a folder, to be changed.")
+def recipes_command(target: str | None) -> None:
+    """Lists the shipped recipes, or copies them with the reward sets that they name."""
+    from valor_plugin import recipe
+
+    if target is not None:
+        count = recipe.copy_shipped(Path(target))
+        click.echo(f"{count} files: {target}")
+        return
+    for name, file in recipe.shipped_recipes().items():
+        click.echo(f"{name:<17} {recipe.about(file)}")
+    click.echo(
+        "to run one: openrlhf train --recipe NAME; to change them: openrlhf recipes --copy DIR"
+    )
+
+
 @main.command()
 @click.option(
     "--recipes",
     type=click.Path(exists=True, file_okay=False),
-    default="recipes/demo",
-    show_default=True,
-    help="Folder with pretraining.yaml, sft.yaml, stage1.yaml and stage2.yaml.",
+    help="Folder with pretraining.yaml, sft.yaml, stage1.yaml and stage2.yaml.  "
+    "[default: the shipped ones]",
 )
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-def demo(recipes: str, out: str, device: str) -> None:
+def demo(recipes: str | None, out: str, device: str) -> None:
     """Runs the whole method on synthetic films: a small model, SFT, stage 1, stage 2, evaluation of
     each, a page."""
     from valor_plugin.demo import pipeline
+    from valor_plugin.recipe import shipped_folder
 
-    page = pipeline.run(Path(recipes), Path(out).resolve(), device)
+    page = pipeline.run(Path(recipes or shipped_folder() / "demo"), Path(out).resolve(), device)
     click.echo(f"page: {page}")
 
 

@@ -16,9 +16,9 @@ pytest.importorskip("openrlhf")
 from reward_sdk.commands import boundary
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
+from valor_plugin.recipe import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if "\nstage:" in p.read_text()]
 
 
 @pytest.fixture
@@ -287,13 +287,12 @@ def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
 
 
 def test_every_recipe_is_among_the_shipped_ones():
-    assert len(SHIPPED) == 8
+    assert len(shipped_recipes()) == 8
 
 
-@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_recipe_passes_a_dry_run(recipe, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert dry_run("--recipe", str(recipe))
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_every_shipped_recipe_passes_a_dry_run(recipe, there):
+    assert dry_run("--recipe", recipe)
 
 
 def test_the_recipe_in_the_readme_passes_a_dry_run(tmp_path):
@@ -368,3 +367,11 @@ import valor_plugin.data.studies
 
 def test_what_commands_import_first_needs_no_extra():
     subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT)
+
+
+def test_recipes_are_listed_and_copied(there):
+    listed = CliRunner().invoke(main, ["recipes"]).output
+    assert "valor_stage2      Stage 2 in the manner of VALOR" in listed
+    copied = CliRunner().invoke(main, ["recipes", "--copy", "mine"])
+    assert re.fullmatch(r"\d+ files: mine\n", copied.output)
+    assert "is there already" in refused("recipes", "--copy", "mine")
