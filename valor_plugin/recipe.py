@@ -41,6 +41,7 @@ from pydantic import (
 from reward_sdk.client import parse_urls
 from reward_sdk.config import parse_set, parse_yaml, read_set, read_yaml
 from reward_sdk.errors import ConfigError, explain, nearest
+from reward_sdk.registry import names
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.llava_med.parts import PARTS, Part
@@ -249,6 +250,8 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
+    if content and content.keys() <= {"rewards", *names()}:
+        raise ConfigError(f"{path}: this is a reward set; a recipe names it under `rewards`")
     source, folder = Path(path), Path(path).parent  # folder: of a set that is named by its path
     for override in overrides:
         key = override.partition("=")[0]
@@ -308,10 +311,24 @@ def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
         if new := _RENAMED.get((section, key)):
             raise ConfigError(f"{where}: {key!r} is called {new!r} now")
         if key not in section.model_fields:
-            raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), _keys(section))}")
+            hint = _misplaced(str(key)) or nearest(str(key), _keys(section))
+            raise ConfigError(f"{where}: unknown key {key!r}: {hint}")
         inner = _SECTIONS.get(key)
         if inner is not None and isinstance(value, dict):
             _check_keys(value, inner, f"{where}: {key}")
+
+
+def _misplaced(key: str) -> str:
+    """Where a key belongs that is not known where it stands, such as one with a wrong indent; ""
+    if it belongs nowhere."""
+    homes = [name for name, other in _SECTIONS.items() if key in other.model_fields]
+    if "." in key:
+        homes.append("openrlhf")
+    elif key in names():
+        homes.append("rewards")
+    if homes:
+        return f"it belongs under `{'` or `'.join(homes)}`, indented"
+    return "it belongs to the recipe, not indented" if key in Recipe.model_fields else ""
 
 
 def _override(content: dict, override: str) -> None:

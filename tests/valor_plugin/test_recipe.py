@@ -139,6 +139,33 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(refused, base, section,
     assert f"{place}unknown key '{key}x': did you mean '{key}'?" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (
+            changed("path", "m"),
+            "recipe.yaml: unknown key 'path': it belongs under `model`, indented",
+        ),
+        (changed("rank", 8), "it belongs under `advantage` or `lora`, indented"),
+        (GRPO | {"rollout.batch_size": 8}, "it belongs under `openrlhf`, indented"),
+        (GRPO | {"rouge_l": {}}, "it belongs under `rewards`, indented"),
+        (
+            changed("model.seed", 1),
+            "model: unknown key 'seed': it belongs to the recipe, not indented",
+        ),
+    ],
+)
+def test_a_key_that_is_indented_wrongly_is_refused_with_its_place(refused, content, hint):
+    assert hint in refused(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["rewards: {rouge_l: {weight: 1}}", "rouge_l: {weight: 1}\nformat:", "bleu: {}"]
+)
+def test_a_reward_set_that_is_given_as_a_recipe_is_called_one(refused, text):
+    assert "this is a reward set; a recipe names it under `rewards`" in refused(text)
+
+
 def test_an_unknown_reward_is_refused_with_the_nearest_name(refused):
     message = refused(changed("rewards.rogue_l", {}))
     assert "recipe.yaml: rewards: no reward is named 'rogue_l': did you mean 'rouge_l'?" in message
