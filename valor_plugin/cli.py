@@ -36,9 +36,21 @@ def main() -> None:
     help="Overrides one key of the recipe; may be repeated.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--dry-run", is_flag=True, help="Checks the recipe and prints the host's command.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Makes every check that needs no GPU, writes nothing, and lists what is absent or wrong.",
+)
+@click.option(
+    "--command-only", is_flag=True, help="Checks the recipe alone and prints the host's command."
+)
 def train_command(
-    path: str, out: str | None, overrides: tuple[str, ...], device: str, dry_run: bool
+    path: str,
+    out: str | None,
+    overrides: tuple[str, ...],
+    device: str,
+    dry_run: bool,
+    command_only: bool,
 ) -> None:
     """Runs one stage from a recipe.
 
@@ -50,6 +62,17 @@ def train_command(
     recipe = load_recipe(find_recipe(path), overrides)
     folder = Path(out or f"runs/{recipe.name}")
     if dry_run:
+        from valor_plugin import doctor
+
+        problems, summary = doctor.rehearse(recipe, folder, device)
+        for problem in problems:
+            click.secho("error: ", fg="red", nl=False, err=True)
+            click.echo(problem, err=True)
+        if problems:
+            sys.exit(2)
+        click.echo(summary)
+        return
+    if command_only:
         click.echo(describe(recipe, folder, device))
         return
     model = train(recipe, folder, device)

@@ -1,4 +1,5 @@
-"""Whether this machine and a model folder are ready for a run, and why not: `openrlhf doctor`."""
+"""Whether this machine, a model folder and a recipe are ready for a run, and why not: `openrlhf
+doctor` and `openrlhf train --dry-run`."""
 
 from __future__ import annotations
 
@@ -8,11 +9,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from reward_sdk.config import parse_set
 from reward_sdk.errors import ConfigError, one_line
+from valor_plugin.data.studies import Study, problems_of
 from valor_plugin.host import cpu
+from valor_plugin.host.command import host_command
 from valor_plugin.host.seams import SEAMS, SeamError
-from valor_plugin.host.versions import TESTED, check_host, installed
+from valor_plugin.host.versions import INSTALL, TESTED, check_host, installed
 from valor_plugin.llava_med.check import check_model
+from valor_plugin.recipe import Recipe
+from valor_plugin.run import calibration, rewards
+from valor_plugin.run.folder import RunFolder
 
 PURPOSES = {
     "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
@@ -59,9 +66,7 @@ def packages() -> Iterator[Check]:
             yield Check(package, None, f"{found.version}, tested with {tested}")
     if missing(["torch"]):
         return
-    import torch
-
-    count = torch.cuda.device_count()
+    count = _gpus()
     yield Check("CUDA", True, f"{count} devices" if count else "none: runs use the CPU")
 
 
@@ -91,13 +96,13 @@ def seams() -> Iterator[Check]:
 
 def model(path: str) -> Iterator[Check]:
     """Whether transformers and vLLM will load a model folder."""
-    if absent := missing(["torch", "transformers"]):
-        yield Check("files", False, f"not looked at without {', '.join(absent)}")
-        return
     try:
         check_model(path)
     except ConfigError as error:
         yield Check("files", False, str(error))
+        return
+    except ModuleNotFoundError as error:
+        yield Check("files", False, f"{path}: not looked at without {error.name}")
         return
     yield Check("files", True, "configuration, weights and processor are there")
     yield _names(Path(path))
@@ -177,3 +182,105 @@ def _fits(folder: str) -> Iterator[Check]:
     template = bool(processor.chat_template)
     detail = "there" if template else "none: prompts cannot be written; see llava_med/template.py"
     yield Check("chat template", template, detail)
+
+
+_SHOWN = 10  # ours: lines of a studies file that are told
+
+
+def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
+    """Makes every check of a run that needs no GPU. Nothing is written or started.
+
+    Args:
+        recipe: of the run.
+        out: its folder.
+        device: "cpu"; with "auto" and "cuda" options are checked for GPUs, whose number is looked
+            at where there are any.
+
+    Returns:
+        Everything that is absent or wrong, one line each, and what would run, a few lines for
+        people.
+    """
+    problems = []
+    stages = ("every stage", f"stage {recipe.stage}")
+    if absent := missing(package for package, user in PURPOSES.items() if user in stages):
+        problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
+    folder, begun = RunFolder(out), False
+    try:
+        folder.check()
+        begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
+    except ConfigError as error:
+        problems.append(str(error))
+    for check in model(recipe.model.path):
+        if check.ok is False:
+            what = "" if check.what == "files" else f"model.path: {check.what}: "
+            problems.append(f"{what}{check.detail}")
+    studies: list[Study] = []
+    try:
+        lines = list(problems_of(recipe.data.train, studies))
+    except ConfigError as error:
+        lines = [str(error)]
+    problems += lines[:_SHOWN]
+    if len(lines) > _SHOWN:
+        problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
+    reports = sum(study.report is not None for study in studies)
+    place = "a CPU" if device == "cpu" else "GPUs"
+    if device != "cpu" and not _gpus():
+        place += " (none is here; `--device cpu` checks for a CPU)"
+    summary = [
+        f"{recipe.name} can run: stage {recipe.stage}, on {place}",
+        f"model    {recipe.model.path}: {', '.join(recipe.model.trainable)} will train",
+        f"studies  {len(studies):,} in {recipe.data.train}, {reports:,} with a report",
+    ]
+    if recipe.sft is not None:
+        if studies and not reports:
+            problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
+        summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
+    else:
+        problems += map(str, rewards.problems_of(recipe, studies, gpu=_gpus() > 0))
+        if "openrlhf" not in absent:
+            found, line = _host(recipe, folder, device, None if lines else len(studies))
+            problems += found
+            summary.append(line)
+        summary.append(f"rewards  {', '.join(_weights(recipe))}")
+    summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")
+    return problems, "\n".join(summary)
+
+
+def _gpus() -> int:
+    if missing(["torch"]):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _host(
+    recipe: Recipe, folder: RunFolder, device: str, studies: int | None
+) -> tuple[list[str], str]:
+    """What is wrong with the host's options, and how many steps they make; None for studies that
+    are not known."""
+    try:
+        command = host_command(recipe, folder, "cpu" if device == "cpu" else "cuda")
+    except ConfigError as error:
+        return [str(error)], ""
+    try:
+        positions = check_model(recipe.model.path).positions
+    except (ConfigError, ModuleNotFoundError):  # said of the model already
+        positions = None
+    there = "cuda" if device != "cpu" and _gpus() else "cpu"
+    found = [str(misfit) for misfit in command.misfits(recipe, studies, positions, there)]
+    if found or studies is None:
+        return found, ""
+    steps = command.fitted(recipe, studies, positions, there).steps
+    each = command.options["rollout.n_samples_per_prompt"]
+    return [], f"steps    {steps:,} of {command.rollout_images} images, {each} reports of each"
+
+
+def _weights(recipe: Recipe) -> Iterator[str]:
+    """The rewards of a recipe in short."""
+    if recipe.reward_servers:
+        yield from recipe.reward_servers
+        return
+    for name, entry in parse_set(recipe.rewards, given={"image_text": ("calibration",)}).items():
+        every = f" (every {entry.every})" if entry.every > 1 else ""
+        yield f"{name} {entry.weight:g}{every}"
