@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -39,17 +40,9 @@ ELSEWHERE = {
     "reward_sdk.adapters.swift": "ms-swift's pins collide with ours: tests/contract/test_swift.py",
     "reward_sdk.adapters.nemo_gym": "so do nemo-gym's: tests/contract/test_nemo_gym.py",
     "pkg://reward_sdk.adapters.verl": "verl's own options: tests/contract/test_verl.py",
+    "[project.entry-points": "a package of one's own: tests/reward_sdk/test_own_rewards.py",
 }
 """What an example holds -> why it cannot run here, and where it does."""
-LATER = {
-    'from_config("rewards.yaml")': "sets from a path",
-    "tags: optional": "tags as a key of a set",
-    "--data studies.jsonl --out calibration.json": "calibrate --data",
-    "openrlhf recipes": "the command",
-    "--command-only": "the option",
-    "trl import make_reward_funcs\n\nargs": "the README's lines without TRL's import",
-}
-"""What the pages say before the code does."""
 RUN = {"list", "score", "audit", "bench", "stacks"}
 """Commands of `reward-sdk` that are run; the others' options are checked."""
 
@@ -74,16 +67,10 @@ def blocks(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
-def parameter(value: Any, text: str, where: str) -> Any:
-    reasons = [why for part, why in LATER.items() if part in text]
-    marks = [pytest.mark.xfail(reason=why, strict=True) for why in reasons]
-    return pytest.param(value, id=where, marks=marks)
-
-
 def examples(*languages: str) -> list:
     """The blocks in these languages that can run here, as a test's parameters."""
     return [
-        parameter(block, block.text, block.where)
+        pytest.param(block, id=block.where)
         for block in BLOCKS
         if block.language in languages and not any(part in block.text for part in ELSEWHERE)
     ]
@@ -96,7 +83,7 @@ def commands() -> list:
     for page, text in TEXTS.items():
         for line in re.findall(r"^ {4}((?:\S+/)?(?:openrlhf|reward-sdk|make) \S.*)", text, re.M):
             found[re.sub(r"\s+#.*", "", line)] = page.name
-    return [parameter(line, line, f"{where} {line}") for line, where in found.items()]
+    return [pytest.param(line, id=f"{where} {line}") for line, where in found.items()]
 
 
 @pytest.fixture
@@ -114,6 +101,8 @@ def there(tmp_path, monkeypatch) -> Path:
         )
     for name in ("reports.jsonl", "studies.jsonl"):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copy(ROOT / "examples/no_priors.py", tmp_path)
     for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", "runs/valor-stage2"):
         (tmp_path / folder).mkdir(parents=True)
     step = records.Step(
@@ -239,7 +228,7 @@ def test_an_example_in_yaml_is_a_recipe_or_a_set(example, there):
     file = there / "example.yaml"
     file.write_text(example.text, encoding="utf-8")
     if "stage" not in read_yaml(file, "example"):
-        assert parse_set(read_set(file), given={"image_text": ("calibration",)})
+        assert parse_set(*read_set(file), given={"image_text": ("calibration",)})
         return
     pytest.importorskip("openrlhf")
     from valor_plugin.host.command import host_command
@@ -369,7 +358,6 @@ def test_every_reward_is_on_its_page():
     assert {name for name in registry._BUILT_IN if f"`{name}`" not in text} == set()
 
 
-@pytest.mark.xfail(strict=True, reason="the extra bertscore")
 def test_the_extras_are_those_of_the_page():
     table = TEXTS[ROOT / "docs/operations.md"].partition("| extra |")[2].partition("\n\n")[0]
     named = " ".join(row.split("|")[1] for row in table.splitlines()[2:])

@@ -1,4 +1,4 @@
-"""`openrlhf train | demo | prepare | convert | doctor`; `valor` is the same command."""
+"""`openrlhf train | recipes | demo | prepare | convert | doctor`; `valor` is the same command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reward_sdk.commands.boundary import Boundary
 
 @click.group(
     cls=Boundary,
+    extra="openrlhf",
     stopped={
         "train": "stopped; every process of the run has ended",
         "demo": "stopped; what was finished is kept",
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 @main.command("train")
-@click.option("--recipe", "path", required=True, type=click.Path(), help="The YAML recipe.")
+@click.option("--recipe", "path", required=True, help="A YAML file, or the name of a shipped one.")
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 @click.option(
     "--set",
@@ -35,42 +36,82 @@ def main() -> None:
     help="Overrides one key of the recipe; may be repeated.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--dry-run", is_flag=True, help="Checks the recipe and prints the host's command.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Makes every check that needs no GPU, writes nothing, and lists what is absent or wrong.",
+)
+@click.option(
+    "--command-only", is_flag=True, help="Checks the recipe alone and prints the host's command."
+)
 def train_command(
-    path: str, out: str | None, overrides: tuple[str, ...], device: str, dry_run: bool
+    path: str,
+    out: str | None,
+    overrides: tuple[str, ...],
+    device: str,
+    dry_run: bool,
+    command_only: bool,
 ) -> None:
     """Runs one stage from a recipe.
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
-    from valor_plugin.recipe import load_recipe
+    from valor_plugin.recipe import find_recipe, load_recipe
     from valor_plugin.train import describe, train
 
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(find_recipe(path), overrides)
     folder = Path(out or f"runs/{recipe.name}")
     if dry_run:
+        from valor_plugin import doctor
+
+        problems, summary = doctor.rehearse(recipe, folder, device)
+        for problem in problems:
+            click.secho("error: ", fg="red", nl=False, err=True)
+            click.echo(problem, err=True)
+        if problems:
+            sys.exit(2)
+        click.echo(summary)
+        return
+    if command_only:
         click.echo(describe(recipe, folder, device))
         return
     model = train(recipe, folder, device)
     click.echo(f"model: {model}")
 
 
+@main.command("recipes")
+@click.option("--copy", "target", metavar="DIR", help="Puts them into a folder, to be changed.")
+def recipes_command(target: str | None) -> None:
+    """Lists the shipped recipes, or copies them with the reward sets that they name."""
+    from valor_plugin import recipe
+
+    if target is not None:
+        count = recipe.copy_shipped(Path(target))
+        click.echo(f"{count} files: {target}")
+        return
+    for name, file in recipe.shipped_recipes().items():
+        click.echo(f"{name:<17} {recipe.about(file)}")
+    click.echo(
+        "to run one: openrlhf train --recipe NAME; to change them: openrlhf recipes --copy DIR"
+    )
+
+
 @main.command()
 @click.option(
     "--recipes",
     type=click.Path(exists=True, file_okay=False),
-    default="recipes/demo",
-    show_default=True,
-    help="Folder with pretraining.yaml, sft.yaml, stage1.yaml and stage2.yaml.",
+    help="Folder with pretraining.yaml, sft.yaml, stage1.yaml and stage2.yaml.  "
+    "[default: the shipped ones]",
 )
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-def demo(recipes: str, out: str, device: str) -> None:
+def demo(recipes: str | None, out: str, device: str) -> None:
     """Runs the whole method on synthetic films: a small model, SFT, stage 1, stage 2, evaluation of
     each, a page."""
     from valor_plugin.demo import pipeline
+    from valor_plugin.recipe import shipped_folder
 
-    page = pipeline.run(Path(recipes), Path(out).resolve(), device)
+    page = pipeline.run(Path(recipes or shipped_folder() / "demo"), Path(out).resolve(), device)
     click.echo(f"page: {page}")
 
 
@@ -121,6 +162,7 @@ def doctor_command(model: str | None) -> None:
     Exit codes: 0 all is well, 1 something is not.
     """
     from valor_plugin import doctor
+    from valor_plugin.host.versions import INSTALL
 
     sections = {"installed": doctor.packages, "seams": doctor.seams}
     if model is not None:
@@ -136,4 +178,6 @@ def doctor_command(model: str | None) -> None:
             click.echo(f"{check.what}: {check.detail}")
     if wrong:
         click.echo(f"{wrong} of these would stop a run")
+        if doctor.missing(doctor.PURPOSES):
+            click.echo(f"what is missing: {INSTALL}")
         sys.exit(1)

@@ -1,22 +1,35 @@
-"""Whether this machine and a model folder are ready for a run, and why not: `openrlhf doctor`."""
+"""Whether this machine, a model folder and a recipe are ready for a run, and why not: `openrlhf
+doctor` and `openrlhf train --dry-run`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from reward_sdk.config import parse_set
 from reward_sdk.errors import ConfigError, one_line
+from reward_sdk.registry import name_of
+from valor_plugin.data.studies import Study, problems_of
 from valor_plugin.host import cpu
+from valor_plugin.host.command import host_command
 from valor_plugin.host.seams import SEAMS, SeamError
-from valor_plugin.host.versions import TESTED, check_host, installed
+from valor_plugin.host.versions import INSTALL, TESTED, check_host, installed
 from valor_plugin.llava_med.check import check_model
-from valor_plugin.llava_med.checkpoint import file_name
-from valor_plugin.llava_med.original import find_shards
-from valor_plugin.llava_med.plan import model_shapes
+from valor_plugin.recipe import Recipe
+from valor_plugin.run import calibration, rewards
+from valor_plugin.run.folder import RunFolder
 
+PURPOSES = {
+    "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
+    "torch": "every stage", "transformers": "every stage", "safetensors": "every stage",
+    "datasets": "every stage", "trl": "stage sft", "peft": "LoRA",
+    "torchxrayvision": "the reward image_text", "pydicom": "a DICOM film",
+    "jinja2": "the demo's page", "matplotlib": "the demo's page",
+}  # fmt: skip
+"""Package -> what needs it."""
 ENTRY_POINTS = {"vllm.general_plugins": "valor", "torch.backends": "valor_torchvision_schemas"}
 
 
@@ -35,21 +48,26 @@ class Check:
     detail: str
 
 
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [package for package in packages if installed(package) is None]
+
+
 def packages() -> Iterator[Check]:
-    """The packages of a run."""
-    for package, tested in TESTED.items():
-        found = installed(package)
+    """The packages of a run; where one is missing, what needs it."""
+    for package, user in PURPOSES.items():
+        found, tested = installed(package), TESTED.get(package)
         if found is None:
-            yield Check(package, False, "not installed: pip install '.[openrlhf]', or make setup")
-        elif found.version.partition("+")[0] == tested:
+            yield Check(package, False, f"not installed: {user} needs it")
+        elif tested in (None, found.version.partition("+")[0]):
             yield Check(package, True, found.version)
         elif package == "openrlhf":
             yield Check(package, False, check_host() or found.version)
         else:
             yield Check(package, None, f"{found.version}, tested with {tested}")
-    import torch
-
-    count = torch.cuda.device_count()
+    if missing(["torch"]):
+        return
+    count = _gpus()
     yield Check("CUDA", True, f"{count} devices" if count else "none: runs use the CPU")
 
 
@@ -59,6 +77,9 @@ def seams() -> Iterator[Check]:
         there = any(point.name == name for point in entry_points(group=group))
         detail = "registered" if there else "not registered: install this package with pip"
         yield Check(f"entry point {group}", there, detail)
+    if absent := missing(["openrlhf", "torch", "vllm"]):
+        yield Check("host", False, f"not looked at without {', '.join(absent)}")
+        return
     import torch
 
     if not torch.cuda.is_available():
@@ -81,6 +102,9 @@ def model(path: str) -> Iterator[Check]:
     except ConfigError as error:
         yield Check("files", False, str(error))
         return
+    except ModuleNotFoundError as error:
+        yield Check("files", False, f"{path}: not looked at without {error.name}")
+        return
     yield Check("files", True, "configuration, weights and processor are there")
     yield _names(Path(path))
     yield from _processor(path)
@@ -89,6 +113,10 @@ def model(path: str) -> Iterator[Check]:
 def _names(folder: Path) -> Check:
     """Whether the tensors are those of the configuration, under names that both loaders know."""
     from transformers import LlavaConfig
+
+    from valor_plugin.llava_med.checkpoint import file_name
+    from valor_plugin.llava_med.original import find_shards
+    from valor_plugin.llava_med.plan import model_shapes
 
     try:
         config: Any = LlavaConfig.from_pretrained(folder)
@@ -155,3 +183,106 @@ def _fits(folder: str) -> Iterator[Check]:
     template = bool(processor.chat_template)
     detail = "there" if template else "none: prompts cannot be written; see llava_med/template.py"
     yield Check("chat template", template, detail)
+
+
+_SHOWN = 10  # ours: lines of a studies file that are told
+
+
+def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
+    """Makes every check of a run that needs no GPU. Nothing is written or started.
+
+    Args:
+        recipe: of the run.
+        out: its folder.
+        device: "cpu"; with "auto" and "cuda" options are checked for GPUs, whose number is looked
+            at where there are any.
+
+    Returns:
+        Everything that is absent or wrong, one line each, and what would run, a few lines for
+        people.
+    """
+    problems = []
+    stages = ("every stage", f"stage {recipe.stage}")
+    if absent := missing(package for package, user in PURPOSES.items() if user in stages):
+        problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
+    folder, begun = RunFolder(out), False
+    try:
+        folder.check()
+        begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
+    except ConfigError as error:
+        problems.append(str(error))
+    for check in model(recipe.model.path):
+        if check.ok is False:
+            what = "" if check.what == "files" else f"model.path: {check.what}: "
+            problems.append(f"{what}{check.detail}")
+    studies: list[Study] = []
+    try:
+        lines = list(problems_of(recipe.data.train, studies))
+    except ConfigError as error:
+        lines = [str(error)]
+    problems += lines[:_SHOWN]
+    if len(lines) > _SHOWN:
+        problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
+    reports = sum(study.report is not None for study in studies)
+    place = "a CPU" if device == "cpu" else "GPUs"
+    if device != "cpu" and not _gpus():
+        place += " (none is here; `--device cpu` checks for a CPU)"
+    summary = [
+        f"{recipe.name} can run: stage {recipe.stage}, on {place}",
+        f"model    {recipe.model.path}: {', '.join(recipe.model.trainable)} will train",
+        f"studies  {len(studies):,} in {recipe.data.train}, {reports:,} with a report",
+    ]
+    if recipe.sft is not None:
+        if studies and not reports:
+            problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
+        summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
+    else:
+        problems += map(str, rewards.problems_of(recipe, studies, gpu=_gpus() > 0))
+        if "openrlhf" not in absent:
+            found, line = _host(recipe, folder, device, None if lines else len(studies))
+            problems += found
+            summary.append(line)
+        summary.append(f"rewards  {', '.join(_weights(recipe))}")
+    summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")
+    return problems, "\n".join(summary)
+
+
+def _gpus() -> int:
+    if missing(["torch"]):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _host(
+    recipe: Recipe, folder: RunFolder, device: str, studies: int | None
+) -> tuple[list[str], str]:
+    """What is wrong with the host's options, and how many steps they make; None for studies that
+    are not known."""
+    try:
+        command = host_command(recipe, folder, "cpu" if device == "cpu" else "cuda")
+    except ConfigError as error:
+        return [str(error)], ""
+    try:
+        positions = check_model(recipe.model.path).positions
+    except (ConfigError, ModuleNotFoundError):  # said of the model already
+        positions = None
+    there = "cuda" if device != "cpu" and _gpus() else "cpu"
+    found = [str(misfit) for misfit in command.misfits(recipe, studies, positions, there)]
+    if found or studies is None:
+        return found, ""
+    steps = command.fitted(recipe, studies, positions, there).steps
+    each = command.options["rollout.n_samples_per_prompt"]
+    return [], f"steps    {steps:,} of {command.rollout_images} images, {each} reports of each"
+
+
+def _weights(recipe: Recipe) -> Iterator[str]:
+    """The rewards of a recipe in short."""
+    if recipe.reward_servers:
+        yield from recipe.reward_servers
+        return
+    given = {"image_text": ("calibration",)}
+    for key, entry in parse_set(recipe.rewards or {}, given=given).entries.items():
+        every = f" (every {entry.every})" if entry.every > 1 else ""
+        yield f"{name_of(key)} {entry.weight:g}{every}"

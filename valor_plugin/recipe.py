@@ -11,12 +11,19 @@
     openrlhf:                        # the host's own options, verbatim
       rollout.batch_size: 128
 
-Everything is checked before anything starts. Paths are relative to the current folder, as for every
-other command line tool; image paths inside a studies file are relative to that file.
+Everything is checked before anything starts. A file that is read together with the recipe, the
+reward set that it names under `rewards`, lies relative to the recipe's own folder; data, models,
+weights and outputs are relative to the current folder, and so is a set that the command line names
+(`--set rewards=FILE`). Image paths inside a studies file are relative to that file.
+
+Recipes are shipped with this package: in its folder `recipes`, or beside it in a clone.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,8 +39,9 @@ from pydantic import (
 )
 
 from reward_sdk.client import parse_urls
-from reward_sdk.config import parse_set, parse_yaml, read_set, read_yaml
+from reward_sdk.config import normalised, parse_set, parse_yaml, read_yaml
 from reward_sdk.errors import ConfigError, explain, nearest
+from reward_sdk.registry import names
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.llava_med.parts import PARTS, Part
@@ -164,13 +172,77 @@ class Recipe(_Section):
         return self
 
 
+def shipped_folder() -> Path:
+    """The folder of the shipped recipes."""
+    inside = Path(__file__).with_name("recipes")  # where a wheel has it
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of every recipe that is shipped, such as "valor_stage2" or "demo/sft"."""
+    folder = shipped_folder()
+    files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for file in files
+        if "\nstage:" in file.read_text(encoding="utf-8")
+    }
+
+
+def about(recipe: Path) -> str:
+    """What a recipe is: the first sentence of the comment that it begins with."""
+    lines = takewhile(
+        lambda line: line.startswith("#"), recipe.read_text(encoding="utf-8").splitlines()
+    )
+    return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
+
+
+def copy_shipped(target: Path) -> int:
+    """Copies everything in the folder of the shipped recipes; how many files that are.
+
+    Raises:
+        ConfigError: one of them is there already; nothing was copied.
+    """
+    folder = shipped_folder()
+    files = {
+        file: target / file.relative_to(folder)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    if there := next((copy for copy in files.values() if copy.exists()), None):
+        raise ConfigError(f"{there} is there already: choose another folder, or remove it")
+    for file, copy in files.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return len(files)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe that is named by its path or, where there is no such file, by the name
+    of one that is shipped.
+
+    Raises:
+        ConfigError: there is neither; with the nearest name.
+    """
+    path, shipped = Path(name), shipped_recipes()
+    if path.is_file() or (path.exists() and name not in shipped):
+        return path
+    if name not in shipped:
+        raise ConfigError(
+            f"cannot read recipe {name}: No such file or directory, and no shipped recipe has "
+            f"this name: {nearest(name, shipped)}"
+        )
+    return shipped[name]
+
+
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
         path: the YAML file. `rewards` in it may be the path of a reward set.
         overrides: "dotted.key=value", the value read as YAML. Inside `openrlhf` the rest of the
-            key is one option: "openrlhf.rollout.batch_size=64".
+            key is one option: "openrlhf.rollout.batch_size=64". "rewards.rouge_l.weight=0.5" also
+            reaches into a set that is named by its path.
 
     Raises:
         ConfigError: one paragraph that names the file, the key, what is wrong and the nearest name.
@@ -178,18 +250,23 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
+    if content and content.keys() <= {"rewards", *names()}:
+        raise ConfigError(f"{path}: this is a reward set; a recipe names it under `rewards`")
+    where, folder = str(path), Path(path).parent  # folder: of files that `rewards` names
     for override in overrides:
+        key = override.partition("=")[0]
+        if key.startswith("rewards."):
+            where = _read_rewards(content, folder, where)
         _override(content, override)
+        if key == "rewards":
+            where, folder = str(path), Path()
+    where = _read_rewards(content, folder, where)
     _check_keys(content, Recipe, str(path))
-    source = path
-    if isinstance(content.get("rewards"), str):
-        source = content["rewards"]
-        content["rewards"] = read_set(source)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from None
-    recipe._source, recipe._rewards_source = str(path), f"{source}: rewards"
+    recipe._source, recipe._rewards_source = str(path), where
     if recipe.rewards is not None and "server" in recipe.rewards:
         if len(recipe.rewards) > 1:
             raise recipe.error("rewards: the set is the server's; remove what is beside it")
@@ -201,6 +278,22 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         # The expert's calibration is fitted when the run starts.
         parse_set(recipe.rewards, recipe._rewards_source, given={"image_text": ("calibration",)})
     return recipe
+
+
+def _read_rewards(content: dict, folder: Path, where: str) -> str:
+    """Puts the set's mapping in the place of what `rewards` says, unless servers have it; how
+    messages name where it stands."""
+    rewards = content.get("rewards")
+    if rewards is None or (isinstance(rewards, dict) and "server" in rewards):
+        return where
+    if isinstance(rewards, str) and not (folder / rewards).exists() and Path(rewards).exists():
+        raise ConfigError(
+            f"{where}: rewards: there is no {folder / rewards}: a set's path is relative to the "
+            f"folder of the recipe that names it. {rewards} is there in the current folder: write "
+            f"`rewards: {os.path.relpath(rewards, folder)}`, or give `--set rewards={rewards}`"
+        )
+    content["rewards"], found = normalised({"rewards": rewards}, folder, where)
+    return where if where.endswith(": rewards") else found
 
 
 def _keys(section: type[BaseModel]) -> list[str]:
@@ -217,10 +310,24 @@ def _check_keys(content: dict, section: type[BaseModel], where: str) -> None:
         if new := _RENAMED.get((section, key)):
             raise ConfigError(f"{where}: {key!r} is called {new!r} now")
         if key not in section.model_fields:
-            raise ConfigError(f"{where}: unknown key {key!r}: {nearest(str(key), _keys(section))}")
+            hint = _misplaced(str(key)) or nearest(str(key), _keys(section))
+            raise ConfigError(f"{where}: unknown key {key!r}: {hint}")
         inner = _SECTIONS.get(key)
         if inner is not None and isinstance(value, dict):
             _check_keys(value, inner, f"{where}: {key}")
+
+
+def _misplaced(key: str) -> str:
+    """Where a key belongs that is not known where it stands, such as one with a wrong indent; ""
+    if it belongs nowhere."""
+    homes = [name for name, other in _SECTIONS.items() if key in other.model_fields]
+    if "." in key:
+        homes.append("openrlhf")
+    elif key in names():
+        homes.append("rewards")
+    if homes:
+        return f"it belongs under `{'` or `'.join(homes)}`, indented"
+    return "it belongs to the recipe, not indented" if key in Recipe.model_fields else ""
 
 
 def _override(content: dict, override: str) -> None:
@@ -233,7 +340,9 @@ def _override(content: dict, override: str) -> None:
     if path[0] == "openrlhf":
         path = ["openrlhf", ".".join(path[1:])]
     for step in path[:-1]:
-        content = content.setdefault(step, {})
+        if content.get(step) is None:  # `format:` alone is a reward with its defaults
+            content[step] = {}
+        content = content[step]
         if not isinstance(content, dict):
             raise ConfigError(f"{said}: {step!r} in the recipe holds a value, no section")
     content[path[-1]] = value

@@ -1,6 +1,9 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
+from reward_sdk.commands import boundary
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
+from valor_plugin.recipe import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [p for p in sorted((ROOT / "recipes").rglob("*.yaml")) if "\nstage:" in p.read_text()]
 
 
 @pytest.fixture
@@ -229,35 +233,108 @@ def test_what_is_refused_before_its_folder_is_made_leaves_no_folder(there, recip
     assert not (there / "new").exists()
 
 
-def dry_run(*arguments: str) -> str:
-    result = CliRunner().invoke(main, ["train", "--dry-run", *arguments], catch_exceptions=False)
+def printed(option: str, *arguments: str) -> str:
+    result = CliRunner().invoke(main, ["train", option, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def host_command(*arguments: str) -> dict[str, str]:
     """The host's options of the printed command: name -> value, "" for a bare flag."""
-    python, dash, module, *rest = shlex.split(dry_run(*arguments))
+    python, dash, module, *rest = shlex.split(printed("--command-only", *arguments))
     assert (python, dash, module) == ("python", "-m", "openrlhf.cli.train_ppo_ray")
     named = " ".join(rest).split("--")[1:]
     return {name: value.strip() for name, _, value in (text.partition(" ") for text in named)}
 
 
-def test_a_dry_run_prints_the_hosts_command(there):
+def test_the_hosts_command_is_printed(there):
     read = host_command("--recipe", "grpo.yaml")
     assert read["rollout.n_samples_per_prompt"] == "4"
     assert read["ckpt.output_dir"] == str(there / "runs/grpo-test/model.part")
 
 
-def test_a_dry_run_writes_nothing(there):
-    before = sorted(there.iterdir())
-    dry_run("--recipe", "grpo.yaml")
-    assert sorted(there.iterdir()) == before
+@pytest.mark.parametrize("option", ["--dry-run", "--command-only"])
+@BOTH
+def test_what_only_looks_writes_nothing(there, recipe, option):
+    before = sorted(there.rglob("*"))
+    printed(option, "--recipe", recipe)
+    assert sorted(there.rglob("*")) == before
 
 
-def test_a_dry_run_shows_what_the_cpu_needs_only_when_asked(there):
+def test_the_hosts_command_has_what_the_cpu_needs_only_when_asked(there):
     assert "vllm.enforce_eager" in host_command("--recipe", "grpo.yaml", "--device", "cpu")
     assert "vllm.enforce_eager" not in host_command("--recipe", "grpo.yaml")
+
+
+def test_a_dry_run_says_what_would_run(there):
+    more = ("--set", "rewards.rouge_l={weight: 0.9, every: 2}")
+    assert printed("--dry-run", "--recipe", "grpo.yaml", "--device", "cpu", *more).splitlines() == [
+        "grpo-test can run: stage grpo, on a CPU",
+        "model    model: projector will train",
+        "studies  2 in studies.jsonl, 2 with a report",
+        "steps    1 of 2 images, 4 reports of each",
+        "rewards  rouge_l 0.9 (every 2), format 1",
+        f"folder   {there}/runs/grpo-test",
+    ]
+    assert "steps    9 of 32 studies" in printed(
+        "--dry-run", "--recipe", "sft.yaml", "--set", "sft.steps=9"
+    )
+
+
+def problems(*arguments: str) -> list[str]:
+    """What a dry run finds wrong."""
+    result = CliRunner().invoke(main, ["train", "--dry-run", *arguments], catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (2, "")
+    lines = [line for line in result.stderr.splitlines() if "wandb: WARNING" not in line]
+    assert all(line.startswith("error: ") for line in lines), lines
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_a_dry_run_lists_everything_that_is_absent_or_wrong(there, monkeypatch):
+    pytest.importorskip("torchxrayvision")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(there / "netrc"))
+    (there / "runs/grpo-test").mkdir(parents=True)
+    (there / "runs/grpo-test/mine").touch()
+    (there / "model/chat_template.jinja").unlink()
+    rows = [{"id": "s1", "image": "none.png"}, {"id": "s2"}, {"id": "s3", "image": "film.png"}]
+    (there / "studies.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = problems(
+        "--recipe", "grpo.yaml", "--set", "rewards.image_text={expert: x.pt, device: cuda}",
+        "--set", "rewards.chexbert_f1={model: none.pth}",
+        "--set", "openrlhf.data.max_len=4096", "--set", "openrlhf.logger.wandb.project=p",
+    )  # fmt: skip
+    wanted = (
+        "grpo-test is no run's folder and not empty", "model.path: chat template: none",
+        "studies.jsonl, line 2: the row has no 'image'", "line 1: study 's1': image",
+        "expert weights x.pt: no such file", "rewards.chexbert_f1: .*none.pth",
+        "no study has a 'report', but the rewards", "data.max_len 4096 is more than",
+        "W&B has no key",
+    )  # fmt: skip
+    assert len(found) == len(wanted), found
+    for line, words in zip(found, wanted, strict=True):
+        assert re.search(words, line), line
+
+
+def test_of_a_studies_file_a_dry_run_tells_ten_lines(there):
+    rows = [{"id": f"s{i}", "image": "none.png", "report": "Clear."} for i in range(25)]
+    (there / "studies.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = problems("--recipe", "sft.yaml")
+    assert len(found) == 11
+    assert found[-1] == "studies.jsonl: 15 more such lines"
+
+
+def test_a_dry_run_tells_packages_that_are_missing(there, monkeypatch):
+    from valor_plugin import doctor
+
+    monkeypatch.setitem(doctor.PURPOSES, "no-such-package", "every stage")
+    [line] = problems("--recipe", "sft.yaml")
+    assert line.startswith("not installed: no-such-package: pip install 'valor-rrg[openrlhf]'")
+
+
+def test_a_dry_run_asks_reward_servers(there):
+    [line] = problems("--recipe", "grpo.yaml", "--set", "rewards={server: 'http://127.0.0.1:9'}")
+    assert "start it with `reward-sdk serve`" in line
 
 
 def test_set_overrides_the_recipe(there):
@@ -270,9 +347,11 @@ def test_set_overrides_the_recipe(there):
     assert read["ckpt.path"] == str(there / "here/checkpoints")
 
 
-def test_a_dry_run_of_supervised_fine_tuning_prints_its_settings(there):
-    printed = yaml.safe_load(dry_run("--recipe", "sft.yaml", "--set", "sft.steps=9"))
-    assert printed["sft"]["steps"] == 9
+def test_instead_of_a_command_supervised_fine_tuning_has_settings(there):
+    settings = yaml.safe_load(
+        printed("--command-only", "--recipe", "sft.yaml", "--set", "sft.steps=9")
+    )
+    assert settings["sft"]["steps"] == 9
 
 
 def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
@@ -282,13 +361,12 @@ def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
 
 
 def test_every_recipe_is_among_the_shipped_ones():
-    assert len(SHIPPED) == 8
+    assert len(shipped_recipes()) == 8
 
 
-@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_recipe_passes_a_dry_run(recipe, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert dry_run("--recipe", str(recipe))
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_every_shipped_recipe_makes_a_command(recipe, there):
+    assert printed("--command-only", "--recipe", recipe)
 
 
 @pytest.mark.parametrize("value", ["2020-13-45", "[" * 5000])
@@ -326,3 +404,42 @@ def test_prepare_lists_a_folder_of_images(there):
 
 def test_prepare_refuses_a_folder_without_images(there):
     assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")
+
+
+def test_a_package_that_is_missing_is_one_line_with_what_installs_it(there, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    message = train()
+    assert message == "error: safetensors is not installed: pip install 'valor-rrg[openrlhf]'"
+
+
+def test_an_import_of_our_own_that_is_wrong_stays_a_traceback(there, monkeypatch):
+    monkeypatch.setitem(sys.modules, "valor_plugin.recipe", None)
+    result = CliRunner().invoke(main, ["train", "--recipe", "grpo.yaml"])
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+def test_every_extra_that_a_message_names_is_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert boundary._EXTRAS.keys() <= project["optional-dependencies"].keys()
+
+
+BARE = """
+import sys
+for module in ("torch", "transformers", "safetensors", "openrlhf", "vllm", "trl", "matplotlib",
+               "jinja2", "torchxrayvision", "datasets", "ray", "deepspeed", "peft"):
+    sys.modules[module] = None
+import valor_plugin.train, valor_plugin.doctor, valor_plugin.demo.pipeline
+import valor_plugin.data.studies
+"""
+
+
+def test_what_commands_import_first_needs_no_extra():
+    subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT)
+
+
+def test_recipes_are_listed_and_copied(there):
+    listed = CliRunner().invoke(main, ["recipes"]).output
+    assert "valor_stage2      Stage 2 in the manner of VALOR" in listed
+    copied = CliRunner().invoke(main, ["recipes", "--copy", "mine"])
+    assert re.fullmatch(r"\d+ files: mine\n", copied.output)
+    assert "is there already" in refused("recipes", "--copy", "mine")

@@ -108,10 +108,14 @@ def test_the_command_looks_at_packages_seams_and_model(tiny_model):
 
 
 def test_a_package_that_is_missing_is_said(monkeypatch):
-    monkeypatch.setitem(doctor.TESTED, "no-such-package", "1.0")
+    monkeypatch.setitem(doctor.PURPOSES, "no-such-package", "stage none")
     found = {finding.what: finding for finding in doctor.packages()}
     assert found["no-such-package"].ok is False
-    assert "not installed" in found["no-such-package"].detail
+    assert found["no-such-package"].detail == "not installed: stage none needs it"
+
+
+def test_of_every_package_that_was_tested_is_known_what_needs_it():
+    assert doctor.TESTED.keys() <= doctor.PURPOSES.keys()
 
 
 def test_a_seam_that_is_gone_is_said(monkeypatch):

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +9,20 @@ from pydantic import BaseModel
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.prompts import PLAIN_REPORT
-from valor_plugin.recipe import Advantage, Data, Lora, Model, Recipe, Sft, load_recipe
+from valor_plugin.recipe import (
+    Advantage,
+    Data,
+    Lora,
+    Model,
+    Recipe,
+    Sft,
+    about,
+    copy_shipped,
+    find_recipe,
+    load_recipe,
+    shipped_folder,
+    shipped_recipes,
+)
 
 GRPO = {
     "name": "test",
@@ -125,6 +139,33 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(refused, base, section,
     assert f"{place}unknown key '{key}x': did you mean '{key}'?" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (
+            changed("path", "m"),
+            "recipe.yaml: unknown key 'path': it belongs under `model`, indented",
+        ),
+        (changed("rank", 8), "it belongs under `advantage` or `lora`, indented"),
+        (GRPO | {"rollout.batch_size": 8}, "it belongs under `openrlhf`, indented"),
+        (GRPO | {"rouge_l": {}}, "it belongs under `rewards`, indented"),
+        (
+            changed("model.seed", 1),
+            "model: unknown key 'seed': it belongs to the recipe, not indented",
+        ),
+    ],
+)
+def test_a_key_that_is_indented_wrongly_is_refused_with_its_place(refused, content, hint):
+    assert hint in refused(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["rewards: {rouge_l: {weight: 1}}", "rouge_l: {weight: 1}\nformat:", "bleu: {}"]
+)
+def test_a_reward_set_that_is_given_as_a_recipe_is_called_one(refused, text):
+    assert "this is a reward set; a recipe names it under `rewards`" in refused(text)
+
+
 def test_an_unknown_reward_is_refused_with_the_nearest_name(refused):
     message = refused(changed("rewards.rogue_l", {}))
     assert "recipe.yaml: rewards: no reward is named 'rogue_l': did you mean 'rouge_l'?" in message
@@ -198,6 +239,95 @@ def test_rewards_can_be_a_file_of_their_own(load, tmp_path):
     path = tmp_path / "set.yaml"
     path.write_text("rewards: {rouge_l: {weight: 0.3}}", encoding="utf-8")
     assert load(changed("rewards", str(path))).rewards == {"rouge_l": {"weight": 0.3}}
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch) -> Path:
+    """A recipe in a folder of its own that names sets/text.yaml beside it; the current folder is
+    another."""
+    for folder, weight in (("mine", 0.3), ("here", 0.7)):
+        (tmp_path / folder / "sets").mkdir(parents=True)
+        text = f"rewards: {{rouge_l: {{weight: {weight}}}}}"
+        (tmp_path / folder / "sets/text.yaml").write_text(text, encoding="utf-8")
+    path = tmp_path / "mine/recipe.yaml"
+    path.write_text(yaml.safe_dump(changed("rewards", "sets/text.yaml")), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    return path
+
+
+def test_a_set_that_a_recipe_names_lies_relative_to_the_recipe(beside):
+    assert load_recipe(beside).rewards == {"rouge_l": {"weight": 0.3}}
+
+
+def test_a_set_that_the_command_line_names_lies_relative_to_the_current_folder(beside):
+    recipe = load_recipe(beside, ("rewards=sets/text.yaml",))
+    assert recipe.rewards == {"rouge_l": {"weight": 0.7}}
+
+
+def test_a_set_that_is_only_in_the_current_folder_is_refused_with_what_to_write(beside):
+    (beside.parent / "sets/text.yaml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(beside)
+    assert f"there is no {beside.parent}/sets/text.yaml" in str(caught.value)
+    assert "write `rewards: ../here/sets/text.yaml`" in str(caught.value)
+    assert "or give `--set rewards=sets/text.yaml`" in str(caught.value)
+
+
+def test_set_reaches_into_a_set_that_the_recipe_names(beside):
+    recipe = load_recipe(beside, ("rewards.rouge_l.weight=0.5", "rewards.format.weight=0.1"))
+    assert recipe.rewards == {"rouge_l": {"weight": 0.5}, "format": {"weight": 0.1}}
+
+
+def test_set_reaches_into_a_set_that_the_command_line_names(beside):
+    recipe = load_recipe(beside, ("rewards=sets/text.yaml", "rewards.rouge_l.every=2"))
+    assert recipe.rewards == {"rouge_l": {"weight": 0.7, "every": 2}}
+
+
+def test_set_reaches_into_a_reward_that_stands_without_keys(load):
+    assert load(changed("rewards.format", None), "rewards.format.weight=2").rewards == {
+        "format": {"weight": 2}
+    }
+
+
+def test_a_path_wins_over_the_name_of_a_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("valor_stage2") == shipped_folder() / "valor_stage2.yaml"
+    (tmp_path / "valor_stage2").write_text("name: mine", encoding="utf-8")
+    assert find_recipe("valor_stage2") == Path("valor_stage2")
+
+
+def test_a_recipe_that_is_neither_a_file_nor_shipped_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"no shipped .*: did you mean 'demo/stage1'"):
+        find_recipe("demo/stage11")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_is_read_in_any_folder_and_says_what_it_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = find_recipe(name)
+    assert load_recipe(path).name.replace("-", "_") == name.replace("/", "_").replace(
+        "demo_real", "real"
+    )
+    assert 30 < len(about(path)) < 160
+
+
+def test_copies_of_the_shipped_recipes_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count = copy_shipped(tmp_path / "mine")
+    assert count == sum(path.is_file() for path in (tmp_path / "mine").rglob("*"))
+    assert (tmp_path / "mine/nemo_gym/app.py").is_file()
+    for name in shipped_recipes():
+        assert (
+            load_recipe(Path(f"mine/{name}.yaml")).rewards == load_recipe(find_recipe(name)).rewards
+        )
+
+
+def test_copies_of_the_shipped_recipes_overwrite_nothing(tmp_path):
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards/valor_stage2.yaml").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"rewards/valor_stage2\.yaml is there already"):
+        copy_shipped(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["valor_stage2.yaml"]
 
 
 @given(seed=st.integers(0, 2**31))

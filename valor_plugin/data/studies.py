@@ -10,7 +10,7 @@ not known, which stage 2 does not need. `view` may say how it was taken, as DICO
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,34 +50,51 @@ def read_studies(path: str | Path) -> list[Study]:
         ConfigError: naming file and line, for a missing file, an empty one, a line that is not a
             study, an id that occurs twice, an image that is missing or cannot be read.
     """
-    path = Path(path)
     studies: list[Study] = []
+    if problem := next(problems_of(path, studies), None):
+        raise ConfigError(problem)
+    return studies
+
+
+def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
+    """Everything for which `read_studies` would refuse a file, as it is found.
+
+    Args:
+        path: the file.
+        studies: its studies are added to these.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = Path(path)
     places: list[str] = []
     first: dict[str, str] = {}
     for row in read_rows(path, "studies"):
         place = f"{path}, line {row.number}"
         if isinstance(row, BadRow):
-            raise ConfigError(f"{place}: {row.problem}")
+            yield f"{place}: {row.problem}"
+            continue
         if row.image is None:
-            raise ConfigError(f"{place}: the row has no 'image' (a text)")
+            yield f"{place}: the row has no 'image' (a text)"
+            continue
         if row.id in first:
-            raise ConfigError(f"{place}: id {row.id!r} was used before, in {first[row.id]}")
+            yield f"{place}: id {row.id!r} was used before, in {first[row.id]}"
         first[row.id] = place
         try:
             image = Path(row.image.path or "").resolve()
         except ValueError as error:  # a character that no path has
-            raise ConfigError(f"{place}: 'image': {error}") from None
+            yield f"{place}: 'image': {error}"
+            continue
         report = row.reference if row.report is None else row.report
         studies.append(Study(row.id, image, report, row.image.view))
         places.append(place)
     if not studies:
-        raise ConfigError(f"{path} holds no study: it needs one JSON object per line")
-    _check_images(studies, places)
-    return studies
+        yield f"{path} holds no study: it needs one JSON object per line"
+    yield from _bad_images(studies, places)
 
 
-def _check_images(studies: Sequence[Study], places: Sequence[str]) -> None:
-    """Raises ConfigError, with its place, for the first image that cannot be used."""
+def _bad_images(studies: Sequence[Study], places: Sequence[str]) -> Iterator[str]:
+    """What is wrong with each image that cannot be used, and its place."""
 
     def problem(study: Study) -> str:
         try:
@@ -89,7 +106,7 @@ def _check_images(studies: Sequence[Study], places: Sequence[str]) -> None:
     with ThreadPoolExecutor(16) as pool:
         for place, found in zip(places, pool.map(problem, studies), strict=True):
             if found:
-                raise ConfigError(f"{place}: {found}")
+                yield f"{place}: {found}"
 
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
@@ -106,7 +123,8 @@ def studies_of_folder(folder: Path) -> list[Study]:
     studies = [Study(str(path.relative_to(folder)), path.resolve()) for path in files]
     if not studies:
         raise ConfigError(f"{folder} holds no PNG or JPEG image, and no DICOM file (.dcm)")
-    _check_images(studies, [str(folder)] * len(studies))
+    if problem := next(_bad_images(studies, [str(folder)] * len(studies)), None):
+        raise ConfigError(problem)
     return studies
 
 

