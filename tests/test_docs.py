@@ -299,7 +299,6 @@ def test_the_studies_that_the_page_makes_of_mimic_cxr_are_those_of_its_tables(th
     }
 
 
-@pytest.mark.xfail(strict=True, reason="README is as it was")
 def test_the_readme_is_read_in_five_minutes():
     assert len(TEXTS[ROOT / "README.md"].split()) <= 1100
 
