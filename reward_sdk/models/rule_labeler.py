@@ -309,7 +309,8 @@ def wrong_sides(report: str, reference: str) -> tuple[str, ...]:
     return tuple(n for n in OBSERVATIONS if n in ours and n in theirs and ours[n] - theirs[n])
 
 
-_WORDS = {1: "present", 0: "absent", -1: "uncertain", None: "not mentioned"}
+NOT_MENTIONED = "not mentioned"
+_WORDS = {1: "present", 0: "absent", -1: "uncertain", None: NOT_MENTIONED}
 
 
 def in_words(text: str) -> dict[str, str]:
