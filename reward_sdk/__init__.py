@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from reward_sdk.client import RewardClient
     from reward_sdk.registry import Reward, reward
     from reward_sdk.reward_set import RewardSet
-    from reward_sdk.types import ImageRef, Outcome, Sample, Score
+    from reward_sdk.types import Evidence, ImageRef, Outcome, Sample, Score
 
 __all__ = [
-    "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score", "reward",
+    "Evidence", "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score", "reward",
 ]  # fmt: skip
 
 _HOME = {

@@ -34,6 +34,10 @@ class Reward(Protocol):
 
     A reward without a model, without files and without a network may also say `light = True`: where
     calls are batched, such rewards share one thread, and every other one has a thread of its own.
+
+    A reward may also have a method `explain(sample) -> Sequence[Evidence]`: what it read about each
+    finding in a sample that it gave a value. The server's page shows this of a report that a person
+    tries there; where only scores are asked, it is never called. It may be called in any thread.
     """
 
     name: str

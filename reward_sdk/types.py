@@ -245,3 +245,25 @@ class SetInfo:
     log_keys: tuple[str, ...]
     rewards: tuple[RewardInfo, ...]
     tags: Tags
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reward read about one finding in one sample, for people.
+
+    Attributes:
+        finding: its name.
+        response: what the response says of it, such as "present, left" or "not mentioned".
+        reference: what the reference says; "" where there is none, or the reward reads none.
+        image: the image's evidence for it, in standard deviations over many images; None for a
+            reward that does not look at images.
+        agrees: whether the reward counts the response as right here; None where it does not count.
+        note: what else there is to know.
+    """
+
+    finding: str
+    response: str
+    reference: str = ""
+    image: float | None = None
+    agrees: bool | None = None
+    note: str = ""

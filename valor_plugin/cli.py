@@ -106,8 +106,8 @@ def recipes_command(target: str | None) -> None:
 @click.option("--out", type=click.Path(), default="runs/demo", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def demo(recipes: str | None, out: str, device: str) -> None:
-    """Runs the whole method on synthetic films: a small model, SFT, stage 1, stage 2, evaluation of
-    each, a page."""
+    """Runs the whole method on synthetic chest films, called phantoms: a small model, SFT, stage 1,
+    stage 2, evaluation of each, a page."""
     from valor_plugin.demo import pipeline
     from valor_plugin.recipe import shipped_folder
 

@@ -80,6 +80,16 @@ class EditResult:
         cell = self.cells[column]
         return cell.share_below if EDITS[self.edit].kind == "must lower" else cell.share_equal
 
+    def verdict(self, column: str) -> float | None:
+        """How right the score was, from -1 (wrong in every pair) to 1 (right in every pair); None
+        without pairs. A single reward need not notice everything: where it stays instead of
+        falling, it is neither right nor wrong. The total is wrong then."""
+        good, above = self.good(column), self.cells[column].share_above
+        if good is None or above is None:
+            return None
+        may_miss = column != TOTAL and EDITS[self.edit].kind == "must lower"
+        return good - (above if may_miss else 1 - good)
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -88,7 +98,7 @@ class Audit:
     Attributes:
         reports: number of originals.
         seed: of the edits.
-        columns: the set's rewards, then `TOTAL`.
+        columns: `TOTAL`, then the set's rewards.
         rows: in the order of `EDITS`; an edit that applied nowhere is among them.
     """
 
@@ -177,8 +187,7 @@ def audit(
         for score in unscheduled.score(chunk)
     )
     originals = list(islice(scored, len(samples)))
-    lowest = {name: low for name, (low, _) in rewards.bounds_by_name.items()}
-    lowest[TOTAL] = rewards.bounds[0]
+    bounds = {TOTAL: rewards.bounds, **rewards.bounds_by_name}
     rows = []
     for name, edited in pairs.items():
         outcomes = [(originals[i], next(scored)) for i, _ in edited]
@@ -188,10 +197,10 @@ def audit(
                 EDITS[name].kind,
                 low,
             )
-            for column, low in lowest.items()
+            for column, (low, _) in bounds.items()
         }
         rows.append(EditResult(name, len(edited), cells))
-    return Audit(len(samples), seed, (*rewards.names, TOTAL), tuple(rows))
+    return Audit(len(samples), seed, tuple(bounds), tuple(rows))
 
 
 def _total(score: Score) -> Outcome:

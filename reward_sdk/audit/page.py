@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reward_sdk.audit.audit import TOLERANCE, Audit, row_notes
+from reward_sdk.audit.audit import TOLERANCE, TOTAL, Audit, row_notes
 from reward_sdk.audit.edits import EDITS
 from reward_sdk.errors import ConfigError
 from reward_sdk.templates import template
 
-_VERDICTS = {"must lower": "score fell", "must not matter": "score stayed"}
-# Share as it should be 0, 1/2, 1. Ours: light enough for dark text, and apart in lightness too.
-_BAD, _HALF, _GOOD = (224, 122, 95), (250, 236, 196), (126, 200, 160)
-_INK, _QUIET, _NONE = "#1b1f24", "#5c6570", "#eceef1"
+_VERDICTS = {"must lower": "fell", "must not matter": "stayed"}
+# Ours: a tint over the page, light or dark, so that its text stays readable on it. The most is 0.6.
+_WRONG, _NEITHER, _RIGHT = "#d95d39", "#808a95", "#2e9e6b"
+_INK, _QUIET = "#1b1f24", "#5c6570"
 
 
-def _colour(share: float | None) -> str:
-    """From bad to good through the middle, as #rrggbb; grey without pairs."""
-    if share is None:
-        return _NONE
-    start, end, part = (_BAD, _HALF, 2 * share) if share < 0.5 else (_HALF, _GOOD, 2 * share - 1)
-    mixed = (round(a + (b - a) * part) for a, b in zip(start, end, strict=True))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+def _colour(verdict: float | None) -> str:
+    """Red for -1, wrong, to green for 1, right; a faint grey for 0 and without pairs. #rrggbbaa."""
+    strength = abs(verdict or 0)
+    if strength < 0.05:
+        return f"{_NEITHER}28"
+    return f"{_RIGHT if verdict and verdict > 0 else _WRONG}{round(255 * 0.6 * strength):02x}"
 
 
 def draw(path: Path, audit: Audit) -> None:
-    """Draws the heatmap as a PNG: edits by rewards, green where the score did what it should.
+    """Draws the heatmap as a PNG: edits by rewards, the total first, green where the score did what
+    it should, red where it did not, grey where one reward alone may miss what the total must not.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -39,7 +39,7 @@ def draw(path: Path, audit: Audit) -> None:
             f"the audit's picture: {error}: pip install 'valor-rrg[report]'"
         ) from error
     width, label, height = 1.35, 2.7, 0.34  # inches: a column, the edits' names, a row
-    lines = len(audit.rows) + 2 * len(_VERDICTS) + 1.5
+    lines = len(audit.rows) + 2 * len(_VERDICTS) + 1.7
     figure = Figure((label + width * len(audit.columns) + 0.25, height * lines + 0.3), dpi=150)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-label / width, len(audit.columns) + 0.25 / width), ylim=(lines + 0.4, -0.5))
@@ -47,14 +47,16 @@ def draw(path: Path, audit: Audit) -> None:
     left = -label / width + 0.12
     title = f"Does the reward notice?  {audit.reports} reports"
     axes.text(left, 0.3, title, fontsize=12, fontweight="bold", color=_INK, va="center")
-    y = 1
+    legend = "Green: right. Red: wrong. Grey: one reward alone may miss it, the total may not."
+    axes.text(left, 0.95, legend, fontsize=8, color=_QUIET, va="center")
+    y = 1.2
     for kind, verdict in _VERDICTS.items():
-        heading = f"{kind.capitalize()}: how often the {verdict}"
+        heading = f"{kind.capitalize()}: how often the score {verdict}"
         axes.text(left, y + 0.55, heading, fontsize=9, color=_QUIET, va="center")
         y += 1
         for x, column in enumerate(audit.columns):
             axes.text(x + 0.5, y + 0.55, column, fontsize=9, color=_INK, ha="center", va="center",
-                      fontweight="bold" if x == len(audit.columns) - 1 else "normal")  # fmt: skip
+                      fontweight="bold" if column == TOTAL else "normal")  # fmt: skip
         axes.text(-0.08, y + 0.55, "n", fontsize=8, color=_QUIET, ha="right", va="center")
         y += 1
         for row in audit.rows:
@@ -66,7 +68,9 @@ def draw(path: Path, audit: Audit) -> None:
             for x, column in enumerate(audit.columns):
                 good, gap = row.good(column), row.cells[column].mean_gap
                 axes.add_patch(
-                    Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=_colour(good), lw=0)
+                    Rectangle(
+                        (x + 0.02, y + 0.04), 0.96, 0.92, lw=0, color=_colour(row.verdict(column))
+                    )
                 )
                 text = "–" if good is None or gap is None else f"{good:.0%}  {gap:+.3f}"
                 axes.text(x + 0.5, y + 0.5, text, fontsize=8.5, color=_INK, ha="center",
@@ -94,6 +98,7 @@ def write_page(path: Path, audit: Audit, data: str, problems: Sequence[str]) -> 
         problems=problems,
         verdicts=_VERDICTS,
         edits=EDITS,
+        total=TOTAL,
         tolerance=TOLERANCE["must not matter"],
         colour=_colour,
         notes=row_notes,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from reward_sdk.observations import OBSERVATIONS
@@ -238,17 +238,95 @@ _RANK = {None: 0, 0: 1, -1: 2, 1: 3}
 
 def _label_report(text: str) -> dict[str, int | None]:
     labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS)
+    for sentence in _sentences(text):
+        for observation, label in _label_sentence(sentence):
+            if _RANK[label] > _RANK[labels[observation]]:
+                labels[observation] = label
+    found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
+    labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
+    return labels
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The sentences in lower case, those that are too long in pieces."""
     for sentence in _SENTENCE_END.split(text.lower()):
         words = sentence.split()
         for i in range(0, len(words), _LONGEST):
             piece = " ".join(words[i : i + _LONGEST])
             for j in range(0, len(piece), _WIDEST):
-                for observation, label in _label_sentence(piece[j : j + _WIDEST]):
-                    if _RANK[label] > _RANK[labels[observation]]:
-                        labels[observation] = label
-    found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
-    labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
-    return labels
+                yield piece[j : j + _WIDEST]
+
+
+_SIDE = re.compile(
+    r"\b(?:(?P<both>bilateral\w*|both|bibasilar|biapical|left and right|right and left)"
+    r"|left|right)\b(?! (?:atri|ventric|heart|main))"  # where a lead or a tube ends is no side
+)
+_CLAUSE_END = re.compile(r"[,;:]|(?<!left )(?<!right )\band\b|\b(?:but|with)\b")
+
+
+def stated_sides(text: str) -> dict[str, frozenset[str]]:
+    """The sides on which a report states observations, positive or uncertain.
+
+    A side belongs to the observations of its clause, and to those of its sentence whose clauses
+    name none if the sentence names no other: "left effusion and atelectasis".
+
+    Returns:
+        Observation -> "left", "right" or both of them; without those that have no side.
+
+    >>> stated_sides("Small left effusion, no right pneumothorax.")
+    {'Pleural Effusion': frozenset({'left'})}
+    """
+    found: dict[str, frozenset[str]] = {}
+    for sentence in _sentences(text):
+        stated = {name for name, label in _label_sentence(sentence) if label != 0}
+        sides = _sides(sentence)
+        if not stated or not sides:
+            continue
+        near: dict[str, frozenset[str]] = dict.fromkeys(stated, frozenset())
+        for clause in _CLAUSE_END.split(sentence):
+            for name, _ in _label_sentence(clause.strip()):
+                if name in stated:
+                    near[name] |= _sides(clause)
+        for name, its in near.items():
+            if its := its or (sides if len(sides) == 1 else its):
+                found[name] = found.get(name, frozenset()) | its
+    return found
+
+
+def _sides(text: str) -> frozenset[str]:
+    found = {"both" if side["both"] else side[0] for side in _SIDE.finditer(text)}
+    return frozenset({"left", "right"} if "both" in found else found)
+
+
+def wrong_sides(report: str, reference: str) -> tuple[str, ...]:
+    """The observations, in the order of `OBSERVATIONS`, that both texts state with a side, the
+    report on one that the reference does not name. No labeler's F1 tells these from right ones.
+
+    >>> wrong_sides("Right effusion.", "Left pleural effusion.")
+    ('Pleural Effusion',)
+    """
+    ours, theirs = stated_sides(report), stated_sides(reference)
+    return tuple(n for n in OBSERVATIONS if n in ours and n in theirs and ours[n] - theirs[n])
+
+
+NOT_MENTIONED = "not mentioned"
+_WORDS = {1: "present", 0: "absent", -1: "uncertain", None: NOT_MENTIONED}
+
+
+def in_words(text: str) -> dict[str, str]:
+    """What a report says of each observation, for people: "present", "absent", "uncertain", "not
+    mentioned", with the side if it states one.
+
+    >>> in_words("Small left effusion.")["Pleural Effusion"]
+    'present, left'
+    """
+    sides = stated_sides(text)
+    return {
+        name: ", ".join(
+            [_WORDS[label], *([" and ".join(sorted(sides[name]))] if name in sides else [])]
+        )
+        for name, label in _label_report(text).items()
+    }
 
 
 @lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur

@@ -15,10 +15,10 @@ from typing import Any
 
 from reward_sdk.errors import ConfigError, nearest
 from reward_sdk.models.annotator import Annotator
-from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.models.rule_labeler import NOT_MENTIONED, in_words, label_reports, wrong_sides
 from reward_sdk.observations import FINDINGS, OBSERVATIONS, Labels, Uncertain, asserted
 from reward_sdk.registry import reward
-from reward_sdk.types import Outcome, Sample
+from reward_sdk.types import Evidence, Outcome, Sample
 
 
 def f1(found: AbstractSet[Hashable], expected: AbstractSet[Hashable]) -> float:
@@ -86,10 +86,41 @@ def known_observations(observations: list[str]) -> tuple[str, ...]:
     return tuple(observations)
 
 
+class FindingsF1(ClinicalReward):
+    """The reward `findings_f1`, whose arguments these are."""
+
+    def __init__(self, observations: tuple[str, ...], uncertain: Uncertain) -> None:
+        score = partial(labels_f1, observations=observations, uncertain=uncertain)
+        super().__init__("findings_f1", Annotator(label_reports), score, light=True)
+        self._observations = observations
+        self._uncertain: Uncertain = uncertain
+
+    def explain(self, sample: Sample) -> list[Evidence]:
+        """What report and reference say of each observation that one of them mentions."""
+        texts = [sample.report or "", sample.reference or ""]
+        ours, theirs = map(in_words, texts)
+        found, expected = (
+            set(asserted(labels, self._uncertain, self._observations))
+            for labels in label_reports(texts)
+        )
+        wrong = wrong_sides(*texts)
+        return [
+            Evidence(
+                name,
+                ours[name],
+                theirs[name],
+                agrees=name in found & expected if name in found | expected else None,
+                note="a wrong side, which this reward does not see" if name in wrong else "",
+            )
+            for name in self._observations
+            if not ours[name] == theirs[name] == NOT_MENTIONED
+        ]
+
+
 @reward("findings_f1")
 def findings_f1(
     observations: list[str] | None = None, uncertain: Uncertain = "positive"
-) -> ClinicalReward:
+) -> FindingsF1:
     """F1 of the observations that report and reference assert, by the rule labeler, in [0, 1].
 
     Args:
@@ -97,5 +128,4 @@ def findings_f1(
         uncertain: what an uncertain observation counts as.
     """
     chosen = FINDINGS if observations is None else known_observations(observations)
-    score = partial(labels_f1, observations=chosen, uncertain=uncertain)
-    return ClinicalReward("findings_f1", Annotator(label_reports), score, light=True)
+    return FindingsF1(chosen, uncertain)

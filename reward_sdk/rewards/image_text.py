@@ -70,9 +70,9 @@ from reward_sdk.images import is_lateral, opened, to_gray
 from reward_sdk.models import Expert
 from reward_sdk.models.annotator import Turn
 from reward_sdk.models.calibration import Calibration, prepared, read_calibration, unit
-from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.models.rule_labeler import in_words, label_reports
 from reward_sdk.registry import reward
-from reward_sdk.types import ImageRef, Outcome, Sample
+from reward_sdk.types import Evidence, ImageRef, Outcome, Sample
 
 Embedding = Literal["evidence", "features"]
 
@@ -183,6 +183,32 @@ class ImageText:
             Outcome(None, "skipped", "side view") if value is None else Outcome(value)
             for value in values
         ]
+
+    def explain(self, sample: Sample) -> list[Evidence]:
+        """What the report says of each finding and what the expert sees of it, what it sees most of
+        first. `Evidence.image` is what the similarity multiplies with the polarity.
+
+        Raises:
+            ScoringError: the image cannot be read.
+        """
+        [embedded] = self._embed([sample.image or ImageRef()])
+        if embedded is None:
+            return []
+        report = sample.report or ""
+        [polarity] = report_polarity([report], self.findings)
+        said = in_words(report)
+        expected = {} if sample.reference is None else in_words(sample.reference)
+        found = [
+            Evidence(
+                name,
+                said[name],
+                expected.get(name, ""),
+                image=float(seen),
+                agrees=None if not stated or not seen else bool((stated > 0) == (seen > 0)),
+            )
+            for name, stated, seen in zip(self.findings, polarity, embedded[0], strict=True)
+        ]
+        return sorted(found, key=lambda evidence: -(evidence.image or 0.0))
 
     def similarities(
         self, images: Sequence[ImageRef], reports: Sequence[str]

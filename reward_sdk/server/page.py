@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import FastAPI, Form, UploadFile
+import numpy as np
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
-from starlette.exceptions import HTTPException
+from PIL import Image
+from starlette.datastructures import FormData, UploadFile
 
-from reward_sdk.errors import RewardSDKError
+from reward_sdk.errors import RewardSDKError, ScoringError, one_line
+from reward_sdk.images import opened, to_gray
 from reward_sdk.server.service import RewardServer
 from reward_sdk.templates import template
 from reward_sdk.text import wrap_report
-from reward_sdk.types import ImageRef, Sample, Score
+from reward_sdk.types import Evidence, ImageRef, Sample, Score
 from reward_sdk.wire import MAX_IMAGE, MAX_TEXT
 
 _BINS = 32
+_LIMIT = 60.0  # ours: seconds for a score, and for each reward to explain it
+_SHOWN = 512  # ours: pixels of the longer side of an image on the page
 
 _template = template(Path(__file__).parent, "status.html.jinja")
 
@@ -47,7 +57,30 @@ def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds * 1000:,.1f} ms"
 
 
-def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTMLResponse:
+@dataclass
+class _Tried:
+    """One try of the form: what was sent, and what came of it.
+
+    Attributes:
+        response: the text, with or without tags.
+        reference: the text, "" for none.
+        key: by which the image that was sent is kept, "" for none.
+        image: it as a data URL, "" where it cannot be shown.
+        score: its score.
+        evidence: (reward, what it read, why it cannot say what it read).
+        problem: why there is no score.
+    """
+
+    response: str = ""
+    reference: str = ""
+    key: str = ""
+    image: str = ""
+    score: Score | None = None
+    evidence: Sequence[tuple[str, Sequence[Evidence], str]] = ()
+    problem: str = ""
+
+
+def _render(server: RewardServer, tried: _Tried | None = None) -> HTMLResponse:
     telemetry = server.telemetry
     requests, samples = telemetry.rates()
     latencies = list(telemetry.latencies)
@@ -84,10 +117,10 @@ def _render(server: RewardServer, tried: dict[str, object] | None = None) -> HTM
             (time.strftime("%H:%M:%S", time.localtime(problem.when)), problem)
             for problem in telemetry.problems()
         ],
-        tried=tried,
+        tried=tried or _Tried(),
     )
     # No page of another origin may frame this one, and nothing is loaded or run.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'"
     headers = {"Content-Security-Policy": f"{policy}; frame-ancestors 'none'"}
     return HTMLResponse(html.encode("utf-8", "xmlcharrefreplace"), headers=headers)
 
@@ -98,35 +131,121 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
-def _image(file: UploadFile | None) -> ImageRef | None:
-    if file is None or not file.filename:
-        return None
-    data = file.file.read(MAX_IMAGE + 1)
+class _Images:
+    """The images that were tried last, `MAX_IMAGE` bytes at most, so that one can be tried again: a
+    browser does not send a file a second time by itself."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, ImageRef] = OrderedDict()
+
+    def keep(self, data: bytes) -> str:
+        """The key under which these bytes are kept."""
+        image = ImageRef(data=data)
+        key = image.digest.hex()
+        self._kept[key] = image
+        self._kept.move_to_end(key)
+        while sum(len(kept.data or b"") for kept in self._kept.values()) > MAX_IMAGE:
+            self._kept.popitem(last=False)
+        return key
+
+    def __getitem__(self, key: str) -> ImageRef:
+        """Raises ScoringError if the image is not kept any more."""
+        try:
+            return self._kept[key]
+        except KeyError:
+            raise ScoringError("the image is no longer kept: choose its file again") from None
+
+
+def _text(form: FormData, name: str) -> str:
+    value = form.get(name, "")
+    if not isinstance(value, str):
+        raise ScoringError(f"{name}: must be a text, not a file")
+    if len(value) > MAX_TEXT:
+        raise ScoringError(f"{name}: more than {MAX_TEXT:,} characters")
+    return value
+
+
+async def _image_key(form: FormData, images: _Images) -> str:
+    """The key of the image that was sent, else of the one that is to be used again, else ""."""
+    file = form.get("image")
+    if isinstance(file, str) and file:
+        raise ScoringError("image: must be a file")
+    if not isinstance(file, UploadFile) or not file.filename:
+        return _text(form, "again")
+    data = await file.read(MAX_IMAGE + 1)
     if len(data) > MAX_IMAGE:
-        raise HTTPException(413, f"image: more than {MAX_IMAGE:,} bytes")
-    return ImageRef(data=data)
+        raise ScoringError(f"image: more than {MAX_IMAGE:,} bytes")
+    return images.keep(data)
+
+
+def _shown(image: ImageRef) -> str:
+    """The image as rewards read it, in grey and small: a PNG as a data URL."""
+    with opened(image) as pixels:
+        gray = np.rint(to_gray(pixels)).astype(np.uint8)
+    small = Image.fromarray(gray)
+    small.thumbnail((_SHOWN, _SHOWN))
+    buffer = BytesIO()
+    small.save(buffer, "PNG")
+    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+
+
+async def _evidence(
+    server: RewardServer, sample: Sample, score: Score
+) -> list[tuple[str, Sequence[Evidence], str]]:
+    """Of every reward that has given a value and can explain it; whatever goes wrong is said."""
+    found = []
+    for member in server.batched.rewards.members:
+        explain = getattr(member.reward, "explain", None)
+        if explain is None or sample.report is None or score.parts[member.name].status != "ok":
+            continue
+        rows, problem = [], ""
+        try:
+            async with asyncio.timeout(_LIMIT):
+                rows = await asyncio.to_thread(_explained, explain, sample)
+        except TimeoutError:
+            problem = f"no answer within {_LIMIT:g} s"
+        except Exception as error:  # the boundary where a reward's errors become words
+            problem = one_line(error)
+        found.append((member.name, rows, problem))
+    return found
+
+
+def _explained(explain: Callable[[Sample], Sequence[Evidence]], sample: Sample) -> list[Evidence]:
+    rows = list(explain(sample))
+    if not all(isinstance(row, Evidence) for row in rows):
+        raise TypeError("explain gave something else than Evidence")
+    return rows
 
 
 def add_page(app: FastAPI, server: RewardServer) -> None:
     """Adds `/`, the page, and `/try`, where its form goes."""
+    images = _Images()
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
         return _render(server)
 
     @app.post("/try", response_class=HTMLResponse, include_in_schema=False)
-    async def try_one(
-        report: Annotated[str, Form(max_length=MAX_TEXT)] = "",
-        reference: Annotated[str, Form(max_length=MAX_TEXT)] = "",
-        image: UploadFile | None = None,
-    ) -> HTMLResponse:
-        score: Score | None = None
-        problem = ""
-        response = report if "<report>" in report else wrap_report(report)
-        sample = Sample(response, reference.strip() or None, _image(image), "tried on the page")
-        try:
-            score = await server.score_one(sample, limit=60)
-        except RewardSDKError as error:
-            problem = str(error)
-        tried = {"report": report, "reference": reference, "score": score, "problem": problem}
+    async def try_one(raw: Request) -> HTMLResponse:
+        tried = _Tried()
+        async with raw.form(max_files=1, max_fields=8) as form:
+            try:
+                tried.response, tried.reference = _text(form, "response"), _text(form, "reference")
+                tried.key = await _image_key(form, images)
+                await _try(server, images, tried)
+            except RewardSDKError as error:
+                tried.problem = str(error)
         return _render(server, tried)
+
+
+async def _try(server: RewardServer, images: _Images, tried: _Tried) -> None:
+    """Fills in what comes of what was sent; raises RewardSDKError."""
+    image = None
+    if tried.key:
+        image = images[tried.key]
+        with suppress(ScoringError):  # which the rewards that look at it will say
+            tried.image = await asyncio.to_thread(_shown, image)
+    response = tried.response if "<report>" in tried.response else wrap_report(tried.response)
+    sample = Sample(response, tried.reference.strip() or None, image, "tried on the page")
+    tried.score = score = await server.score_one(sample, limit=_LIMIT)
+    tried.evidence = await _evidence(server, sample, score)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reward_sdk.audit.audit import TOTAL, audit, read_samples
+from reward_sdk.audit.audit import TOTAL, Cell, EditResult, audit, read_samples
 from reward_sdk.audit.edits import EDITS, NOUNS, findings
 from reward_sdk.audit.paraphrases import reworded
 from reward_sdk.cli import main
@@ -281,6 +281,35 @@ def test_the_shares_and_the_gap_are_those_of_the_pairs():
     cell = row.cells[TOTAL]
     assert (cell.n, cell.share_below, cell.share_equal, cell.share_above) == (5, 1, 0, 0)
     assert cell.mean_gap == -0.5
+
+
+@pytest.mark.parametrize(
+    ("edit", "column", "below", "equal", "above", "verdict"),
+    [
+        ("empty", TOTAL, 1, 0, 0, 1),
+        ("empty", TOTAL, 0, 1, 0, -1),
+        ("empty", "bleu", 0, 1, 0, 0),
+        ("empty", "bleu", 0, 0, 1, -1),
+        ("paraphrase", TOTAL, 0, 1, 0, 1),
+        ("paraphrase", "bleu", 0, 1, 0, 1),
+        ("paraphrase", "bleu", 1, 0, 0, -1),
+        ("paraphrase", "bleu", 0, 0, 1, -1),
+    ],
+)
+def test_right_is_to_notice_what_must_lower_and_not_to_notice_what_must_not_matter(
+    edit, column, below, equal, above, verdict
+):
+    cell = Cell(1, below, equal, above, 0.0, 0, 0, "")
+    assert EditResult(edit, 1, {column: cell}).verdict(column) == verdict
+
+
+def test_without_pairs_there_is_no_verdict():
+    cell = Cell(0, None, None, None, None, 0, 1, "no image")
+    assert EditResult("empty", 1, {TOTAL: cell}).verdict(TOTAL) is None
+
+
+def test_the_total_is_the_first_column():
+    assert audit(RewardSet.from_config(TEXT_SET), SAMPLES).columns == (TOTAL, *TEXT_SET)
 
 
 class Unsure:

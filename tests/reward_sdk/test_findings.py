@@ -4,7 +4,7 @@ from reward_sdk.errors import ConfigError
 from reward_sdk.observations import OBSERVATIONS, asserted
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.findings import labels_f1
-from reward_sdk.types import Sample
+from reward_sdk.types import Evidence, Sample
 
 
 def score(report: str, reference: str, **settings: object) -> float | None:
@@ -64,3 +64,30 @@ def test_a_report_asserts_what_is_present_in_the_order_of_the_observations_that_
     report = labels(Fracture=1, Edema=-1, Pneumonia=0, No_Finding=1)
     assert asserted(report) == ("Edema", "Fracture")
     assert asserted(report, "negative", OBSERVATIONS) == ("Fracture", "No Finding")
+
+
+def explained(report: str, reference: str, **settings: object) -> dict[str, Evidence]:
+    (member,) = RewardSet.from_config({"findings_f1": settings}).members
+    sample = Sample(f"<report>{report}</report>", reference)
+    return {evidence.finding: evidence for evidence in member.reward.explain(sample)}
+
+
+def test_the_explanation_names_what_either_text_mentions():
+    found = explained("Left effusion. No edema.", "Possible pneumonia. Small left effusion.")
+    assert found == {
+        "Edema": Evidence("Edema", "absent", "not mentioned"),
+        "Pneumonia": Evidence("Pneumonia", "not mentioned", "uncertain", agrees=False),
+        "Pleural Effusion": Evidence(
+            "Pleural Effusion", "present, left", "present, left", agrees=True
+        ),
+    }
+
+
+def test_the_explanation_agrees_with_the_score():
+    found = explained("Edema.", "Possible edema.", uncertain="negative")
+    assert found["Edema"].agrees is False
+    assert explained("Edema.", "Possible edema.")["Edema"].agrees is True
+
+
+def test_the_explanation_says_that_a_wrong_side_is_not_seen():
+    assert "wrong side" in explained("Right effusion.", "Left effusion.")["Pleural Effusion"].note

@@ -216,6 +216,38 @@ def test_reports_of_one_image_are_ordered_by_what_it_shows():
     assert scores[2] > scores[4] > scores[3]
 
 
+def test_the_explanation_sets_what_the_image_shows_against_what_the_report_says():
+    evidence = np.full(len(FINDINGS), -0.7)  # as the average image
+    evidence[[0, 1, 2]] = 0.8, 0.3, -0.9
+    report = "Cardiomegaly. No edema. Right consolidation."
+    image = ImageRef(pixels=image_of(evidence))
+    tried = replace(sample(report, image), reference="Left consolidation.")
+    found = {e.finding: e for e in ImageText(SimulatedExpert(), calibration()).explain(tried)}
+    assert list(found)[:2] == ["Cardiomegaly", "Edema"]  # what it sees most of first
+    assert found["Cardiomegaly"].image == pytest.approx(3, abs=0.05)
+    assert found["Cardiomegaly"].agrees is True
+    assert found["Edema"].agrees is False
+    said = found["Consolidation"]
+    assert (said.response, said.reference, said.agrees) == (
+        "present, right",
+        "present, left",
+        False,
+    )
+    assert found["Atelectasis"].response == "not mentioned"
+    assert found["Atelectasis"].agrees is None
+
+
+def test_a_side_view_has_nothing_to_explain():
+    side = ImageRef(pixels=image_of(EFFUSION), view="LATERAL")
+    assert ImageText(SimulatedExpert(), calibration()).explain(sample("Edema.", side)) == []
+
+
+def test_scores_alone_are_never_explained(monkeypatch):
+    monkeypatch.setattr(ImageText, "explain", lambda *_: pytest.fail("explained"))
+    reward = ImageText(SimulatedExpert(), calibration())
+    assert len(reward([sample("Edema.")])) == 1
+
+
 def test_findings_whose_evidence_does_not_vary_are_left_out():
     reward = ImageText(SimulatedExpert(), calibration(Edema={"mean": 0.2, "sd": 0}))
     assert "Edema" not in reward.findings

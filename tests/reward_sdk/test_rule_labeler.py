@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.iu_reports import GOLD, gold_counts, iu_sections
 
-from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.models.rule_labeler import (
+    in_words,
+    label_reports,
+    stated_sides,
+    wrong_sides,
+)
 from reward_sdk.observations import OBSERVATIONS
 
 # A phrase that names each finding, for the tests that put it into sentences.
@@ -132,6 +137,50 @@ def test_positive_beats_uncertain_beats_negative_whatever_the_order():
 def test_no_finding_allows_support_devices_only():
     texts = ["Endotracheal tube. No edema.", "Edema.", "Possible edema.", ""]
     assert [labels["No Finding"] for labels in label_reports(texts)] == [1, None, None, 1]
+
+
+LEFT, RIGHT = frozenset({"left"}), frozenset({"right"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Small left effusion, no right edema.", {"Pleural Effusion": LEFT}),
+        ("Left effusion and right nodule.", {"Pleural Effusion": LEFT, "Lung Lesion": RIGHT}),
+        ("Left effusion and atelectasis.", {"Pleural Effusion": LEFT, "Atelectasis": LEFT}),
+        ("Effusions on the left and right.", {"Pleural Effusion": LEFT | RIGHT}),
+        ("Bilateral effusions.", {"Pleural Effusion": LEFT | RIGHT}),
+        ("Possible LEFT-sided effusion.", {"Pleural Effusion": LEFT}),
+        ("Left effusion. Right effusion.", {"Pleural Effusion": LEFT | RIGHT}),
+        ("Left pacemaker, lead in the right ventricle.", {"Support Devices": LEFT}),
+        ("No left effusion. Effusion.", {}),
+    ],
+)
+def test_a_side_belongs_to_what_its_clause_states(text, expected):
+    assert stated_sides(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("report", "reference", "expected"),
+    [
+        ("Right effusion.", "Left effusion.", ("Pleural Effusion",)),
+        ("Bilateral effusions.", "Left effusion.", ("Pleural Effusion",)),
+        ("Left effusion.", "Bilateral effusions.", ()),
+        ("Effusion.", "Left effusion.", ()),
+        ("Right effusion.", "Effusion.", ()),
+        ("Right effusion.", "No left effusion.", ()),
+    ],
+)
+def test_a_wrong_side_is_one_that_the_reference_does_not_name(report, reference, expected):
+    assert wrong_sides(report, reference) == expected
+
+
+def test_words_say_polarity_and_side():
+    words = in_words("Bilateral effusions. No edema. Possible right pneumonia.")
+    assert words["Pleural Effusion"] == "present, left and right"
+    assert words["Edema"] == "absent"
+    assert words["Pneumonia"] == "uncertain, right"
+    assert words["Fracture"] == "not mentioned"
 
 
 @given(st.lists(st.text(), max_size=3))

@@ -63,6 +63,8 @@ class Moody(Reward):
             if "poison" in sample.response:
                 raise ValueError("I will not read this")
         return [Outcome(1.0) for _ in samples]
+    def explain(self, sample):
+        raise ValueError("I will not say why")
 
 class Cold(Reward):
     """Fails until a file is there."""

@@ -13,6 +13,7 @@ from valor_plugin.evaluation.metrics import (
     Evaluation,
     FindingsComparison,
     StudyResult,
+    bootstrap,
     compare_findings,
     evaluate,
     paired_bootstrap,
@@ -152,6 +153,24 @@ def test_the_bootstrap_agrees_with_resampling_one_corpus_at_a_time(metric):
     ]
     assert difference == after.metrics[metric] - before.metrics[metric]
     assert (low, high) == pytest.approx(np.percentile(changes, (2.5, 97.5)), abs=0.05)
+
+
+def test_a_wrong_side_is_counted_as_correct_and_named():
+    (found,) = compare_findings(["Right effusion. Edema."], ["Left effusion. Edema."])
+    assert found.correct == ("Edema", "Pleural Effusion")
+    assert found.wrong_side == ("Pleural Effusion",)
+
+
+def test_the_interval_of_a_mean_has_the_width_that_theory_gives():
+    values = np.random.default_rng(0).normal(0.3, 1, size=400)
+    sample = Evaluation(tuple(StudyResult(True, similarity=float(value)) for value in values))
+    half = 1.96 * values.std() / 20
+    interval = bootstrap(sample, "similarity", resamples=4000)
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+def test_what_is_not_defined_has_no_interval():
+    assert bootstrap(evaluate([wrap_report(NORMAL)], [NORMAL]), "micro_f1") is None
 
 
 def test_the_bootstrap_of_a_mean_has_the_width_that_theory_gives():

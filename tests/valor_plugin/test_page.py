@@ -67,6 +67,7 @@ def page(tmp_path):
         [StageRow(stage, "greedy", evaluation) for stage, evaluation in evaluations.items()],
         [("A caption", curve_svg({"reward": [(1, 0.5), (2, 0.6)]}, "Stage 1"))],
         [example],
+        [("Every report & more", "sft/responses.jsonl")],
     )
     return path.read_text(encoding="utf-8")
 
@@ -84,7 +85,8 @@ def test_every_element_is_closed_in_order(page):
 def test_the_page_works_offline_and_without_scripts(page):
     reader = read(page)
     assert {"script", "link", "iframe"}.isdisjoint(reader.tags)
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in reader.links)
+    inside = ("#", "data:image/png;base64,", "sft/responses.jsonl")
+    assert all(link.startswith(inside) for link in reader.links)
     assert not re.search(r"@import|url\((?!#)", page)
 
 
@@ -114,6 +116,43 @@ def test_findings_are_named_with_their_outcome_in_words_and_signs(page):
 def test_sentences_are_marked_by_whether_the_reference_supports_them(page):
     assert '<span class="states-correct">The heart is enlarged.</span>' in page
     assert '<span class="states-unsupported">There is pulmonary edema.</span>' in page
+
+
+def test_a_finding_on_the_wrong_side_is_marked_as_such_and_not_as_correct(tmp_path):
+    responses = {"SFT": wrap_report("The heart is enlarged. There is a right pleural effusion.")}
+    example = Example(Image.new("L", (8, 8)), REFERENCE, responses)
+    write_page(tmp_path / "page.html", "Title", "", rows(SFT=0.5), [], [example])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    words = read(html).words
+    assert "Pleural Effusion: ⇄ wrong side" in words
+    assert "Pleural Effusion: ✓ correct" not in words
+    assert "Cardiomegaly: ✓ correct" in words
+    assert '<span class="states-unsupported">There is a right pleural effusion.</span>' in html
+
+
+@pytest.mark.parametrize("x0", [0, 20, 60, 95])
+def test_the_name_of_a_box_starts_and_ends_within_the_image(tmp_path, x0):
+    name = "left consolidation"
+    example = Example(Image.new("L", (96, 96)), REFERENCE, {}, {name: (x0, 1, 96, 96)})
+    write_page(tmp_path / "page.html", "Title", "", rows(SFT=0.5), [], [example])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    ((start, size),) = re.findall(r'<text x="([\d.]+)".* font-size="([\d.]+)"', html)
+    assert 0 <= float(start) <= x0
+    assert float(start) + 0.6 * float(size) * len(name) <= 96
+
+
+def test_what_else_there_is_can_be_reached(page):
+    assert '<a href="sft/responses.jsonl">Every report &amp; more</a>' in page
+
+
+def test_every_number_has_its_interval(tmp_path):
+    studies = [StudyResult(True, similarity=value) for value in (0.0, 1.0) * 50]
+    row = StageRow("SFT", "greedy", Evaluation(tuple(studies)))
+    write_page(tmp_path / "page.html", "Title", "", [row], [], [])
+    shown = re.findall(r"<small>(.*?)</small>", (tmp_path / "page.html").read_text())
+    assert shown[0] == "1.000 to 1.000"
+    low, high = map(float, shown[1].split(" to "))
+    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.03)
 
 
 def test_a_malformed_response_is_shown_as_such(page):

@@ -47,20 +47,20 @@ def pixels(findings: Collection[Finding], seed: int) -> np.ndarray:
 
 @given(DRAWN, SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_the_same_findings_in_any_order_and_seed_give_the_same_film(findings, seed):
+def test_the_same_findings_in_any_order_and_seed_give_the_same_phantom(findings, seed):
     order: list[Finding] = [finding for finding in DRAWABLE if finding in findings]
     first, second = draw(order, seed), draw(order[::-1], seed)
     assert first.image.tobytes() == second.image.tobytes()
     assert first.boxes == second.boxes
 
 
-def test_another_seed_gives_another_film():
+def test_another_seed_gives_another_phantom():
     assert (pixels((), 1) != pixels((), 2)).mean() > 0.9
 
 
 @given(DRAWN, SEEDS, st.sampled_from([64, 96, 128]))
 @settings(max_examples=100, deadline=None)
-def test_every_finding_has_a_box_of_sensible_size_within_the_film(findings, seed, size):
+def test_every_finding_has_a_box_of_sensible_size_within_the_phantom(findings, seed, size):
     phantom = draw(findings, seed, size)
     assert phantom.image.size == (size, size)
     assert phantom.image.mode == "L"
@@ -150,7 +150,7 @@ def test_reports_are_short_and_varied(bank):
     assert len(set(reports)) > 450
 
 
-def test_clear_lungs_are_not_claimed_of_a_film_with_a_disease_of_the_lungs(bank):
+def test_clear_lungs_are_not_claimed_of_a_phantom_with_a_disease_of_the_lungs(bank):
     rng = np.random.default_rng(0)
     for finding in DRAWABLE:
         if finding not in ("cardiomegaly", "device"):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 STUDIES = [Study(f"s{i}", Path(f"{i}.png"), f"Report {i}.") for i in range(100)]
 
 
-def test_a_share_of_the_films_gets_the_report_of_another_film():
+def test_a_share_of_the_phantoms_gets_the_report_of_another_one():
     result = pipeline.mispaired(STUDIES, 0.4, seed=0)
     assert [(s.id, s.image) for s in result] == [(s.id, s.image) for s in STUDIES]
     assert sum(a.report != b.report for a, b in zip(result, STUDIES, strict=True)) == 40
@@ -38,3 +38,14 @@ def test_the_demo_checks_every_recipe_before_it_starts(tmp_path):
     with pytest.raises(ConfigError, match=r"stage1\.yaml: OpenRLHF has no option"):
         pipeline.run(tmp_path, tmp_path / "runs", "cpu")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_audit_of_the_rewards_of_stage_2_is_a_page(tmp_path):
+    (tmp_path / "stage2").mkdir()
+    recipe = "stage: grpo\nrewards:\n  findings_f1: {weight: 0.9}\n  format: {weight: 0.1}\n"
+    (tmp_path / "stage2/recipe.yaml").write_text(recipe)
+    (tmp_path / "test").mkdir()
+    row = '{"id": "a", "image": "a.png", "report": "Left effusion. Heart size is normal."}\n'
+    (tmp_path / "test/phantoms.jsonl").write_text(row)
+    pipeline.audit_stage2(tmp_path, tmp_path / "audit")
+    assert "1 report of held-out phantoms" in (tmp_path / "audit/audit.html").read_text()

@@ -46,7 +46,7 @@ MAX_REPORT_WORDS = 40
 _SECTION = re.compile(
     r'<AbstractText Label="(?:FINDINGS|IMPRESSION)">(.*?)</AbstractText>', re.DOTALL
 )
-# Anonymised words, numbers, slips of punctuation, and comparisons with films nobody drew.
+# Anonymised words, numbers, slips of punctuation, and comparisons with phantoms nobody drew.
 _UNCLEAN = re.compile(
     r"XXXX|\d|/|\. |\b(?:stable|unchanged|again|prior|previous\w*|compar\w+|interval|new|remain\w*"
     r"|persist\w*|residual|recurren\w+|improv\w+|worsening|resol\w+|increas\w+|decreas\w+"
@@ -116,7 +116,7 @@ class SentenceBank:
             counts: sentence -> how often it occurs; see `iu_xray_sentences`.
 
         Raises:
-            ConfigError: there is no sentence for a finding, or none for normal films.
+            ConfigError: there is no sentence for a finding, or none for normal phantoms.
         """
         clean = {
             sentence: count
@@ -155,11 +155,11 @@ class SentenceBank:
         }
         """Observations -> sentences that deny all of them and nothing else -> weight."""
         self.normal = _common(normal)
-        """Sentences that are true of normal films only -> weight."""
+        """Sentences that are true of normal phantoms only -> weight."""
         if missing := [name for name, found in stated.items() if not found]:
             raise ConfigError(f"no sentence states {', '.join(missing)}: give more reports")
         if not self.normal or not self.denies:
-            raise ConfigError("no sentence describes a normal film: give more reports")
+            raise ConfigError("no sentence describes a normal phantom: give more reports")
 
     def report(self, findings: Collection[Finding], rng: np.random.Generator) -> str:
         """States every finding, denies two or three others (three or four if there are none).

@@ -1,4 +1,4 @@
-"""Synthetic frontal chest films with findings drawn at known places.
+"""Synthetic frontal chest films, called phantoms, with findings drawn at known places.
 
 Enough of a chest film for small models to learn from within minutes, and no more: shapes in grey,
 not anatomy. Seeded, so that the same call gives the same pixels.
@@ -62,7 +62,7 @@ DRAWABLE: tuple[Finding, ...] = tuple(OBSERVATION_OF)
 
 @dataclass(frozen=True)
 class Phantom:
-    """A drawn film.
+    """A drawn phantom.
 
     Attributes:
         image: grey ("L"), square.
@@ -80,7 +80,7 @@ def sample_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
 
 
 def draw(findings: Collection[Finding], seed: int, size: int = 96) -> Phantom:
-    """Draws a film; the same findings (in any order), seed and size give the same pixels.
+    """Draws a phantom; the same findings (in any order), seed and size give the same pixels.
 
     A seed stands for a patient: with other findings it gives the same chest, exposure and noise.
 
@@ -94,14 +94,14 @@ def draw(findings: Collection[Finding], seed: int, size: int = 96) -> Phantom:
     """
     if unknown := set(findings) - set(DRAWABLE):
         raise ValueError(f"unknown findings {sorted(unknown)}; known: {', '.join(DRAWABLE)}")
-    film = _Chest(np.random.default_rng([seed, 0]), findings, size)
+    chest = _Chest(np.random.default_rng([seed, 0]), findings, size)
     boxes: dict[Finding, Box] = {}
     for finding in DRAWABLE:
         if finding in findings:
             name, _, side = finding.partition("_")
             rng = np.random.default_rng([seed, 1 + DRAWABLE.index(finding)])
-            boxes[finding] = _box(_DRAW[name](film, rng, side))
-    return Phantom(film.develop(), boxes)
+            boxes[finding] = _box(_DRAW[name](chest, rng, side))
+    return Phantom(chest.develop(), boxes)
 
 
 Reporter = Callable[[Collection[Finding], np.random.Generator], str]
@@ -130,7 +130,7 @@ def write_phantoms(
     """Draws phantoms into a folder: `<id>.png` each, and `phantoms.jsonl` about all of them.
 
     A line of `phantoms.jsonl` holds id, image, report, findings and boxes, so that it is a studies
-    file too. The same arguments give the same files; another seed gives other ids and other films.
+    file too. The same arguments give the same files; another seed gives other ids and phantoms.
 
     Args:
         folder: made if need be; files of the same name are overwritten.
@@ -322,83 +322,83 @@ class _Chest:
         return body * (tissue + breast + 0.09 * _strokes(self.size, bones))
 
     def develop(self) -> Image.Image:
-        """The finished film."""
+        """The finished image."""
         air = self.air * (1 - 0.30 * self.vessels)
         light = np.clip(self.tissue - self.depth * air, 0, 1) ** self.gamma * self.gain
         grey = np.clip(0.06 + light + self.noise, 0, 1)
         return Image.fromarray((255 * grey).astype(np.uint8))
 
 
-def _cardiomegaly(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
-    return film.heart  # drawn with the chest
+def _cardiomegaly(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
+    return chest.heart  # drawn with the chest
 
 
-def _effusion(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _effusion(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """Fluid at the base whose surface climbs the chest wall."""
     depth, climb = rng.uniform(-0.01, 0.18), rng.uniform(0.04, 0.12)
-    level = film.angle[side] - 0.05 - depth - climb * (film.u(side) / film.wide) ** 3
-    fluid = _step(film.y - level, 0.04) * film.lungs[side]
-    film.air = film.air * (1 - rng.uniform(0.75, 0.95) * fluid)
+    level = chest.angle[side] - 0.05 - depth - climb * (chest.u(side) / chest.wide) ** 3
+    fluid = _step(chest.y - level, 0.04) * chest.lungs[side]
+    chest.air = chest.air * (1 - rng.uniform(0.75, 0.95) * fluid)
     return fluid
 
 
-def _pneumothorax(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _pneumothorax(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A lung fallen from the wall: a thin white edge, and beyond it air without vessels."""
     gap = rng.uniform(0.045, 0.11)
-    inside = film.wall(gap) - film.u(side) * (1 - 0.1 * film.y)
-    beyond = _step(-inside, 0.012) * _step(film.u(side) - 0.05) * film.lungs[side]
-    edge = _bell(inside, 0.009) * film.lungs[side]
-    film.vessels = film.vessels * (1 - beyond)
-    film.air = film.air * (1 + rng.uniform(0.18, 0.32) * beyond)
-    film.air = film.air * (1 - rng.uniform(0.2, 0.5) * edge)
+    inside = chest.wall(gap) - chest.u(side) * (1 - 0.1 * chest.y)
+    beyond = _step(-inside, 0.012) * _step(chest.u(side) - 0.05) * chest.lungs[side]
+    edge = _bell(inside, 0.009) * chest.lungs[side]
+    chest.vessels = chest.vessels * (1 - beyond)
+    chest.air = chest.air * (1 + rng.uniform(0.18, 0.32) * beyond)
+    chest.air = chest.air * (1 - rng.uniform(0.2, 0.5) * edge)
     return beyond
 
 
-def _consolidation(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _consolidation(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A patch with a ragged edge in the lower half, above an effusion if there is one."""
-    lowest = 0.50 if side in film.blocked else 0.66
+    lowest = 0.50 if side in chest.blocked else 0.66
     y = rng.uniform(0.42, lowest)
-    x = film.seen(side, y, rng.uniform(0.3, 0.7))
+    x = chest.seen(side, y, rng.uniform(0.3, 0.7))
     wide, tall = rng.uniform(0.06, 0.12), rng.uniform(0.06, 0.11)
-    radius = np.sqrt(np.square((film.x - x) / wide) + np.square((film.y - y) / tall))
-    patch = _step(1 - radius + 0.22 * _cloud(rng, film.size, 12), 0.7) * film.lungs[side]
-    film.air = film.air * (1 - rng.uniform(0.35, 0.75) * patch)
+    radius = np.sqrt(np.square((chest.x - x) / wide) + np.square((chest.y - y) / tall))
+    patch = _step(1 - radius + 0.22 * _cloud(rng, chest.size, 12), 0.7) * chest.lungs[side]
+    chest.air = chest.air * (1 - rng.uniform(0.35, 0.75) * patch)
     return patch
 
 
-def _atelectasis(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _atelectasis(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A plate above a raised hemidiaphragm."""
-    side = film.collapsed
-    low = 0.55 if side in film.blocked else film.dome[side] - rng.uniform(0.04, 0.10)
-    slope, x = rng.uniform(-0.3, 0.3), film.x - film.seen(side, low, rng.uniform(0.35, 0.65))
+    side = chest.collapsed
+    low = 0.55 if side in chest.blocked else chest.dome[side] - rng.uniform(0.04, 0.10)
+    slope, x = rng.uniform(-0.3, 0.3), chest.x - chest.seen(side, low, rng.uniform(0.35, 0.65))
     along = _step(rng.uniform(0.09, 0.14) - np.abs(x), 0.05)
-    plate = _bell(film.y - low - slope * x, rng.uniform(0.02, 0.032)) * along * film.lungs[side]
-    film.air = film.air * (1 - rng.uniform(0.65, 0.95) * plate)
+    plate = _bell(chest.y - low - slope * x, rng.uniform(0.02, 0.032)) * along * chest.lungs[side]
+    chest.air = chest.air * (1 - rng.uniform(0.65, 0.95) * plate)
     return plate
 
 
-def _edema(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _edema(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """Haze around both hila that hides the vessels."""
     y, reach = rng.uniform(0.46, 0.54), rng.uniform(0.16, 0.22)
-    spread = np.abs(film.x - film.mid) - 0.12
-    wings = _bell(spread, reach * 0.7) * _bell(film.y - y, reach)
-    mottle = np.clip(1 + 0.3 * _cloud(rng, film.size, 16), 0, 1.5)
-    wings = wings * (film.lungs["right"] + film.lungs["left"])
-    film.air = film.air * (1 - np.clip(rng.uniform(0.22, 0.5) * wings * mottle, 0, 0.9))
-    film.vessels = film.vessels * (1 - 0.5 * wings)
+    spread = np.abs(chest.x - chest.mid) - 0.12
+    wings = _bell(spread, reach * 0.7) * _bell(chest.y - y, reach)
+    mottle = np.clip(1 + 0.3 * _cloud(rng, chest.size, 16), 0, 1.5)
+    wings = wings * (chest.lungs["right"] + chest.lungs["left"])
+    chest.air = chest.air * (1 - np.clip(rng.uniform(0.22, 0.5) * wings * mottle, 0, 0.9))
+    chest.vessels = chest.vessels * (1 - 0.5 * wings)
     return wings
 
 
-def _device(film: _Chest, rng: np.random.Generator, side: str) -> Plane:
+def _device(chest: _Chest, rng: np.random.Generator, side: str) -> Plane:
     """A pacemaker below a clavicle, its lead through the superior vena cava into the heart."""
     side = "left" if rng.random() < 0.6 else "right"
-    x, y = film.at(side, rng.uniform(0.22, 0.29)), rng.uniform(0.22, 0.30)
+    x, y = chest.at(side, rng.uniform(0.22, 0.29)), rng.uniform(0.22, 0.30)
     half = rng.uniform(0.03, 0.05)
-    vein = film.at("right", rng.uniform(0.02, 0.05))
-    tip = (film.at("left", rng.uniform(0.06, 0.12)), rng.uniform(0.66, 0.74))
-    lead = [(x, y), (film.at(side, 0.12), y - 0.05), (vein, rng.uniform(0.42, 0.52)), tip]
-    metal = _strokes(film.size, [([(x - half, y), (x + half, y)], 1.6 * half), (lead, 0.012)])
-    film.tissue = film.tissue + rng.uniform(0.3, 0.5) * metal
+    vein = chest.at("right", rng.uniform(0.02, 0.05))
+    tip = (chest.at("left", rng.uniform(0.06, 0.12)), rng.uniform(0.66, 0.74))
+    lead = [(x, y), (chest.at(side, 0.12), y - 0.05), (vein, rng.uniform(0.42, 0.52)), tip]
+    metal = _strokes(chest.size, [([(x - half, y), (x + half, y)], 1.6 * half), (lead, 0.012)])
+    chest.tissue = chest.tissue + rng.uniform(0.3, 0.5) * metal
     return metal
 
 

@@ -1,5 +1,5 @@
-"""The whole method on synthetic films: data, expert, model, pretraining, SFT, stage 1, stage 2,
-evaluation.
+"""The whole method on synthetic chest films, called phantoms: data, expert, model, pretraining,
+SFT, stage 1, stage 2, evaluation, audit.
 
 Every step leaves its result in `runs/demo` and is skipped where that is there already.
 """
@@ -7,6 +7,8 @@ Every step leaves its result in `runs/demo` and is skipped where that is there a
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,18 +35,19 @@ STAGES = {"sft": "SFT", "stage1": "Stage 1", "stage2": "Stage 2"}
 RUNS = {"pretraining": "Pretraining", **STAGES}
 """Everything that is run from a recipe, in order."""
 NOTICE = (
-    "The X-rays on this page are synthetic phantoms: shapes in grey with findings drawn at known "
-    "places, no patients. The sentences of the reference reports come from the IU X-ray "
-    "collection. Model and expert are tiny and were trained here, and in supervised fine-tuning "
-    "two reports in five belonged to another film; the numbers say that the method runs and "
-    "learns, and nothing about radiology."
+    "The X-rays on this page are synthetic chest films, called phantoms: shapes in grey with "
+    "findings drawn at known places, no patients. The sentences of the reference reports come from "
+    "the IU X-ray collection. Model and expert are tiny and were trained here, and in supervised "
+    "fine-tuning two reports in five belonged to another phantom; the numbers say that the method "
+    "runs and learns, and nothing about radiology."
 )
 STUDIES = {"train": (6000, 1), "stage1-studies": (400, 11), "stage2-studies": (1280, 12),
             "test": (512, 2)}  # fmt: skip
-"""Folder -> (how many phantoms, seed); seeds differ, so no film is in two folders."""
+"""Folder -> (how many phantoms, seed); seeds differ, so no phantom is in two folders."""
 CALIBRATION = "calibration.json"
 _MAX_NEW_TOKENS = 48
 _MISPAIRED = 0.4  # ours
+_AUDITED = 200  # ours
 
 
 def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
@@ -84,9 +87,14 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
                 run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
-        with step(target, f"{title}: evaluation on {STUDIES['test'][0]} held-out films") as target:
+        with step(
+            target, f"{title}: evaluation on {STUDIES['test'][0]} held-out phantoms"
+        ) as target:
             if target:
                 evaluate(root, stage)
+    with step(root / "audit", f"audit of the rewards of {STAGES['stage2']}") as target:
+        if target:
+            audit_stage2(root, target)
     page = _page(root)
     click.echo(f"whole demo: {(time.monotonic() - began) / 60:.1f} min")
     return page
@@ -157,7 +165,7 @@ def _base(data: Path, folder: Path, seed: int) -> None:
 
 
 def evaluate(root: Path, stage: str) -> None:
-    """Samples a report for every held-out film and writes responses.jsonl and evaluation.json."""
+    """Samples a report for every held-out phantom; writes responses.jsonl and evaluation.json."""
     from reward_sdk.rewards.image_text import image_text
     from valor_plugin.evaluation.evaluate import evaluate_model, write_responses
 
@@ -172,11 +180,23 @@ def evaluate(root: Path, stage: str) -> None:
 
 
 def _calibration(root: Path) -> Path:
-    """The expert's, over the SFT films, the same ruler for every stage."""
+    """The expert's, over the SFT phantoms, the same ruler for every stage."""
     path = root / CALIBRATION
     if not path.exists():
         calibration.write(path, str(root / "expert.pt"), "cpu", _studies(root / "train"))
     return path
+
+
+def audit_stage2(root: Path, folder: Path) -> None:
+    """Writes a page on what the rewards of stage 2 notice, over some held-out phantoms."""
+    from reward_sdk.audit.audit import audit, read_samples
+    from reward_sdk.audit.page import write_page
+    from reward_sdk.reward_set import RewardSet
+
+    rewards = RewardSet.from_file(RunFolder(root / "stage2").recipe)
+    samples, problems = read_samples(root / "test" / "phantoms.jsonl", _AUDITED)
+    folder.mkdir()
+    write_page(folder / "audit.html", audit(rewards, samples), "held-out phantoms", problems)
 
 
 def _page(root: Path) -> Path:
@@ -197,8 +217,17 @@ def _page(root: Path) -> Path:
         title = f"{STAGES[stage]}: rewards of the rollouts"
         curves.append((title, curve_svg(series, title)))
     page = root / "index.html"
-    write_page(page, "VALOR on phantoms", NOTICE, rows, curves, _examples(root, Example))
+    files = {"responses.jsonl": "every report of the held-out phantoms", "recipe.yaml": "recipe"}
+    links = [("What the rewards of Stage 2 notice", "audit/audit.html")] + [
+        (f"{title}: {text}", f"{stage}/{file}")
+        for stage, title in STAGES.items()
+        for file, text in files.items()
+    ]
+    examples = _examples(root, Example)
+    write_page(page, "VALOR on phantoms", NOTICE, rows, curves, examples, links)
     click.echo("\n" + table_text(rows) + "\n")
+    recipe = os.path.relpath(RunFolder(root / "stage2").recipe)
+    click.echo(f"to score a report of your own: reward-sdk serve --set {shlex.quote(recipe)}")
     return page
 
 
@@ -214,7 +243,13 @@ def _examples(root: Path, example: type, count: int = 6) -> list:
             image=open_image(phantom.study.image_ref),
             reference=phantom.study.report,
             responses={title: texts[i] for title, texts in responses.items()},
-            boxes=phantom.boxes,
+            boxes={_spoken(finding): box for finding, box in phantom.boxes.items()},
         )
         for i, phantom in enumerate(read_phantoms(root / "test")[:count])
     ]
+
+
+def _spoken(finding: str) -> str:
+    """ "left effusion" for "effusion_left"."""
+    name, _, side = finding.partition("_")
+    return f"{side} {name}".lstrip()

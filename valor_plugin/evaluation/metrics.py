@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from reward_sdk.errors import ConfigError, explain, nearest
 from reward_sdk.metrics import bleu_counts, corpus_bleu
-from reward_sdk.models.rule_labeler import label_reports
+from reward_sdk.models.rule_labeler import label_reports, wrong_sides
 from reward_sdk.observations import asserted
 from reward_sdk.rewards.wording import bleu_score, rouge_l_score
 from reward_sdk.text import extract_report, tokens
@@ -34,11 +34,14 @@ class FindingsComparison:
         correct: stated by both.
         missed: stated by the reference alone.
         unsupported: stated by the generated report alone.
+        wrong_side: those of `correct` that the generated report puts on a side which the reference
+            does not name. F1 counts them as correct, as its labels have no sides.
     """
 
     correct: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
+    wrong_side: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,11 @@ def compare_findings(reports: Sequence[str], references: Sequence[str]) -> list[
             correct=tuple(name for name in ours if name in theirs),
             missed=tuple(name for name in theirs if name not in ours),
             unsupported=tuple(name for name in ours if name not in theirs),
+            wrong_side=wrong_sides(report, reference),
         )
-        for ours, theirs in zip(stated_findings(reports), stated_findings(references), strict=True)
+        for report, reference, ours, theirs in zip(
+            reports, references, stated_findings(reports), stated_findings(references), strict=True
+        )
     ]
 
 
@@ -162,6 +168,29 @@ def evaluate(
     return Evaluation(tuple(studies))
 
 
+def bootstrap(
+    evaluation: Evaluation,
+    metric: str,
+    resamples: int = 1000,  # ours
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """The 95 % percentile interval of a corpus metric over the choice of studies, low and high.
+
+    Draws as `paired_bootstrap` does, and its interval has the same limits. None where the metric
+    is not defined.
+    """
+    if evaluation.metrics[metric] is None:
+        return None
+    draws = _draws(len(evaluation.studies), resamples, seed)
+    low, high = np.nanpercentile(_corpus(evaluation.studies, metric, draws), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _draws(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Drawing n studies with replacement = drawing how often each occurs; (resamples, n)."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(float)
+
+
 def paired_bootstrap(
     before: Evaluation,
     after: Evaluation,
@@ -192,9 +221,7 @@ def paired_bootstrap(
     ends = before.metrics[metric], after.metrics[metric]
     if ends[0] is None or ends[1] is None:
         raise ConfigError(f"{metric} is not defined in both evaluations: choose another metric")
-    n = len(before.studies)
-    # Drawing n studies with replacement = drawing how often each study occurs.
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(float)
+    draws = _draws(len(before.studies), resamples, seed)
     change = _corpus(after.studies, metric, draws) - _corpus(before.studies, metric, draws)
     low, high = np.nanpercentile(change, (2.5, 97.5))
     return ends[1] - ends[0], float(low), float(high)

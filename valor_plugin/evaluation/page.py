@@ -11,12 +11,14 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL.Image import Image
 
+from reward_sdk.models.rule_labeler import wrong_sides
 from reward_sdk.templates import template
 from reward_sdk.text import extract_report, sentences
 from valor_plugin.evaluation.metrics import (
     METRICS,
     Evaluation,
     FindingsComparison,
+    bootstrap,
     compare_findings,
     stated_findings,
 )
@@ -29,7 +31,13 @@ _COLUMNS = {
     "macro_f1": "Macro-F1",
     "similarity": "Similarity",
 }
-_OUTCOMES = {"correct": "✓ correct", "missed": "○ missed", "unsupported": "✗ unsupported"}
+_OUTCOMES = {
+    "correct": "✓ correct",
+    "wrong_side": "⇄ wrong side",
+    "missed": "○ missed",
+    "unsupported": "✗ unsupported",
+}
+_LETTER = 0.6  # ours: width of an average letter, of the font's size; a little wide on purpose
 
 
 @dataclass(frozen=True)
@@ -71,22 +79,42 @@ class _Cell:
 
 
 @dataclass(frozen=True)
+class _Box:
+    """A box with its name, which starts at `label` so that it ends within the image."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    label: float
+
+
+@dataclass(frozen=True)
 class _Report:
     stage: str
     text: str
     well_formed: bool
     findings: FindingsComparison
+    reference: str
+
+    def chips(self) -> list[tuple[str, str]]:
+        """(finding, outcome) of everything that the report or its reference states."""
+        named = {outcome: getattr(self.findings, outcome) for outcome in _OUTCOMES}
+        named["correct"] = [n for n in named["correct"] if n not in named["wrong_side"]]
+        return [(name, outcome) for outcome, names in named.items() for name in names]
 
     def marked(self) -> list[tuple[str, str]]:
         """(sentence, "correct" | "unsupported" | "") of a well-formed report, in order.
 
-        A sentence that states findings is correct if the reference states all of them.
+        A sentence that states findings is correct if the reference states all of them, none on
+        another side.
         """
         parts, supported = sentences(self.text), set(self.findings.correct)
         marked = []
         for part, names in zip(parts, stated_findings(parts), strict=True):
-            outcome = "correct" if supported.issuperset(names) else "unsupported"
-            marked.append((part, outcome if names else ""))
+            right = supported.issuperset(names) and not wrong_sides(part, self.reference)
+            marked.append((part, ("correct" if right else "unsupported") if names else ""))
         return marked
 
 
@@ -115,6 +143,7 @@ def write_page(
     rows: Sequence[StageRow],
     curves: Sequence[tuple[str, str]],
     examples: Sequence[Example],
+    links: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes the whole report page: one file without outside references or scripts.
 
@@ -125,18 +154,30 @@ def write_page(
         rows: one per stage, in training order.
         curves: (caption, svg) with the SVG as `curve_svg` makes it; put in unescaped.
         examples: X-rays to show with their reports.
+        links: (text, address relative to the page) of what else there is to read.
     """
     html = template(Path(__file__).parent, "page.html.jinja").render(
         title=title,
         notice=notice,
         columns=_COLUMNS.values(),
         rows=[
-            (row.stage, row.decoding, len(row.evaluation.studies), cells)
+            (row, zip(_COLUMNS.values(), cells, _intervals(row.evaluation), strict=True))
             for row, cells in zip(rows, _cells(rows), strict=True)
         ],
         curves=[(caption, Markup(svg)) for caption, svg in curves],
-        examples=[(example, _png_uri(example.image), _reports(example)) for example in examples],
+        examples=[
+            (
+                example.image,
+                _png_uri(example.image),
+                _boxes(example),
+                example.reference,
+                _reports(example),
+            )
+            for example in examples
+        ],
         outcomes=_OUTCOMES,
+        label_size=_label_size,
+        links=links,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
@@ -154,6 +195,25 @@ def _cells(rows: Sequence[StageRow]) -> list[list[_Cell]]:
     return [list(cells) for cells in zip(*columns, strict=True)]
 
 
+def _intervals(evaluation: Evaluation) -> list[str]:
+    found = [bootstrap(evaluation, metric) for metric in METRICS]
+    return ["" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}" for ends in found]
+
+
+def _boxes(example: Example) -> list[_Box]:
+    size = _label_size(example.image)
+    boxes = []
+    for name, (x0, y0, x1, y1) in example.boxes.items():
+        latest = example.image.width - _LETTER * size * len(name)
+        boxes.append(_Box(name, x0, y0, x1 - x0, y1 - y0, max(0.0, min(x0, latest))))
+    return boxes
+
+
+def _label_size(image: Image) -> float:
+    """Of the letters in an image, in its pixels."""
+    return image.width / 22
+
+
 def _reports(example: Example) -> list[_Report]:
     """Every stage's report with its findings; a malformed response is shown as it came."""
     reports = [extract_report(response) for response in example.responses.values()]
@@ -161,7 +221,7 @@ def _reports(example: Example) -> list[_Report]:
         [report or "" for report in reports], [example.reference] * len(reports)
     )
     return [
-        _Report(stage, report or response, report is not None, found)
+        _Report(stage, report or response, report is not None, found, example.reference)
         for (stage, response), report, found in zip(
             example.responses.items(), reports, findings, strict=True
         )

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import io
 import json
 import re
 from dataclasses import replace
 
 import httpx
 import pytest
+from PIL import Image
 from support.serving import REPORTS, TEXT, Server, samples
 
 from reward_sdk.client import RewardClient
@@ -229,7 +231,7 @@ def test_the_page_shows_the_rewards_and_loads_nothing_from_elsewhere(served):
 
 
 def test_the_form_scores_one_report_with_an_image(served, in_process):
-    form = {"report": REPORTS[0], "reference": REPORTS[1]}
+    form = {"response": REPORTS[0], "reference": REPORTS[1]}
     file = (served.images / "film1.png").read_bytes()
     page = httpx.post(f"{served.server.url}/try", data=form, files={"image": ("x.png", file)})
     image = ImageRef(data=file)
@@ -239,8 +241,105 @@ def test_the_form_scores_one_report_with_an_image(served, in_process):
     assert f"{expected.parts['image_text'].value:.4f}" in page.text
 
 
+def tried(served, again="", image=None, **form):
+    files = image and {"image": ("x.png", image)}
+    answer = httpx.post(
+        f"{served.server.url}/try", data={**form, "again": again}, files=files, timeout=60
+    )
+    assert answer.status_code == 200
+    return answer.text
+
+
+def words(page):
+    """What the page says, without its tags, on one line."""
+    return " ".join(re.sub("<[^>]+>", " ", page[page.index('id="try"') :]).split())
+
+
+def test_the_page_says_what_each_reward_read_of_each_finding(served):
+    image = (served.images / "film1.png").read_bytes()
+    response, reference = "Right pleural effusion. No edema.", "Left pleural effusion."
+    page = words(tried(served, image=image, response=response, reference=reference))
+    findings, seen = page.split("What findings_f1 read")[1].split("What image_text read")
+    assert "Pleural Effusion present, right present, left ✓ yes a wrong side" in findings
+    assert "Edema absent not mentioned –" in findings
+    assert "Fracture" not in findings  # neither text mentions it
+    assert re.search(r"Edema absent not mentioned [+-]\d\.\d\d [✓✗]", seen)
+    assert re.search(r"Cardiomegaly not mentioned not mentioned [+-]\d\.\d\d –", seen)
+
+
+def test_without_a_reference_nothing_is_said_of_one(served):
+    page = tried(served, response="Edema.", image=(served.images / "film1.png").read_bytes())
+    assert "What <code>image_text</code> read" in page
+    assert "What <code>findings_f1</code> read" not in page
+    assert ">Reference</th>" not in page
+
+
+def test_an_image_that_was_tried_is_shown_and_can_be_tried_again(served):
+    image = (served.images / "film1.png").read_bytes()
+    first = tried(served, image=image, response="Edema.")
+    [shown] = re.findall(r'src="data:image/png;base64,([^"]+)"', first)
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as opened:
+        assert opened.size == (48, 64)
+    [key] = re.findall(r'name="again" value="(\w+)" checked', first)
+    totals = re.compile(r"<strong>([\d.-]+)</strong>")
+    again = tried(served, again=key, response="Edema.")
+    assert totals.findall(again) == totals.findall(first)
+    assert shown in again
+    assert "img-src data:" in httpx.get(served.server.url).headers["content-security-policy"]
+
+
+def test_a_large_image_is_shown_small(served):
+    file = io.BytesIO()
+    Image.effect_noise((1500, 700), 50).save(file, "PNG")
+    page = tried(served, image=file.getvalue(), response="Edema.")
+    [shown] = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as opened:
+        assert opened.size == (512, 239)
+
+
+def test_an_image_that_is_no_longer_kept_is_asked_for_again(served):
+    page = tried(served, again="0" * 64, response="Edema.")
+    assert "the image is no longer kept: choose its file again" in page
+
+
+@pytest.mark.parametrize(
+    "image", [b"nothing", b"\x89PNG\r\n\x1a\n" + bytes(99), b"II*\0" + bytes(99)]
+)
+def test_an_image_that_cannot_be_read_leaves_the_other_scores(served, image):
+    page = tried(served, image=image, response=REPORTS[0], reference=REPORTS[1])
+    assert "image in memory: cannot be read" in page
+    assert "6 of 7 rewards</span>, without image_text" in page
+    assert not re.search(r"object at 0x|&lt;\w+\.", page)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"response": "x" * 100_001}, "response: more than 100,000 characters"),
+        ({"response": "x", "image": "y"}, "image: must be a file"),
+    ],
+)
+def test_what_is_wrong_with_the_form_is_said_on_the_page(served, form, message):
+    page = httpx.post(f"{served.server.url}/try", data=form).text
+    assert f'<p class="bad">{message}</p>' in page
+
+
+def test_a_total_of_fewer_rewards_than_the_set_has_says_so(served):
+    page = words(tried(served, response=REPORTS[0], reference=REPORTS[1]))
+    assert re.search(
+        r"Total [\d.-]+ of [\d.-]+ to [\d.-]+, 6 of 7 rewards , without image_text", page
+    )
+
+
+def test_a_reward_that_cannot_explain_itself_says_why(tmp_path, plugin):
+    with Server(tmp_path, {"moody": {}}, environment=plugin) as server:
+        page = httpx.post(f"{server.url}/try", data={"response": "Edema."}).text
+    assert "It cannot be shown: ValueError: I will not say why" in page
+    assert "<strong>1.0000</strong>" in page
+
+
 def test_what_was_tried_is_shown_as_text(served):
-    form = {"report": "<script>alert(1)</script>", "reference": "</textarea><b>"}
+    form = {"response": "<script>alert(1)</script>", "reference": "</textarea><b>"}
     page = httpx.post(f"{served.server.url}/try", data=form)
     assert "<script" not in page.text
     assert "</textarea><b>" not in page.text

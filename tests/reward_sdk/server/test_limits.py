@@ -150,7 +150,7 @@ def test_a_server_that_cannot_keep_an_upload_says_why(tmp_path):
     with Server(tmp_path, {"format": {}}) as server, httpx.Client(base_url=server.url) as client:
         assert client.get("/healthz").status_code == 200
         with without_files(server):
-            answer = client.post("/try", data={"report": "x"}, files=upload)
+            answer = client.post("/try", data={"response": "x"}, files=upload)
         assert answer.status_code == 503
         assert "Too many open files" in answer.json()["detail"]
 

@@ -88,13 +88,13 @@ def test_a_name_can_be_allowed(tmp_path):
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
 @pytest.mark.parametrize("path", ["/try", "/v1/score", "/get_reward"])
 def test_what_the_page_of_another_site_sends_is_not_scored(plain, origin, path):
-    answer = httpx.post(plain.url + path, data={"report": "x"}, headers={"Origin": origin})
+    answer = httpx.post(plain.url + path, data={"response": "x"}, headers={"Origin": origin})
     assert answer.status_code == 403
     assert "another site" in answer.json()["detail"]
 
 
 def test_the_form_of_the_page_itself_is_scored(plain):
-    form = {"report": "Clear."}
+    form = {"response": "Clear."}
     answer = httpx.post(f"{plain.url}/try", data=form, headers={"Origin": plain.url})
     assert answer.status_code == 200
 
@@ -368,7 +368,7 @@ def test_no_report_is_ever_logged(tmp_path, plugin):
             labels = {"query": [f"q {text}"], "prompts": ["q"], "labels": ["{SECRET"]}
             assert server.post("/get_reward", labels).status_code == 200
         server.post("/v1/score", {"samples": [{"response": "SECRET", "SECRET": 1}]})
-        httpx.post(f"{server.url}/try", data={"report": "SECRET"})
+        httpx.post(f"{server.url}/try", data={"response": "SECRET"})
         Server.until(lambda: "/v1/score 422" in server.log())
     assert "SECRET" not in server.log()
 
