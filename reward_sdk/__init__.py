@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from reward_sdk.types import Evidence, ImageRef, Outcome, Sample, Score
 
 __all__ = [
-    "Evidence", "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score", "reward",
+    "Evidence", "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score",
+    "reward",
 ]  # fmt: skip
 
 _HOME = {

@@ -193,7 +193,7 @@ def audit_stage2(root: Path, folder: Path) -> None:
     from reward_sdk.audit.page import write_page
     from reward_sdk.reward_set import RewardSet
 
-    rewards = RewardSet.from_file(RunFolder(root / "stage2").recipe)
+    rewards = RewardSet.from_config(RunFolder(root / "stage2").recipe)
     samples, problems = read_samples(root / "test" / "phantoms.jsonl", _AUDITED)
     folder.mkdir()
     write_page(folder / "audit.html", audit(rewards, samples), "held-out phantoms", problems)
