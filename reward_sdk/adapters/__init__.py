@@ -68,14 +68,14 @@ _INTRODUCTION = """\
 # Rewards in other stacks
 
 One definition of a reward set, `rewards.yaml` (see [rewards](rewards.md)), and the same totals in
-every stack. Where its path stands, a list of names (`["rouge_l", "format"]`), a dict or the URLs of
-[reward servers](server.md) (`"http://node1:8000,http://node2:8000"`) can stand, too. `pip install .`
-in the clone is all that a stack's environment needs for text rewards. Where the stack starts its
-workers elsewhere, as Ray does, give paths in full. Servers that want a token find it in
+every stack. Where its path stands, a list of names (`["rouge_l", "format"]`), a dict or the URLs
+of [reward servers](server.md) (`"http://node1:8000,http://node2:8000"`) can stand, too. `pip
+install .` in the clone is all that a stack's environment needs for text rewards. Where the stack
+starts its workers elsewhere, as Ray does, give paths in full. Servers that want a token find it in
 `$REWARD_SDK_TOKEN`. The lines below are beside those that the stack itself wants of a task.
 
-Responses are reports between `<report>` tags. Where the policy writes reports without them, say so in
-the set, `tags: optional`, else rewards that read reports give their lowest value, and a warning.
+Responses are reports between `<report>` tags. Where the policy writes reports without them, say so
+in the set, `tags: optional`, else rewards that read reports give their lowest value, and a warning.
 
 A row has its report under `reference`, `report` or `ground_truth`, its X-ray under `image` or
 `images`, and may have `view` and `id`. None, NaN and blank texts stand for what it does not have.

@@ -1,6 +1,7 @@
 """A stack takes a set however it is written."""
 
 import asyncio
+from collections import UserDict, UserList
 
 import pytest
 
@@ -31,11 +32,9 @@ def test_trl_needs_one_line_for_rewards_by_their_names():
     assert [func.__name__ for func in funcs] == ["rouge_l", "format", "missing_parts"]
 
 
-@pytest.mark.parametrize("rewards", WAYS)
-def test_verl_takes_them_from_its_configuration(rewards):
-    omegaconf = pytest.importorskip("omegaconf")
-    given = omegaconf.OmegaConf.create(rewards)
-    found = asyncio.run(verl.compute_score("", "<report> a </report>", "a", rewards=given))
+@pytest.mark.parametrize("rewards", [UserList(["rouge_l", "format"]), UserDict(WAYS[1])])
+def test_verl_takes_mappings_and_lists_of_its_configuration_that_are_no_dicts(rewards):
+    found = asyncio.run(verl.compute_score("", "<report> a </report>", "a", rewards=rewards))
     assert found["score"] == 2
 
 
