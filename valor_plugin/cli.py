@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reward_sdk.commands.boundary import Boundary
+from reward_sdk.errors import ConfigError
 
 
 @click.group(
@@ -118,12 +119,15 @@ def demo(recipes: str | None, out: str, device: str) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, type=click.Path(), help="The studies file to write.")
-def prepare(folder: str, out: str) -> None:
+@click.option("--force", is_flag=True, help="Replaces the file if it is there.")
+def prepare(folder: str, out: str, force: bool) -> None:
     """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
     from valor_plugin.data.studies import studies_of_folder, write_studies
 
-    studies = studies_of_folder(Path(folder))
     path = Path(out)
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already: name another file, or replace it with --force")
+    studies = studies_of_folder(Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_studies(studies, path)
     click.echo(f"{len(studies)} studies: {path}")

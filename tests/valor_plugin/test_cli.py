@@ -409,6 +409,17 @@ def test_prepare_lists_a_folder_of_images(there):
     assert Path(json.loads(line)["image"]).name == "film.png"
 
 
+def test_prepare_replaces_a_file_only_when_told_to(there):
+    message = refused("prepare", ".", "--out", "studies.jsonl")
+    assert (
+        "studies.jsonl is there already: name another file, or replace it with --force" in message
+    )
+    assert "Clear." in (there / "studies.jsonl").read_text()
+    done = CliRunner().invoke(main, ["prepare", ".", "--out", "studies.jsonl", "--force"])
+    assert (done.exit_code, done.output) == (0, "1 studies: studies.jsonl\n")
+    assert "Clear." not in (there / "studies.jsonl").read_text()
+
+
 def test_prepare_refuses_a_folder_without_images(there):
     assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")
 

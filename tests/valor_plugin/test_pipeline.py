@@ -38,3 +38,18 @@ def test_the_demo_checks_every_recipe_before_it_starts(tmp_path):
     with pytest.raises(ConfigError, match=r"stage1\.yaml: OpenRLHF has no option"):
         pipeline.run(tmp_path, tmp_path / "runs", "cpu")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_demo_writes_into_no_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "index.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no folder of the demo and not empty, .* index\.html"):
+        pipeline.run(ROOT / "recipes/demo", tmp_path, "cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize("begun", ["train.part", "train/phantoms.jsonl", "nothing"])
+def test_the_demo_goes_on_in_a_folder_of_its_own(tmp_path, begun):
+    if begun != "nothing":
+        (tmp_path / begun).parent.mkdir(exist_ok=True)
+        (tmp_path / begun).touch()
+    assert pipeline._check_root(tmp_path) is None

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
@@ -56,11 +57,15 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         root: where everything is kept.
         device: "auto", "cpu" or "cuda".
         seed: of model, data order and sampling.
+
+    Raises:
+        ConfigError: a recipe is wrong, or the folder holds what is none of the demo's.
     """
     for stage in RUNS:
         describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)
     for module in ("curves", "page"):  # what the last step needs is missed now, not after minutes
         import_module(f"valor_plugin.evaluation.{module}")
+    _check_root(root)
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
@@ -90,6 +95,18 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     page = _page(root)
     click.echo(f"whole demo: {(time.monotonic() - began) / 60:.1f} min")
     return page
+
+
+def _check_root(root: Path) -> None:
+    """That the folder is the demo's, by the result that it makes first, or has nothing in it."""
+    first = next(iter(STUDIES))
+    if not root.exists() or (root / first / "phantoms.jsonl").is_file():
+        return
+    if other := next((path for path in root.iterdir() if path.name != f"{first}.part"), None):
+        raise ConfigError(
+            f"{root} is no folder of the demo and not empty, it holds {other.name}: choose a new "
+            "folder with --out"
+        )
 
 
 def run_stage(recipe: Path, root: Path, out: Path, device: str, seed: int,
