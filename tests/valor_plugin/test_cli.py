@@ -216,6 +216,19 @@ def test_a_folder_with_a_finished_run_is_refused(there, recipe):
     assert "done holds a finished run" in train(recipe, "--out", "done")
 
 
+@pytest.mark.parametrize("option", ["--device=cpu", "--dry-run", "--command-only"])
+def test_a_folder_whose_path_the_host_would_split_is_refused(there, option):
+    message = train("grpo.yaml", "--out", "lr=1e-4,seed=1", option)
+    assert "lr=1e-4,seed=1 has ',' in its path, which separates datasets" in message
+    assert not (there / "lr=1e-4,seed=1").exists()
+
+
+def test_a_model_in_whose_path_vllm_would_see_a_pattern_is_refused(there):
+    (there / "model").rename(there / "model[1]")
+    message = train("grpo.yaml", "--set", "model.path='model[1]'")
+    assert "model.path: model[1] has '[' in it, which matches names of files" in message
+
+
 def test_missing_weights_of_the_expert_are_refused(there):
     pytest.importorskip("torchxrayvision")
     message = train("grpo.yaml", "--set", "rewards={image_text: {expert: none.pt}}")
