@@ -11,6 +11,20 @@ from reward_sdk.commands.boundary import Boundary
 from reward_sdk.errors import ConfigError
 
 
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from valor_plugin import __version__
+    from valor_plugin.host.versions import installed
+
+    host = installed("openrlhf")
+    click.echo(
+        f"valor-rrg {__version__} (command `{context.info_name}` of valor_plugin; host OpenRLHF "
+        f"{host.version if host else 'not installed'})"
+    )
+    context.exit()
+
+
 @click.group(
     cls=Boundary,
     extra="openrlhf",
@@ -21,7 +35,10 @@ from reward_sdk.errors import ConfigError
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="valor-rrg")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Says which releases of this package and of the host these are.",
+)  # fmt: skip
 def main() -> None:
     """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
+import reward_sdk
+import valor_plugin
 from reward_sdk.commands import boundary
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
@@ -474,3 +478,30 @@ def test_recipes_are_listed_and_copied(there):
     copied = CliRunner().invoke(main, ["recipes", "--copy", "mine"])
     assert re.fullmatch(r"\d+ files: mine\n", copied.output)
     assert "is there already" in refused("recipes", "--copy", "mine")
+
+
+def test_the_version_says_of_what_it_is_the_version():
+    printed = CliRunner().invoke(main, ["--version"], prog_name="openrlhf").output
+    assert re.fullmatch(
+        r"valor-rrg [\d.]+ \(command `openrlhf` of valor_plugin; host OpenRLHF 0\.11\.2\)\n",
+        printed,
+    )
+
+
+def test_the_packages_know_their_version():
+    assert valor_plugin.__version__ == reward_sdk.__version__ == version("valor-rrg")
+    with pytest.raises(AttributeError, match="no attribute 'version'"):
+        _ = valor_plugin.version
+
+
+@pytest.mark.parametrize("package", [reward_sdk, valor_plugin])
+def test_the_packages_say_that_they_are_typed(package):
+    assert files(package).joinpath("py.typed").is_file()
+
+
+def test_the_citation_names_the_release_and_the_paper():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["references"][0]["url"] == project["urls"]["Paper"]

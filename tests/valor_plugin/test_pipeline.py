@@ -1,11 +1,14 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.studies import Study
 from valor_plugin.demo import pipeline
+from valor_plugin.llava_med.check import check_model
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [Study(f"s{i}", Path(f"{i}.png"), f"Report {i}.") for i in range(100)]
@@ -29,6 +32,16 @@ def test_a_result_gets_its_name_when_it_is_whole(tmp_path):
     assert target.exists()
     with pipeline.step(target, "a step that was done before") as part:
         assert part is None
+
+
+def test_a_model_of_the_demo_has_a_card_that_says_what_it_is_not_for(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    pipeline.write_card(folder, "Stage 2")
+    _, front, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(front)["pipeline_tag"] == "image-text-to-text"
+    assert text.startswith("\n# Stage 2 of the demo of valor-rrg ")
+    assert "**Not for care.**" in text
+    assert check_model(str(folder)).image_tokens
 
 
 def test_the_demo_checks_every_recipe_before_it_starts(tmp_path):
