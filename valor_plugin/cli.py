@@ -44,7 +44,8 @@ def main() -> None:
 
 
 @main.command("train")
-@click.option("--recipe", "path", required=True, help="A YAML file, or the name of a shipped one.")
+@click.option("--recipe", "path", required=True, type=click.Path(),
+              help="A YAML file, or the name of a shipped one.")  # fmt: skip
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 @click.option(
     "--set",
