@@ -350,7 +350,10 @@ def test_a_dry_run_tells_packages_that_are_missing(there, monkeypatch):
     assert line.startswith("not installed: no-such-package: pip install 'valor-rrg[openrlhf]'")
 
 
-def test_a_dry_run_asks_reward_servers(there):
+def test_a_dry_run_asks_reward_servers(there, monkeypatch):
+    from valor_plugin.run import rewards
+
+    monkeypatch.setattr(rewards, "_GLANCE", 0.2)
     [line] = problems("--recipe", "grpo.yaml", "--set", "rewards={server: 'http://127.0.0.1:9'}")
     assert "start it with `reward-sdk serve`" in line
 
@@ -505,3 +508,11 @@ def test_the_citation_names_the_release_and_the_paper():
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]
     assert citation["references"][0]["url"] == project["urls"]["Paper"]
+
+
+def test_the_demo_runs_the_shipped_recipes_in_any_folder(there, monkeypatch):
+    from valor_plugin.demo import pipeline
+
+    monkeypatch.setattr(pipeline, "run", lambda recipes, *_: sorted(recipes.glob("stage*.yaml")))
+    printed = CliRunner().invoke(main, ["demo"]).output
+    assert printed.count("recipes/demo/stage") == 2

@@ -276,6 +276,9 @@ def test_a_set_that_is_only_in_the_current_folder_is_refused_with_what_to_write(
 def test_set_reaches_into_a_set_that_the_recipe_names(beside):
     recipe = load_recipe(beside, ("rewards.rouge_l.weight=0.5", "rewards.format.weight=0.1"))
     assert recipe.rewards == {"rouge_l": {"weight": 0.5}, "format": {"weight": 0.1}}
+    assert (
+        yaml.safe_load(recipe.to_yaml())["rewards"] == recipe.rewards
+    )  # as the run's folder has it
 
 
 def test_set_reaches_into_a_set_that_the_command_line_names(beside):
