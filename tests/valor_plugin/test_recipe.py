@@ -160,7 +160,12 @@ def test_a_key_that_is_indented_wrongly_is_refused_with_its_place(refused, conte
 
 
 @pytest.mark.parametrize(
-    "text", ["rewards: {rouge_l: {weight: 1}}", "rouge_l: {weight: 1}\nformat:", "bleu: {}"]
+    "text",
+    [
+        "rewards: {rouge_l: {weight: 1}}\ntags: optional",
+        "rouge_l: {weight: 1}\nformat:",
+        "bleu: {}",
+    ],
 )
 def test_a_reward_set_that_is_given_as_a_recipe_is_called_one(refused, text):
     assert "this is a reward set; a recipe names it under `rewards`" in refused(text)
