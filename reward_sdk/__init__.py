@@ -5,7 +5,7 @@
     rewards = RewardSet.from_config({"rouge_l": {"weight": 0.9}, "format": {"weight": 0.1}})
     [score] = rewards.score([Sample("<report> No effusion. </report>", "No pleural effusion.")])
 
-What stands in `__all__` is imported when it is first asked for.
+What stands in `__all__` is imported when it is first asked for; `__version__` is looked up then.
 """
 
 from importlib import import_module
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from reward_sdk.registry import Reward, reward
     from reward_sdk.reward_set import RewardSet
     from reward_sdk.types import Evidence, ImageRef, Outcome, Sample, Score
+
+    __version__: str
 
 __all__ = [
     "Evidence", "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score",
@@ -30,12 +32,15 @@ _HOME = {
 if not TYPE_CHECKING:  # whose reader would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
-        if name not in __all__:
+        if name == "__version__":
+            found = import_module("importlib.metadata").version("valor-rrg")
+        elif name in __all__:
+            found = getattr(import_module(f"{__name__}.{_HOME.get(name, 'types')}"), name)
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{__name__}.{_HOME.get(name, 'types')}"), name)
         globals()[name] = found  # from now on without this detour
         return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -17,7 +17,9 @@ from reward_sdk.commands.stacks import stacks
     stopped={"score": "stopped; the same command goes on where it was"},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="valor-rrg")
+@click.version_option(
+    package_name="valor-rrg", message="%(package)s %(version)s (command `reward-sdk` of reward_sdk)"
+)
 def main() -> None:
     """Rewards for chest X-ray report generation."""
 

@@ -8,6 +8,21 @@ from pathlib import Path
 import click
 
 from reward_sdk.commands.boundary import Boundary
+from reward_sdk.errors import ConfigError
+
+
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from valor_plugin import __version__
+    from valor_plugin.host.versions import installed
+
+    host = installed("openrlhf")
+    click.echo(
+        f"valor-rrg {__version__} (command `{context.info_name}` of valor_plugin; host OpenRLHF "
+        f"{host.version if host else 'not installed'})"
+    )
+    context.exit()
 
 
 @click.group(
@@ -20,13 +35,17 @@ from reward_sdk.commands.boundary import Boundary
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="valor-rrg")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Says which releases of this package and of the host these are.",
+)  # fmt: skip
 def main() -> None:
     """Trains LLaVA-Med with verifiable and image-grounded rewards inside OpenRLHF."""
 
 
 @main.command("train")
-@click.option("--recipe", "path", required=True, help="A YAML file, or the name of a shipped one.")
+@click.option("--recipe", "path", required=True, type=click.Path(),
+              help="A YAML file, or the name of a shipped one.")  # fmt: skip
 @click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 @click.option(
     "--set",
@@ -118,12 +137,15 @@ def demo(recipes: str | None, out: str, device: str) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, type=click.Path(), help="The studies file to write.")
-def prepare(folder: str, out: str) -> None:
+@click.option("--force", is_flag=True, help="Replaces the file if it is there.")
+def prepare(folder: str, out: str, force: bool) -> None:
     """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
     from valor_plugin.data.studies import studies_of_folder, write_studies
 
-    studies = studies_of_folder(Path(folder))
     path = Path(out)
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already: name another file, or replace it with --force")
+    studies = studies_of_folder(Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_studies(studies, path)
     click.echo(f"{len(studies)} studies: {path}")

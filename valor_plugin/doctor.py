@@ -202,8 +202,10 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         people.
     """
     problems = []
-    stages = ("every stage", f"stage {recipe.stage}")
-    if absent := missing(package for package, user in PURPOSES.items() if user in stages):
+    users = {"every stage", f"stage {recipe.stage}"}
+    if "lora" in recipe.model.trainable:
+        users.add("LoRA")
+    if absent := missing(package for package, user in PURPOSES.items() if user in users):
         problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
     folder, begun = RunFolder(out), False
     try:

@@ -250,7 +250,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
-    if content and content.keys() <= {"rewards", *names()}:
+    if content.keys() & {"rewards", *names()} and not content.keys() & {"name", "stage", "model"}:
         raise ConfigError(f"{path}: this is a reward set; a recipe names it under `rewards`")
     where, folder = str(path), Path(path).parent  # folder: of files that `rewards` names
     for override in overrides:

@@ -4,6 +4,8 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("openrlhf")
+import reward_sdk
+import valor_plugin
 from reward_sdk.commands import boundary
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.cli import main
@@ -215,6 +219,19 @@ def test_a_folder_with_a_finished_run_is_refused(there, recipe):
     assert "done holds a finished run" in train(recipe, "--out", "done")
 
 
+@pytest.mark.parametrize("option", ["--device=cpu", "--dry-run", "--command-only"])
+def test_a_folder_whose_path_the_host_would_split_is_refused(there, option):
+    message = train("grpo.yaml", "--out", "lr=1e-4,seed=1", option)
+    assert "lr=1e-4,seed=1 has ',' in its path, which separates datasets" in message
+    assert not (there / "lr=1e-4,seed=1").exists()
+
+
+def test_a_model_in_whose_path_vllm_would_see_a_pattern_is_refused(there):
+    (there / "model").rename(there / "model[1]")
+    message = train("grpo.yaml", "--set", "model.path='model[1]'")
+    assert "model.path: model[1] has '[' in it, which matches names of files" in message
+
+
 def test_missing_weights_of_the_expert_are_refused(there):
     pytest.importorskip("torchxrayvision")
     message = train("grpo.yaml", "--set", "rewards={image_text: {expert: none.pt}}")
@@ -332,7 +349,10 @@ def test_a_dry_run_tells_packages_that_are_missing(there, monkeypatch):
     assert line.startswith("not installed: no-such-package: pip install 'valor-rrg[openrlhf]'")
 
 
-def test_a_dry_run_asks_reward_servers(there):
+def test_a_dry_run_asks_reward_servers(there, monkeypatch):
+    from valor_plugin.run import rewards
+
+    monkeypatch.setattr(rewards, "_GLANCE", 0.2)
     [line] = problems("--recipe", "grpo.yaml", "--set", "rewards={server: 'http://127.0.0.1:9'}")
     assert "start it with `reward-sdk serve`" in line
 
@@ -402,6 +422,17 @@ def test_prepare_lists_a_folder_of_images(there):
     assert Path(json.loads(line)["image"]).name == "film.png"
 
 
+def test_prepare_replaces_a_file_only_when_told_to(there):
+    message = refused("prepare", ".", "--out", "studies.jsonl")
+    assert (
+        "studies.jsonl is there already: name another file, or replace it with --force" in message
+    )
+    assert "Clear." in (there / "studies.jsonl").read_text()
+    done = CliRunner().invoke(main, ["prepare", ".", "--out", "studies.jsonl", "--force"])
+    assert (done.exit_code, done.output) == (0, "1 studies: studies.jsonl\n")
+    assert "Clear." not in (there / "studies.jsonl").read_text()
+
+
 def test_prepare_refuses_a_folder_without_images(there):
     assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")
 
@@ -443,3 +474,38 @@ def test_recipes_are_listed_and_copied(there):
     copied = CliRunner().invoke(main, ["recipes", "--copy", "mine"])
     assert re.fullmatch(r"\d+ files: mine\n", copied.output)
     assert "is there already" in refused("recipes", "--copy", "mine")
+
+
+def test_the_version_says_of_what_it_is_the_version():
+    printed = CliRunner().invoke(main, ["--version"], prog_name="openrlhf").output
+    assert re.fullmatch(
+        r"valor-rrg [\d.]+ \(command `openrlhf` of valor_plugin; host OpenRLHF 0\.11\.2\)\n",
+        printed,
+    )
+
+
+def test_the_packages_know_their_version():
+    assert valor_plugin.__version__ == reward_sdk.__version__ == version("valor-rrg")
+    with pytest.raises(AttributeError, match="no attribute 'version'"):
+        _ = valor_plugin.version
+
+
+@pytest.mark.parametrize("package", [reward_sdk, valor_plugin])
+def test_the_packages_say_that_they_are_typed(package):
+    assert files(package).joinpath("py.typed").is_file()
+
+
+def test_the_citation_names_the_release_and_the_paper():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["references"][0]["url"] == project["urls"]["Paper"]
+
+
+def test_the_demo_runs_the_shipped_recipes_in_any_folder(there, monkeypatch):
+    from valor_plugin.demo import pipeline
+
+    monkeypatch.setattr(pipeline, "run", lambda recipes, *_: sorted(recipes.glob("stage*.yaml")))
+    printed = CliRunner().invoke(main, ["demo"]).output
+    assert printed.count("recipes/demo/stage") == 2

@@ -160,7 +160,12 @@ def test_a_key_that_is_indented_wrongly_is_refused_with_its_place(refused, conte
 
 
 @pytest.mark.parametrize(
-    "text", ["rewards: {rouge_l: {weight: 1}}", "rouge_l: {weight: 1}\nformat:", "bleu: {}"]
+    "text",
+    [
+        "rewards: {rouge_l: {weight: 1}}\ntags: optional",
+        "rouge_l: {weight: 1}\nformat:",
+        "bleu: {}",
+    ],
 )
 def test_a_reward_set_that_is_given_as_a_recipe_is_called_one(refused, text):
     assert "this is a reward set; a recipe names it under `rewards`" in refused(text)
@@ -276,6 +281,9 @@ def test_a_set_that_is_only_in_the_current_folder_is_refused_with_what_to_write(
 def test_set_reaches_into_a_set_that_the_recipe_names(beside):
     recipe = load_recipe(beside, ("rewards.rouge_l.weight=0.5", "rewards.format.weight=0.1"))
     assert recipe.rewards == {"rouge_l": {"weight": 0.5}, "format": {"weight": 0.1}}
+    assert (
+        yaml.safe_load(recipe.to_yaml())["rewards"] == recipe.rewards
+    )  # as the run's folder has it
 
 
 def test_set_reaches_into_a_set_that_the_command_line_names(beside):

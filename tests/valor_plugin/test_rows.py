@@ -1,12 +1,16 @@
 """The dataset that the host reads."""
 
 import json
+import string
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.studies import Study
-from valor_plugin.host.rows import write_rows
+from valor_plugin.host.rows import check_path, write_rows
 
 
 def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(tmp_path):
@@ -30,3 +34,36 @@ def test_a_run_that_goes_on_refuses_other_studies(tmp_path):
     write_rows(studies, "q", tmp_path / "rows.jsonl", must_match=True)
     with pytest.raises(ConfigError, match="have changed"):
         write_rows(studies[1:], "q", tmp_path / "rows.jsonl", must_match=True)
+
+
+@pytest.mark.parametrize("name", ["lr=1e-4,seed=1", "a@b", "a::b", "$HOME", "a*", "a?", "[1]"])
+def test_a_path_that_the_host_would_read_otherwise_is_refused_with_what_is_wrong_in_it(name):
+    mark = next(m for m in (",", "@", "::", "$", "*", "?", "[") if m in name)
+    with pytest.raises(ConfigError) as caught:
+        check_path(Path("/runs", name, "train.jsonl"))
+    assert f"the run's folder /runs/{name} has {mark!r} in its path, which " in str(caught.value)
+    assert "choose another with --out, without , @ :: $ * ? [ ]" in str(caught.value)
+
+
+READ = """
+import runpy, sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+file = Path(find_spec("openrlhf").origin).parent / "datasets/utils.py"
+strategy = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: False)
+read = runpy.run_path(str(file))["blending_datasets"](sys.argv[1], strategy=strategy)
+assert read["prompt"] == ["<image>q"], read
+"""
+
+
+@pytest.mark.slow
+def test_the_host_reads_a_path_with_any_other_characters(tmp_path):
+    pytest.importorskip("openrlhf")
+    name = "".join(c for c in string.punctuation if c not in ",@$*?[]/")
+    path = tmp_path / f"{name} é 胸" / "train.jsonl"
+    check_path(path)
+    path.parent.mkdir()
+    write_rows([Study("s1", tmp_path / "film.png")], "q", path)
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": ""}
+    subprocess.run([sys.executable, "-c", READ, str(path)], check=True, env=environment)

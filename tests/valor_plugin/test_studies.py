@@ -113,7 +113,7 @@ def test_written_image_paths_are_relative_where_they_can_be(folder):
         (row(image="films/none.png", id="s9"), "study 's9': image .*none.png: no such file"),
         (row(image="films", id="s9"), "study 's9': image .*: cannot be read"),
         (row(image="studies.jsonl", id="s9"), "study 's9': image .*: cannot be read"),
-        (row(image="a\0b", id="s9"), "'image': embedded null byte"),
+        (row(image="a\0b", id="s9"), "'image': .*embedded null"),
         (row(), "id 's1' was used before"),
     ],
 )

@@ -20,7 +20,9 @@ from pathlib import Path
 import click
 import numpy as np
 
+from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
+from valor_plugin import __version__
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
 from valor_plugin.demo.phantoms import read_phantoms
@@ -41,6 +43,39 @@ NOTICE = (
     "fine-tuning two reports in five belonged to another phantom; the numbers say that the method "
     "runs and learns, and nothing about radiology."
 )
+CARD = """\
+---
+license: cc-by-nc-nd-4.0
+language: en
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [chest-x-ray, radiology, report-generation, synthetic-data, llava, valor-rrg]
+---
+
+# {title} of the demo of valor-rrg {version}
+
+A LLaVA of 2.7 million parameters that `openrlhf demo` trained on synthetic phantoms. It shows that
+a method runs and learns, and is of no other use.
+
+**Not for care.** It has never seen an X-ray of a patient, and what it writes about one means
+nothing.
+
+## Training
+
+- Images: phantoms, shapes in grey with findings drawn at known places; no patients.
+- Reports: sentences of the IU X-ray collection, put together to say what was drawn. In supervised
+  fine-tuning two reports in five belonged to another phantom. The collection is under CC BY-NC-ND,
+  so this model is to be tried, not to be passed on; the software is under Apache-2.0.
+- Stages: pretraining, SFT, stage 1 (rewards for the text), stage 2 (a reward for agreement with the
+  image, by a small expert that was trained on phantoms too). This is the model after: {title}.
+- Prompt: {prompt}
+- Method: VALOR, https://arxiv.org/abs/2512.16201; nothing here reproduces the paper's numbers.
+
+## Limits
+
+Six findings, one view, images of 96 x 96 pixels, a vocabulary of 512 tokens. Its numbers on
+held-out phantoms are in `evaluation.json` beside this folder, and say nothing about radiology.
+"""
 STUDIES = {"train": (6000, 1), "stage1-studies": (400, 11), "stage2-studies": (1280, 12),
             "test": (512, 2)}  # fmt: skip
 """Folder -> (how many phantoms, seed); seeds differ, so no phantom is in two folders."""
@@ -59,11 +94,15 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         root: where everything is kept.
         device: "auto", "cpu" or "cuda".
         seed: of model, data order and sampling.
+
+    Raises:
+        ConfigError: a recipe is wrong, or the folder holds what is none of the demo's.
     """
     for stage in RUNS:
         describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)
     for module in ("curves", "page"):  # what the last step needs is missed now, not after minutes
         import_module(f"valor_plugin.evaluation.{module}")
+    _check_root(root)
     root.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for folder, (count, data_seed) in STUDIES.items():
@@ -84,7 +123,9 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     for stage, title in RUNS.items():
         with step(root / stage / "model", f"{title}: {recipes / stage}.yaml") as target:
             if target:
-                run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
+                model = run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
+                if stage in STAGES:
+                    write_card(model, title)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
         with step(
@@ -98,6 +139,24 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     page = _page(root)
     click.echo(f"whole demo: {(time.monotonic() - began) / 60:.1f} min")
     return page
+
+
+def write_card(model: Path, title: str) -> None:
+    """Writes README.md, the model card, into the folder of a model that the demo has trained."""
+    card = CARD.format(title=title, version=__version__, prompt=PLAIN_REPORT)
+    (model / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_root(root: Path) -> None:
+    """That the folder is the demo's, by the result that it makes first, or has nothing in it."""
+    first = next(iter(STUDIES))
+    if not root.exists() or (root / first / "phantoms.jsonl").is_file():
+        return
+    if other := next((path for path in root.iterdir() if path.name != f"{first}.part"), None):
+        raise ConfigError(
+            f"{root} is no folder of the demo and not empty, it holds {other.name}: choose a new "
+            "folder with --out"
+        )
 
 
 def run_stage(recipe: Path, root: Path, out: Path, device: str, seed: int,

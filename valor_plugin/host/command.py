@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from reward_sdk.errors import ConfigError
 from valor_plugin.host import cluster, reference
 from valor_plugin.host.options import MODULE, gpus, read_options
-from valor_plugin.host.rows import KEYS
+from valor_plugin.host.rows import KEYS, check_path
 from valor_plugin.host.versions import check_host
 from valor_plugin.recipe import Recipe
 
@@ -166,12 +166,14 @@ def host_command(
         resumes: whether the run goes on from a checkpoint.
 
     Raises:
-        ConfigError: another host is installed; an option that it does not know, that the recipe
-            says elsewhere, or that does not work with this plugin; a value that it refuses;
-            options that do not go together, in the host's words or in ours.
+        ConfigError: another host is installed; a path with characters that mean something to it; an
+            option that it does not know, that the recipe says elsewhere, or that does not work with
+            this plugin; a value that it refuses; options that do not go together, in the host's
+            words or in ours.
     """
     if problem := check_host():
         raise ConfigError(problem)
+    check_path(paths.rows)
     _check_ours(recipe)
     chosen = _complete(recipe, paths, device, resumes)
     argv, options = read_options(recipe, chosen)
@@ -225,6 +227,12 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
 
 def _check_ours(recipe: Recipe) -> None:
     """What this plugin refuses by name."""
+    for mark in "*?[]":
+        if mark in recipe.model.path:
+            raise recipe.error(
+                f"model.path: {recipe.model.path} has {mark!r} in it, which matches names of files "
+                "where vLLM looks for weights: rename the folder"
+            )
     options = recipe.openrlhf
     for name, why in _REFUSED.items():
         value = options.get(name)

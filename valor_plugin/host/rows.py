@@ -15,6 +15,31 @@ from valor_plugin.data.studies import Study
 KEYS = {"data.input_key": "prompt", "data.label_key": "label", "data.image_key": "images"}
 """What the host is told of a row's keys."""
 
+_PATTERN = "matches names of files"
+_SPECIAL = {
+    ",": "separates datasets",
+    "@": "begins the name of a subfolder",
+    "::": "chains file systems",
+    "$": "begins a variable of the environment",
+    "*": _PATTERN, "?": _PATTERN, "[": _PATTERN, "]": _PATTERN,
+}  # fmt: skip
+"""What the host, or `datasets`, which it calls, makes of these in a dataset's path."""
+
+
+def check_path(path: Path) -> None:
+    """That the host will read this file and no other.
+
+    Raises:
+        ConfigError: with what the host would not take for a part of the path.
+    """
+    for mark, meaning in _SPECIAL.items():
+        if mark in str(path):
+            raise ConfigError(
+                f"the run's folder {path.parent} has {mark!r} in its path, which {meaning} where "
+                f"OpenRLHF reads {path.name}: choose another with --out, without "
+                f"{' '.join(_SPECIAL)}"
+            )
+
 
 def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False) -> None:
     """Writes prompt, image and label of each study; see `valor_plugin.data.labels`.

@@ -15,7 +15,8 @@ from reward_sdk.wire import ServedSet
 from valor_plugin.data.studies import Study
 from valor_plugin.recipe import Recipe
 
-_SERVER_WAIT = 120.0  # ours: seconds for reward servers to become ready
+_SERVER_WAIT = 120.0  # ours: seconds for reward servers to become ready, ...
+_GLANCE = 3.0  # ours: ... and where nothing is started
 
 
 def reward_set(recipe: Recipe, studies: Sequence[Study], record: Path) -> RewardSet | ServedSet:
@@ -38,13 +39,17 @@ def reward_set(recipe: Recipe, studies: Sequence[Study], record: Path) -> Reward
 
 
 def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator[ConfigError]:
-    """Everything for which `reward_set` would refuse. Rewards are built one by one, on the CPU if
-    there is no GPU; nothing is written, and servers are hardly waited for. Reports are not missed
-    where no study is known."""
+    """Everything for which `reward_set` would refuse; nothing is written.
+
+    Args:
+        recipe: of stage grpo.
+        studies: what will be scored; reports are not missed where there is none.
+        gpu: whether there is one; without it rewards are built on the CPU.
+    """
     needs: set[str] = set()
     if recipe.reward_servers:
         try:
-            needs |= set(_ask(recipe, 1.0).needs)
+            needs |= set(_ask(recipe, _GLANCE).needs)
         except ConfigError as error:
             yield error
     for name, keys in {} if recipe.reward_servers else (recipe.rewards or {}).items():
