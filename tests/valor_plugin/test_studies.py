@@ -107,7 +107,7 @@ def test_written_image_paths_are_relative_where_they_can_be(folder):
         (json.dumps({"image": "films/a.png"}), "the row has no 'id'"),
         (json.dumps({"id": "s9"}), "the row has no 'image'"),
         (row(id=""), "the row has no 'id'"),
-        (row(id=7), "the row has no 'id'"),
+        (row(id=7.5), "the row has no 'id'"),
         (row(image=None), "the row has no 'image'"),
         (row(report=["Clear."]), "'report' must be a text or null"),
         (row(image="films/none.png", id="s9"), "study 's9': image .*none.png: no such file"),
