@@ -20,6 +20,7 @@ def calibrate(expert: str, data: str, out: str, device: str) -> None:
     Side views are left out. `openrlhf train` does this by itself.
     """
     from reward_sdk.models.calibration import Calibration, fit_calibration
+    from reward_sdk.models.xray_expert import load_expert
 
     if Path(out).exists():
         try:
@@ -28,10 +29,6 @@ def calibrate(expert: str, data: str, out: str, device: str) -> None:
             raise ConfigError(
                 f"{out} is there and no calibration: name another file, or remove it"
             ) from None
-    try:
-        from reward_sdk.models.xray_expert import load_expert
-    except ImportError as error:
-        raise ConfigError(f"{error}: pip install 'valor-rrg[vision]'") from error
     found = []
     for row in read_rows(data):
         if not isinstance(row, BadRow) and row.image:

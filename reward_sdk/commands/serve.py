@@ -4,7 +4,6 @@ import click
 
 from reward_sdk.commands import set_option
 from reward_sdk.config import Source
-from reward_sdk.errors import ConfigError
 
 
 @click.command()
@@ -50,10 +49,8 @@ def serve(
 
     Exit codes: 0 stopped, 1 the address is taken, 2 the set or an option is wrong.
     """
-    try:
-        from reward_sdk.server.run import run
-    except ImportError as error:
-        raise ConfigError(f"{error}: pip install 'valor-rrg[server]'") from error
+    from reward_sdk.server.run import run
+
     run(
         rewards, host, port, images, token_file, insecure, allow_host, verbose,
         max_batch=max_batch, max_wait=max_wait_ms / 1000, max_queue=max_queue,

@@ -62,7 +62,8 @@ def create_app(
         rewards: the set.
         token: what clients must know; None lets everyone in.
         folders: image folders, resolved.
-        names: see `SiteMiddleware`.
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
+            machine's own names.
         queue: `max_batch`, `max_wait` and `max_queue` of `BatchedSet`.
     """
     server, intake = RewardServer(rewards, folders, **queue), Intake()

@@ -44,7 +44,8 @@ def run(
         images: image folders.
         token_file: see `read_token`.
         insecure: see `check_address`.
-        names: see `SiteMiddleware`.
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
+            machine's own names.
         verbose: logs every request, without its texts.
         queue: see `create_app`.
 

@@ -70,7 +70,8 @@ class SiteMiddleware:
 
     Args:
         app: what is asked otherwise.
-        names: of this server, beside addresses, "localhost" and the machine's own names.
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
+            machine's own names.
     """
 
     def __init__(self, app: ASGIApp, names: Sequence[str] = ()) -> None:

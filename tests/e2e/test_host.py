@@ -288,7 +288,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(chain: Chain) -> Served:
-    rewards = read_set(chain.root / "stage1.yaml")
+    rewards, _ = read_set(chain.root / "stage1.yaml")
     recipe = ["train", "--recipe", str(chain.root / "stage1.yaml")]
     port, out, wandb = free_port(), chain.root / "served", chain.root / "wandb"
     wandb.mkdir()
@@ -387,7 +387,7 @@ def test_a_reward_server_gives_a_run_the_rewards_that_it_would_have_in_process(s
 def test_a_run_folder_says_what_its_reward_server_served(served: Served):
     chain = served.chain
     record = json.loads((chain.root / "served" / "rewards.json").read_text())
-    expected = RewardSet.from_config(read_set(chain.root / "stage1.yaml"))
+    expected = RewardSet.from_config(chain.root / "stage1.yaml")
     assert record["set"] == expected.digest
 
 
@@ -398,7 +398,7 @@ def test_a_run_whose_reward_server_serves_another_set_is_not_continued(served: S
     (folder / "rewards.json").write_text('{"set": "another"}')
     mark = {"digest": "", "device": "cpu", "versions": {}}  # of a run's folder
     (folder / "versions.json").write_text(json.dumps(mark))
-    with Server(tmp_path / "server", read_set(chain.root / "stage1.yaml")) as server:
+    with Server(tmp_path / "server", read_set(chain.root / "stage1.yaml")[0]) as server:
         done = openrlhf(
             "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(folder),
             "--device", "cpu", "--set", f"rewards={{server: {server.url}}}",
