@@ -38,8 +38,8 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        what: it is.
-        ok: whether it is as it must be; None where it differs from what was tested.
+        what: what was looked at, such as the name of a package.
+        ok: whether what was looked at is as it must be; None where it differs from what was tested.
         detail: what was found, and what to do if it is not ok.
     """
 
@@ -192,10 +192,10 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
     """Makes every check of a run that needs no GPU. Nothing is written or started.
 
     Args:
-        recipe: of the run.
-        out: its folder.
-        device: "cpu"; with "auto" and "cuda" options are checked for GPUs, whose number is looked
-            at where there are any.
+        recipe: the recipe of the run.
+        out: the run's folder, which need not be there.
+        device: "cpu", "cuda" or "auto"; but for "cpu" the options are checked for GPUs, whose
+            number is looked at where there are any.
 
     Returns:
         Everything that is absent or wrong, one line each, and what would run, a few lines for

@@ -62,9 +62,11 @@ class _Section(BaseModel):
 
 
 class Lora(_Section):
-    """Attributes:
-    rank: of the adapters.
-    alpha: an adapter's product is multiplied by alpha / rank.
+    """Sizes of the adapters that LoRA adds to the language model.
+
+    Attributes:
+        rank: rank of the adapters, at least 1.
+        alpha: scale of the adapters, above 0: their product is multiplied by alpha / rank.
     """
 
     rank: Annotated[int, Field(ge=1)] = 128  # borrowed: LLaVA-1.5
@@ -72,11 +74,13 @@ class Lora(_Section):
 
 
 class Model(_Section):
-    """Attributes:
-    path: a Hugging Face LLaVA folder with its processor.
-    trainable: the part or parts that train: projector, language, tower, lora (adapters on the
-        frozen language model), a list of them, or "all", which is the first three.
-    lora: sizes of the adapters; `Lora()` where they train and this is left out.
+    """The model that is trained, and what of it.
+
+    Attributes:
+        path: a Hugging Face LLaVA folder with its processor.
+        trainable: the part or parts that train: projector, language, tower, lora (adapters on the
+            frozen language model), a list of them, or "all", which is the first three.
+        lora: sizes of the adapters, where "lora" trains; by default those of `Lora()`.
     """
 
     path: str
@@ -93,9 +97,11 @@ class Model(_Section):
 
 
 class Data(_Section):
-    """Attributes:
-    train: studies file, JSONL with `id`, `image` and (where there is one) `report`.
-    prompt: what the model is asked about every image.
+    """What the model is trained on.
+
+    Attributes:
+        train: path of the studies file, JSONL with `id`, `image` and (where there is one) `report`.
+        prompt: what the model is asked about every image.
     """
 
     train: str
@@ -103,10 +109,13 @@ class Data(_Section):
 
 
 class Advantage(_Section):
-    """Attributes:
-    rank: "linear" or "zscore" ranks inside each group; "off" leaves rewards to the host's own
-        estimator (`openrlhf: {algo.advantage.estimator: ...}`).
-    tie_tolerance: rewards closer than this share a rank.
+    """How the rewards of a group become advantages.
+
+    Attributes:
+        rank: "linear" or "zscore" ranks inside each group; "off" leaves rewards to the host's own
+            estimator (`openrlhf: {algo.advantage.estimator: ...}`).
+        tie_tolerance: largest distance from the smallest reward of a run at which a reward still
+            shares its rank, at least 0.
     """
 
     # ours: the paper's formula is not public
@@ -118,9 +127,10 @@ class Sft(_Section):
     """Supervised fine-tuning, on TRL's SFTTrainer.
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: studies per step.
-        learning_rate: peak, reached after a warm-up of 3 % and followed by a cosine.
+        steps: number of optimizer steps, at least 1.
+        batch_size: number of studies per optimizer step.
+        learning_rate: peak learning rate, reached after a warm-up of 3 % of the steps and followed
+            by a cosine.
     """
 
     steps: Annotated[int, Field(ge=1)]
@@ -129,6 +139,22 @@ class Sft(_Section):
 
 
 class Recipe(_Section):
+    """One run of training, as its YAML file describes it.
+
+    Attributes:
+        name: name of the run: letters, digits, "_", "." and "-", of which the last two do not begin
+            it.
+        stage: "sft" for supervised fine-tuning, "grpo" for training with rewards.
+        seed: random seed of the run.
+        model: the model that is trained, and what of it.
+        data: the studies and the prompt.
+        sft: how stage sft trains; None for stage grpo.
+        advantage: how rewards become advantages, in stage grpo.
+        rewards: the reward set of stage grpo, or `server` and the URLs of reward servers; None for
+            stage sft.
+        openrlhf: dotted name -> value of the host's options, in stage grpo.
+    """
+
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     stage: Literal["sft", "grpo"]
     seed: int = 42
@@ -149,7 +175,7 @@ class Recipe(_Section):
         """The set of its rewards, built.
 
         Raises:
-            ConfigError: its models cannot be loaded.
+            ConfigError: a model that a reward needs cannot be loaded.
         """
         return RewardSet.from_config(self.rewards or {}, self._rewards_source)
 
@@ -198,10 +224,10 @@ def about(recipe: Path) -> str:
 
 
 def copy_shipped(target: Path) -> int:
-    """Copies everything in the folder of the shipped recipes; how many files that are.
+    """Copies everything in the folder of the shipped recipes; gives the number of files.
 
     Raises:
-        ConfigError: one of them is there already; nothing was copied.
+        ConfigError: one of the files is there already; nothing was copied.
     """
     folder = shipped_folder()
     files = {
@@ -222,7 +248,7 @@ def find_recipe(name: str) -> Path:
     of one that is shipped.
 
     Raises:
-        ConfigError: there is neither; with the nearest name.
+        ConfigError: there is neither such a file nor such a shipped recipe; gives the nearest name.
     """
     path, shipped = Path(name), shipped_recipes()
     if path.is_file() or (path.exists() and name not in shipped):
@@ -239,13 +265,14 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
-        path: the YAML file. `rewards` in it may be the path of a reward set.
+        path: the YAML file of the recipe, in which `rewards` may be the path of a reward set.
         overrides: "dotted.key=value", the value read as YAML. Inside `openrlhf` the rest of the
             key is one option: "openrlhf.rollout.batch_size=64". "rewards.rouge_l.weight=0.5" also
             reaches into a set that is named by its path.
 
     Raises:
-        ConfigError: one paragraph that names the file, the key, what is wrong and the nearest name.
+        ConfigError: the recipe cannot be read or is wrong; one paragraph names the file, the key,
+            what is wrong and the nearest name.
     """
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):

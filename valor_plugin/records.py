@@ -33,7 +33,7 @@ class RewardMeans:
     """One reward over the samples of a policy step.
 
     Attributes:
-        mean: of its values; None where it gave none.
+        mean: mean of the reward's values; None where it gave none.
         applied: share of the samples that it gave a value, 0 to 1.
         failed: share of the samples on which it failed, 0 to 1.
     """
@@ -49,19 +49,19 @@ class Step:
     have and for what is not finite.
 
     Attributes:
-        step: from 1.
-        time: when it ended, in seconds since 1970.
-        reward: total of the reward set.
-        parts: of each reward, by name.
+        step: number of the policy step, counted from 1.
+        time: when the step ended, in seconds since 1970.
+        reward: mean total of the reward set.
+        parts: reward name -> its means over the samples of the step.
         unscored: share of the samples without a score of their own.
         tied: share of the groups in which no reward differs.
-        kl: divergence from the reference policy, by the run's estimator.
-        length: tokens of a response.
+        kl: mean divergence from the reference policy, by the run's estimator.
+        length: mean length of a response, in tokens.
         truncated: share of the responses that were cut at the longest length.
-        seconds: by phase: "generation", "experience" (log-probabilities and advantages),
-            "training", "sync" and "total".
-        synced: "tensors" and "bytes" that went to the engines.
-        metrics: what else the trainer logs, under its names.
+        seconds: phase -> seconds that it took: "generation", "experience" (log-probabilities and
+            advantages), "training", "sync" and "total".
+        synced: "tensors" and "bytes" -> how many of them went to the engines.
+        metrics: name -> each other number that the trainer logs of the step.
     """
 
     step: int
@@ -83,10 +83,10 @@ class TrainablePart:
     """A part of the model.
 
     Attributes:
-        part: its name, see `valor_plugin.llava_med.parts`.
-        tensors: how many it has.
-        parameters: how many numbers are in them.
-        trains: whether it trains.
+        part: name of the part, see `valor_plugin.llava_med.parts`.
+        tensors: number of tensors in the part.
+        parameters: number of parameters in the part, which is that of all numbers in its tensors.
+        trains: whether the part trains.
     """
 
     part: str
@@ -104,9 +104,9 @@ class Failure:
     """An exception that a process of the run ended with, or logged.
 
     Attributes:
-        process: "driver", or "vLLM" for a process of an engine.
-        time: when, in seconds since 1970.
-        error: its type and message, on one line.
+        process: the process that failed: "driver", or "vLLM" for a process of an engine.
+        time: when the exception was recorded, in seconds since 1970.
+        error: type and message of the exception, on one line.
     """
 
     process: str
@@ -145,8 +145,8 @@ class Follower(Generic[Record]):
     """Reads a file of records as it grows, from where it ends now.
 
     Args:
-        path: need not be there yet.
-        kind: of the records.
+        path: the file to read, which need not be there yet.
+        kind: type of the records, such as `Step`.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
@@ -171,7 +171,7 @@ def read_steps(path: Path) -> list[Step]:
     """The policy steps of a run in their order.
 
     Raises:
-        ConfigError: there are none, or a line is no record of a step.
+        ConfigError: the file cannot be read or holds no step, or a line is no record of a step.
     """
     try:
         lines = path.read_bytes().split(b"\n")

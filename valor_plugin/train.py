@@ -11,19 +11,20 @@ from valor_plugin.run.folder import RunFolder
 
 
 def train(recipe: Recipe, out: Path, device: str) -> Path:
-    """Runs one stage.
+    """Runs one stage and returns the folder of the trained model.
 
     Args:
-        recipe: what to run.
-        out: the run folder, see `RunFolder`.
-        device: "auto", "cpu" or "cuda".
+        recipe: the recipe of the stage.
+        out: the run's folder, whose files `RunFolder` lists.
+        device: "cpu", "cuda", or "auto" for CUDA where torch sees a device.
 
     Raises:
         ConfigError: something in the recipe or its files is wrong, or another run writes to the
             folder; nothing was started.
         ScoringError: supervised fine-tuning met an image that cannot be decoded.
         RunError: the run failed; the message holds its cause.
-        KeyboardInterrupt: after every process of the run has ended.
+        KeyboardInterrupt: the user stopped the run; raised after every process of the run has
+            ended.
     """
     folder, device = RunFolder(out), choose_device(device)
     with folder.held():

@@ -63,7 +63,7 @@ def create_app(
         rewards: the set to serve.
         token: the secret that clients must send; None lets everyone in.
         folders: folders of images that clients may name by path, without symbolic links.
-        names: host names of the server that browsers may ask, beside addresses, "localhost" and the
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
         queue: `max_batch`, `max_wait` and `max_queue`, as `BatchedSet` takes them.
     """

@@ -45,7 +45,7 @@ def run(
         token_file: file with the secret that clients must send; None takes that of
             $REWARD_SDK_TOKEN, without which everyone is let in.
         insecure: whether the server may be reachable from other machines without a token.
-        names: host names of the server that browsers may ask, beside addresses, "localhost" and the
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
         verbose: whether to log every request, without its texts.
         queue: `max_batch`, `max_wait` and `max_queue`, as `BatchedSet` takes them.

@@ -70,7 +70,7 @@ class SiteMiddleware:
 
     Args:
         app: the application that answers all other requests.
-        names: host names of the server that browsers may ask, beside addresses, "localhost" and the
+        names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
     """
 

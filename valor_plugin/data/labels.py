@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Label:
-    """Attributes:
-    id: of the study.
-    report: the radiologist's report without tags, or None.
-    view: how the X-ray was taken, or None where that is not known.
+    """What of a study the rewards need and the host does not know.
+
+    Attributes:
+        id: id of the study.
+        report: the radiologist's report without tags, or None.
+        view: how the X-ray was taken, as DICOM says it, such as "PA" or "LATERAL"; None where that
+            is not known.
     """
 
     id: str

@@ -26,10 +26,11 @@ class Study:
     """One chest X-ray examination.
 
     Attributes:
-        id: unique name.
+        id: id of the study, which no other in its file has.
         image: path of the X-ray.
         report: the radiologist's report without tags, or None.
-        view: how it was taken, or None where that is not known.
+        view: how the X-ray was taken, as DICOM says it, such as "PA" or "LATERAL"; None where that
+            is not known.
     """
 
     id: str
@@ -47,8 +48,8 @@ def read_studies(path: str | Path) -> list[Study]:
     """The studies of a JSONL file, see `reward_sdk.jsonl`; every image is checked.
 
     Raises:
-        ConfigError: naming file and line, for a missing file, an empty one, a line that is not a
-            study, an id that occurs twice, an image that is missing or cannot be read.
+        ConfigError: the file is missing or empty, a line is not a study, an id occurs twice, or an
+            image is missing or cannot be read; names file and line.
     """
     studies: list[Study] = []
     if problem := next(problems_of(path, studies), None):
@@ -60,8 +61,8 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
     """Everything for which `read_studies` would refuse a file, as it is found.
 
     Args:
-        path: the file.
-        studies: its studies are added to these.
+        path: the studies file, JSONL.
+        studies: list to which the file's studies are added, also those whose id or image is wrong.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -117,7 +118,7 @@ def studies_of_folder(folder: Path) -> list[Study]:
     their names.
 
     Raises:
-        ConfigError: there is none, or one cannot be read.
+        ConfigError: there is no such file, or one cannot be read.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     studies = [Study(str(path.relative_to(folder)), path.resolve()) for path in files]

@@ -72,6 +72,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def make_processor(texts: Iterable[str], shape: Shape) -> LlavaProcessor:
+    """The processor of images of this shape and of texts like these."""
     size = {"height": shape.image, "width": shape.image}
     images = CLIPImageProcessor(size=size, crop_size=size, do_convert_rgb=True)
     return LlavaProcessor(

@@ -167,8 +167,8 @@ class SentenceBank:
         What is denied is absent on both sides. Sentences stand in random order.
 
         Args:
-            findings: what is drawn.
-            rng: advanced by the call.
+            findings: findings that the phantom shows.
+            rng: random generator, which the call advances.
 
         Returns:
             A report of `MAX_REPORT_WORDS` words at most, without tags.

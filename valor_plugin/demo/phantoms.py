@@ -65,8 +65,9 @@ class Phantom:
     """A drawn phantom.
 
     Attributes:
-        image: grey ("L"), square.
-        boxes: each drawn finding's (x0, y0, x1, y1) in pixels; x1 and y1 are exclusive.
+        image: the drawn film, square, of mode "L" (grey).
+        boxes: drawn finding -> its box (x0, y0, x1, y1) in pixels of the image; x1 and y1 are
+            exclusive.
     """
 
     image: Image.Image
@@ -85,12 +86,12 @@ def draw(findings: Collection[Finding], seed: int, size: int = 96) -> Phantom:
     A seed stands for a patient: with other findings it gives the same chest, exposure and noise.
 
     Args:
-        findings: what to draw, each at most once.
-        seed: not negative.
+        findings: findings to draw, of `DRAWABLE`, each at most once.
+        seed: number of the patient, not negative.
         size: side of the image in pixels, 32 at least.
 
     Raises:
-        ValueError: a finding that is not in DRAWABLE.
+        ValueError: a finding is not in `DRAWABLE`.
     """
     if unknown := set(findings) - set(DRAWABLE):
         raise ValueError(f"unknown findings {sorted(unknown)}; known: {', '.join(DRAWABLE)}")
@@ -114,9 +115,10 @@ class PhantomStudy:
     """A phantom in a folder.
 
     Attributes:
-        study: its image and report.
-        findings: what is drawn.
-        boxes: where, see `Phantom`.
+        study: the phantom's image and report as a study.
+        findings: findings that the phantom shows, in the order of `DRAWABLE`.
+        boxes: drawn finding -> its box (x0, y0, x1, y1) in pixels of the image; x1 and y1 are
+            exclusive.
     """
 
     study: Study
@@ -133,10 +135,10 @@ def write_phantoms(
     file too. The same arguments give the same files; another seed gives other ids and phantoms.
 
     Args:
-        folder: made if need be; files of the same name are overwritten.
-        n: how many.
-        seed: not negative.
-        report: where the reports come from.
+        folder: folder to write into, made if need be; files of the same name are overwritten.
+        n: number of phantoms.
+        seed: random seed, not negative, which is also in the ids.
+        report: function that writes the report of a phantom.
         size: side of the images in pixels.
 
     Returns:

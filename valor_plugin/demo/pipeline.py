@@ -89,14 +89,14 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     """Runs what is missing and returns the path of the page.
 
     Args:
-        recipes: folder with the recipes of `RUNS`; their paths mean `root` where they say
-            `runs/demo`.
-        root: where everything is kept.
-        device: "auto", "cpu" or "cuda".
-        seed: of model, data order and sampling.
+        recipes: folder with the recipes of `RUNS`; where their paths say `runs/demo`, they mean
+            `root`.
+        root: folder in which everything is kept.
+        device: "cpu", "cuda", or "auto" for CUDA where torch sees a device.
+        seed: random seed of the model, the order of the data and the sampling.
 
     Raises:
-        ConfigError: a recipe is wrong, or the folder holds what is none of the demo's.
+        ConfigError: a recipe is wrong, or `root` holds files that are none of the demo's.
     """
     for stage in RUNS:
         describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)

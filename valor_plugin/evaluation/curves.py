@@ -69,11 +69,12 @@ def curve_svg(series: Mapping[str, Sequence[tuple[int, float]]], title: str) -> 
     the colour of the page around it.
 
     Args:
-        series: name in the legend -> (policy step, value), by step; one to four of them.
-        title: drawn above the chart, and its accessible name.
+        series: name in the legend -> points (policy step, value), ordered by step; one to four of
+            them.
+        title: title above the chart, which is its accessible name, too.
 
     Raises:
-        ValueError: no series, more than can be told apart, or one without points.
+        ValueError: there is no series, there are more than can be told apart, or one has no points.
     """
     if not 0 < len(series) <= len(_COLOURS) or not all(series.values()):
         raise ValueError(f"{title}: a chart takes 1 to {len(_COLOURS)} series that have points")

@@ -27,14 +27,14 @@ def evaluate_model(
     """The metrics of a model and the responses that they come from.
 
     Args:
-        model: a model folder.
-        studies: held out from training; metrics need their reports.
-        prompt: the question, as in training.
-        image_text: gives the similarity; None leaves it out. A response without a well-formed
-            report states nothing and has similarity 0.
-        temperature: 0 is greedy; 1 samples from the policy as training does.
-        max_new_tokens: the longest response.
-        seed: of the sampling.
+        model: folder of a Hugging Face LLaVA with its processor.
+        studies: studies that were held out from training; metrics need their reports.
+        prompt: the question about every image, as in training.
+        image_text: the reward that gives the similarity of image and report; None leaves it out. A
+            response without a well-formed report states nothing and has similarity 0.
+        temperature: sampling temperature: 0 is greedy; 1 samples from the policy as training does.
+        max_new_tokens: length of the longest response, in tokens.
+        seed: random seed of the sampling.
         device: a torch device.
     """
     responses = generate(

@@ -27,18 +27,18 @@ def generate(
     """One response per study, with its tags, without special tokens.
 
     Args:
-        model: a model folder.
-        studies: what to describe.
-        prompt: the question, as in training.
-        temperature: 0 decodes greedily; otherwise samples from the whole distribution, as the
-            rollouts of training do at temperature 1.
-        max_new_tokens: the longest response.
-        seed: of the sampling; equal seeds give equal responses on one machine.
-        batch_size: studies at a time.
+        model: folder of a Hugging Face LLaVA with its processor.
+        studies: studies whose images are described.
+        prompt: the question about every image, as in training.
+        temperature: sampling temperature: 0 decodes greedily; any other samples from the whole
+            distribution, as the rollouts of training do at temperature 1.
+        max_new_tokens: length of the longest response, in tokens.
+        seed: random seed of the sampling; equal seeds give equal responses on one machine.
+        batch_size: number of studies whose responses are generated at a time.
         device: a torch device.
 
     Raises:
-        ConfigError: `check_folder` refuses the model.
+        ConfigError: `check_folder` refuses the model's folder.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration

@@ -31,11 +31,11 @@ class FindingsComparison:
     """Findings that a report states, held against its reference, in `OBSERVATIONS` order.
 
     Attributes:
-        correct: stated by both.
-        missed: stated by the reference alone.
-        unsupported: stated by the generated report alone.
-        wrong_side: those of `correct` that the generated report puts on a side which the reference
-            does not name. F1 counts them as correct, as its labels have no sides.
+        correct: findings that both reports state.
+        missed: findings that the reference alone states.
+        unsupported: findings that the generated report alone states.
+        wrong_side: findings of `correct` that the generated report puts on a side which the
+            reference does not name. F1 counts them as correct, as its labels have no sides.
     """
 
     correct: tuple[str, ...] = ()
@@ -50,11 +50,13 @@ class StudyResult:
 
     Attributes:
         well_formed: whether the response is one `<report>` pair with text inside.
-        rouge_l: of this report, [0, 1].
-        sentence_bleu_4: smoothed BLEU-4 of this report alone, [0, 1]; their mean is no BLEU-4.
-        bleu_counts: what this report adds to the corpus' BLEU-4, see `reward_sdk.metrics`.
-        similarity: image-text score, as handed in.
-        findings: stated findings against the reference's.
+        rouge_l: ROUGE-L of this report with its reference, in [0, 1].
+        sentence_bleu_4: smoothed BLEU-4 of this report alone, in [0, 1]; its mean over studies is
+            no BLEU-4.
+        bleu_counts: the ten numbers that this report adds to the corpus' BLEU-4, as
+            `reward_sdk.metrics.bleu_counts` gives them.
+        similarity: similarity of image and report, as it was handed to `evaluate`.
+        findings: findings that the report states, held against the reference's.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -140,11 +142,11 @@ def evaluate(
         responses: generated texts with their tags, one per study.
         references: reports without tags; None where a study has none. Such a study counts in
             well_formed and similarity alone.
-        similarity: image-text score of each study, finite, or None for a side view; None if not
-            measured.
+        similarity: similarity of image and report of each study, finite, or None for a side view;
+            None for all if it was not measured.
 
     Raises:
-        ValueError: lists of unequal length, or a similarity that is not finite.
+        ValueError: the lists are of unequal length, or a similarity is not finite.
     """
     if not np.isfinite([value for value in similarity or () if value is not None]).all():
         raise ValueError("similarity must be finite: leave it out where it could not be measured")
@@ -208,7 +210,8 @@ def paired_bootstrap(
         The difference (after - before) and its 95 % percentile interval, low and high.
 
     Raises:
-        ConfigError: unknown metric, one that an evaluation lacks, or different studies.
+        ConfigError: the metric is unknown, an evaluation lacks it, or the studies are different
+            ones.
     """
     if metric not in METRICS:
         raise ConfigError(f"no metric is named {metric!r}: {nearest(metric, METRICS)}")

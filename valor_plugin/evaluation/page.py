@@ -45,9 +45,9 @@ class StageRow:
     """One policy in the table.
 
     Attributes:
-        stage: name, such as "SFT" or "Stage 1".
+        stage: name of the training stage, such as "SFT" or "Stage 1".
         decoding: how its reports were generated, such as "greedy".
-        evaluation: its results.
+        evaluation: the policy's results on held-out studies.
     """
 
     stage: str
@@ -63,7 +63,7 @@ class Example:
         image: the X-ray, any mode that PNG can hold.
         reference: the radiologist's report, without tags.
         responses: stage -> generated text with its tags, in the order of the stages.
-        boxes: name -> (x0, y0, x1, y1) in pixels of the image, drawn over it.
+        boxes: name of a box -> (x0, y0, x1, y1) in pixels of the image, over which it is drawn.
     """
 
     image: Image
@@ -151,10 +151,11 @@ def write_page(
         path: the HTML file; its folder is made if need be.
         title: heading of the page.
         notice: what a reader must know first, such as where the images come from.
-        rows: one per stage, in training order.
-        curves: (caption, svg) with the SVG as `curve_svg` makes it; put in unescaped.
+        rows: the policies of the table, one per stage, in training order.
+        curves: (caption, SVG) of each chart, the SVG as `curve_svg` makes it; it is put in
+            unescaped.
         examples: X-rays to show with their reports.
-        links: (text, address relative to the page) of what else there is to read.
+        links: (text, address relative to the page) of each other page that there is to read.
     """
     html = template(Path(__file__).parent, "page.html.jinja").render(
         title=title,

@@ -26,9 +26,9 @@ class Experience(Protocol):
     """What is used of the host's micro-batch of samples.
 
     Attributes:
-        index: of each sample in the rollout; groups are consecutive in it.
-        rewards: (samples,).
-        info: what is logged, (samples,) under each name.
+        index: place in the rollout of each sample; the samples of a group have consecutive ones.
+        rewards: reward of each sample, (samples,).
+        info: name -> values that are logged, (samples,).
     """
 
     index: list[int]
@@ -45,15 +45,17 @@ def rank_normalise(
     """Average ranks inside each group, centred and scaled.
 
     Args:
-        rewards: (groups, n) raw rewards, higher is better.
+        rewards: raw rewards, (groups, n); higher is better.
         scale: "linear" maps the ranks of n distinct rewards evenly onto [-1, 1]; "zscore" divides
             centred ranks by their (population) standard deviation.
-        tie_tolerance: rewards this close to the smallest of a run of equals share one rank.
-        scored: (groups, n) bool; others get 0 and do not take part in the ranking.
+        tie_tolerance: largest distance from the smallest reward of a run at which a reward still
+            shares its rank.
+        scored: whether each sample has a score, (groups, n) bool; those without get 0 and do not
+            take part in the ranking. By default all have one.
 
     Returns:
-        (groups, n) advantages, each row summing to 0; a row whose rewards are all tied, or with
-        fewer than two scored samples, is exactly 0.
+        The advantages, (groups, n), each row summing to 0; a row whose rewards are all tied, or
+        with fewer than two scored samples, is exactly 0.
     """
     advantages = torch.zeros_like(rewards, dtype=torch.float32)
     for row, values in enumerate(rewards.tolist()):
@@ -86,11 +88,12 @@ class GroupAdvantages:
     """What becomes of the rewards of a policy step; all (groups, n).
 
     Attributes:
-        rewards: as they came, but that a sample which could not be scored has the mean of its
-            group, or of the whole step where no sample of its group was scored.
-        ranked: what the host's estimator is given.
-        spread: standard deviation of the rewards of each group.
-        tied: 1 in groups whose rewards lie within the tolerance.
+        rewards: rewards as they came, but that a sample which could not be scored has the mean of
+            its group, or of the whole step where no sample of its group was scored.
+        ranked: what the host's estimator is given as rewards: advantages by rank, or, with scale
+            "off", `rewards`.
+        spread: standard deviation of the rewards of the sample's group.
+        tied: 1 in groups whose rewards lie within the tolerance of each other, else 0.
     """
 
     rewards: torch.Tensor
@@ -105,10 +108,13 @@ def group_advantages(
     """Advantages of whole groups, by rank, or the rewards themselves with scale "off".
 
     Args:
-        rewards: (groups, n) raw rewards.
-        scored: (groups, n) bool; the others neither gain nor lose.
-        scale: see `rank_normalise`.
-        tie_tolerance: see `rank_normalise`.
+        rewards: raw rewards, (groups, n); higher is better.
+        scored: whether each sample has a score, (groups, n) bool; those without neither gain nor
+            lose.
+        scale: "linear" or "zscore" ranks inside each group, as `rank_normalise` does; "off" leaves
+            the rewards as they are.
+        tie_tolerance: largest distance from the smallest reward of a run at which a reward still
+            shares its rank.
 
     Raises:
         ValueError: a scored reward is NaN or infinite: it would share a rank with the best.

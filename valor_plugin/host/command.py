@@ -32,7 +32,14 @@ _REFUSED = {
 
 
 class RunPaths(Protocol):
-    """Where a run keeps what the host reads and writes."""
+    """Where a run keeps what the host reads and writes.
+
+    Attributes:
+        rows: file of the host's dataset, JSONL.
+        unsaved: folder of the model while it is being written.
+        checkpoints: folder of the host's checkpoints.
+        tensorboard: folder of the host's TensorBoard logs.
+    """
 
     @property
     def rows(self) -> Path: ...
@@ -49,10 +56,12 @@ class HostCommand:
     """What the host is started with.
 
     Attributes:
-        argv: its arguments.
-        options: all of its options as its own parser reads them: dotted name -> value.
-        gpus: how many it reserves.
-        steps: how many policy steps it takes; 0 until `fitted` knows of how many studies.
+        argv: the host's arguments, without the interpreter and the module.
+        options: dotted name -> value of every option that the host has, as its own parser reads
+            them.
+        gpus: number of GPUs that the host reserves.
+        steps: number of policy steps that the run takes; 0 until `fitted` knows of how many
+            studies.
     """
 
     argv: tuple[str, ...]
@@ -84,15 +93,18 @@ class HostCommand:
         checkpoint behind it would begin its episode anew.
 
         Args:
-            recipe: which the command is of.
-            studies: how many there are.
-            positions: how many tokens the language model knows positions for. With longer sequences
-                vLLM would refuse to start, and the rest of the host wait for it for minutes.
-            device: with "cuda", and unless a cluster is joined, the GPUs must be here. Where W&B is
-                asked for, so must be its key.
+            recipe: the recipe that the command was made from.
+            studies: number of studies in the data set.
+            positions: number of tokens that the language model knows positions for; None where that
+                is not limited. With longer sequences vLLM would refuse to start, and the rest of
+                the host wait for it for minutes.
+            device: "cpu" or "cuda"; with "cuda", and unless a cluster is joined, the GPUs must be
+                here.
 
         Raises:
-            ConfigError: one of these does not fit.
+            ConfigError: `data.max_len` exceeds the positions, or the studies are fewer than one
+                rollout; or, unless a cluster is joined, GPUs are missing, or the key of W&B where
+                the recipe asks for W&B.
         """
         if misfit := next(self.misfits(recipe, studies, positions, device), None):
             raise misfit
@@ -160,16 +172,15 @@ def host_command(
     """The host's complete and checked command line for a run.
 
     Args:
-        recipe: of stage grpo.
-        paths: where the run keeps its files.
+        recipe: the recipe of the run, of stage grpo.
+        paths: the run's files and folders.
         device: "cpu" or "cuda".
         resumes: whether the run goes on from a checkpoint.
 
     Raises:
-        ConfigError: another host is installed; a path with characters that mean something to it; an
-            option that it does not know, that the recipe says elsewhere, or that does not work with
-            this plugin; a value that it refuses; options that do not go together, in the host's
-            words or in ours.
+        ConfigError: another host is installed; a path holds characters that mean something to it;
+            it does not know an option, or refuses a value; the recipe says an option elsewhere; or
+            options do not go together or do not work with this plugin.
     """
     if problem := check_host():
         raise ConfigError(problem)

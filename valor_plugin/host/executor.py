@@ -53,7 +53,7 @@ async def score_of(
     machine is out of files or memory.
 
     Raises:
-        ConfigError: a server refuses.
+        ConfigError: a server refuses the request.
     """
     try:
         [score] = await rewards.score([sample], step)

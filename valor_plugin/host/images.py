@@ -40,9 +40,9 @@ class GroupImage:
     """An image that the samples of a group share, and what the processor makes of it.
 
     Attributes:
-        image: RGB; blank where the file cannot be read, see `readable`. The host would leave the
-            image out and train on; a blank one keeps the batch whole, and the samples, unscored,
-            teach nothing.
+        image: the X-ray in RGB; blank where the file cannot be read, and `readable` is then False.
+            The host would leave the image out and train on; a blank one keeps the batch whole, and
+            the samples, unscored, teach nothing.
     """
 
     def __init__(self, path: str, study: str) -> None:
@@ -75,7 +75,7 @@ class Encoder:
     """Stands for `LlavaModel.get_image_features`, given `SentImage`s instead of pixels.
 
     Attributes:
-        known: name -> what the tower made of an image, the one used last at the end.
+        known: name of an image -> what the tower made of it; the one used last is at the end.
     """
 
     def __init__(self, llava: Any, most: int) -> None:

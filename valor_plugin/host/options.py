@@ -62,8 +62,8 @@ def read_options(recipe: Recipe, chosen: Mapping[str, Any]) -> tuple[list[str], 
     """The host's arguments, and all of its options as its own parser reads them.
 
     Args:
-        recipe: which is named in errors.
-        chosen: the recipe's options and those set for it: dotted name -> value.
+        recipe: the recipe that the options are of, which messages name.
+        chosen: dotted name -> value of the recipe's options and of those that are set for it.
 
     Returns:
         The arguments, and dotted name -> value of every option that the host has.

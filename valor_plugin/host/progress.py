@@ -23,9 +23,9 @@ def step_record(step: int, status: Mapping[str, Any], rewards: Sequence[str]) ->
     """The record of a step that has ended.
 
     Args:
-        step: from 1.
-        status: what the host logs of it, means over its samples.
-        rewards: names of the set's rewards, in its order.
+        step: number of the policy step, counted from 1.
+        status: name -> what the host logs of the step, means over its samples.
+        rewards: names of the set's rewards, in the set's order.
     """
     numbers = {key: _finite(value) for key, value in status.items() if _is_number(value)}
     parts = {name: _reward_means(numbers, name) for name in rewards}

@@ -30,7 +30,8 @@ class ReferenceWeights:
     """The trainable tensors of a model, as they are now; to be had back for a while later on.
 
     Attributes:
-        kept: the tensors that are not in place just now.
+        kept: trainable tensors that are not in place just now: those of the start or, inside
+            `in_place`, those that were trained.
     """
 
     def __init__(self, model: Any, sharded: bool) -> None:

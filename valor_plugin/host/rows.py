@@ -27,10 +27,10 @@ _SPECIAL = {
 
 
 def check_path(path: Path) -> None:
-    """That the host will read this file and no other.
+    """Checks that the host will read this file and no other.
 
     Raises:
-        ConfigError: with what the host would not take for a part of the path.
+        ConfigError: the path holds what the host would not take for a part of it; names it.
     """
     for mark, meaning in _SPECIAL.items():
         if mark in str(path):
@@ -45,10 +45,14 @@ def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bo
     """Writes prompt, image and label of each study; see `valor_plugin.data.labels`.
 
     Args:
-        must_match: a run goes on with the rows that are there.
+        studies: the studies to train on, in order.
+        prompt: what the model is asked about every image.
+        path: the JSONL file to write.
+        must_match: whether the file must be there and hold the same rows, because a run goes on
+            with it.
 
     Raises:
-        ConfigError: they must match and do not.
+        ConfigError: the rows must match those that are there, and do not.
     """
     new = path.with_name(path.name + ".part")
     with new.open("w", encoding="utf-8") as file:

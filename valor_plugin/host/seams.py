@@ -50,7 +50,8 @@ class Seam:
         target: what is replaced, as "module:attribute".
         wrapper: what replaces it, as "file:function" of this folder.
         process: which processes feel it: driver, trainer, policy, rollout, vLLM, or all.
-        wanted: whether a run needs it; its docstring says when.
+        wanted: whether a run with such settings needs the replacement; the docstring of this
+            function says when.
     """
 
     target: str
@@ -62,7 +63,7 @@ class Seam:
         """The object that holds the target, the target's name in it, and the target.
 
         Raises:
-            SeamError: it is not there.
+            SeamError: the installed host has no such place.
         """
         module, _, path = self.target.partition(":")
         *outer, name = path.split(".")

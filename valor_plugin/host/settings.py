@@ -19,21 +19,26 @@ _VARIABLE = "VALOR_HOST_SETTINGS"
 
 
 class HostSettings(BaseModel):
-    """Attributes:
-    run: the run's identity, set in the environment of every process that belongs to it.
-    records: the folder of the files that `valor_plugin.records` describes.
-    device: "cpu" replaces what the host can only do on CUDA, see `valor_plugin.host.cpu`.
-    trainable: the parts of the policy that train.
-    lora: sizes of the adapters, if they do.
-    advantage: how rewards become advantages.
-    rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and URLs.
-    served: the digest of the servers' set.
-    bounds: range of the set's totals.
-    log_keys: keys of the logs of every score.
-    rollout_images: how many images a rollout has.
-    banned_tokens: ids that the policy must never sample.
-    seed: of the order of the studies.
-    deterministic: every sample has a seed of its own, so that the run can be repeated.
+    """What the processes of a run must know, handed on in their environment.
+
+    Attributes:
+        run: identity of the run, which no other has, in the environment of every process that
+            belongs to it.
+        records: path of the folder with the files that `valor_plugin.records` describes.
+        device: "cpu" or "cuda"; "cpu" replaces what the host can only do on CUDA, see
+            `valor_plugin.host.cpu`.
+        trainable: parts of the policy that train.
+        lora: sizes of the adapters, used where "lora" is among `trainable`.
+        advantage: how rewards become advantages.
+        rewards: the resolved reward set, as `RewardSet.from_config` reads it, or `server` and the
+            URLs of reward servers.
+        served: digest of the set that reward servers serve; None without servers.
+        bounds: range (low, high) of the set's totals.
+        log_keys: keys of the logs of every score.
+        rollout_images: number of images that a rollout has.
+        banned_tokens: ids of tokens that the policy must never sample.
+        seed: random seed of the order of the studies.
+        deterministic: whether every sample has a seed of its own, so that the run can be repeated.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

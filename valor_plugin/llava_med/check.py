@@ -16,8 +16,8 @@ class ModelFolder:
 
     Attributes:
         image_tokens: the id of the image token, which a policy must never write; empty without one.
-        positions: how many tokens the language model knows positions for; None where that is not
-            limited.
+        positions: number of tokens that the language model knows positions for; None where that is
+            not limited.
     """
 
     image_tokens: tuple[int, ...]
@@ -28,8 +28,8 @@ def check_model(path: str) -> ModelFolder:
     """Looks whether a folder can be loaded: a LLaVA configuration, whole weights, a processor.
 
     Raises:
-        ConfigError: it cannot; says what it lacks, and where to get that. Or `check_folder` refuses
-            it.
+        ConfigError: the folder cannot be loaded; says what it lacks, and where to get that. Or
+            `check_folder` refuses it.
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -39,20 +39,23 @@ def convert(
     tower: str | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> str:
-    """Writes the converted model; see the module.
+    """Converts a LLaVA-Med v1.5 checkpoint to a Hugging Face LLaVA folder; see the module.
 
     Args:
-        source: the checkpoint's folder.
-        target: the folder to write; may be there if it is empty.
-        tower: see `plan`.
-        progress: told the bytes that are done, and all of them, after every shard.
+        source: folder of the LLaVA-Med checkpoint.
+        target: folder to write; it may be there if it is empty.
+        tower: "checkpoint" for the tower inside the checkpoint, or a CLIP folder; by default the
+            checkpoint's tower where it has one, else the folder that it names.
+        progress: called after every shard with the number of bytes that are done and of all bytes.
 
     Returns:
         What was done, a few lines for people.
 
     Raises:
-        ConfigError: the source is wrong, or the target is not empty.
-        OSError: the target cannot be written; what is there is kept and used again.
+        ConfigError: the source is wrong, the target is not empty, or another conversion is writing
+            it.
+        OSError: the target cannot be written; what is there is kept, and used when it is converted
+            again.
     """
     target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir()) or target.is_mount()):

@@ -17,7 +17,7 @@ def add(model: Any, rank: int, alpha: float) -> None:
     """Adds adapters that change nothing as yet: their second matrix is zero.
 
     Raises:
-        ValueError: the model has no layer that could have one.
+        ValueError: the model has no layer that could have an adapter.
     """
     from peft import LoraConfig, inject_adapter_in_model
 

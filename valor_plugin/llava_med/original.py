@@ -20,8 +20,8 @@ class Shard:
     """One file of weights.
 
     Attributes:
-        path: the file.
-        names: of the tensors that are taken from it.
+        path: the file of weights.
+        names: names of the tensors that are taken from the file.
     """
 
     path: Path
@@ -65,7 +65,8 @@ def find_shards(folder: Path) -> list[Shard]:
     """The files of weights in a folder, checked against their index.
 
     Raises:
-        ConfigError: there are none, one is missing or damaged, or one and the index disagree.
+        ConfigError: there is no file of weights, one is missing or damaged, or one and the index
+            disagree.
     """
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{suffix}.index.json"
@@ -129,7 +130,7 @@ def original_config(source: Path) -> dict[str, Any]:
     """The configuration, of a kind that can be converted.
 
     Raises:
-        ConfigError: it is another model's, or has settings that are not known here.
+        ConfigError: the configuration is another model's, or has settings that are not known here.
     """
     config = read_json(source / "config.json")
     if config.get("model_type") != "llava_mistral":

@@ -28,8 +28,8 @@ def part_of(parameter: str) -> str:
     LoRA's matrices are a part of their own, "lora", which only `lora.add` makes.
 
     Raises:
-        ValueError: for a name outside of all parts, so that a new kind of model is never trained
-            by accident.
+        ValueError: the name belongs to none of the parts, so that a new kind of model is never
+            trained by accident.
     """
     names = parameter.split(".")
     if "lora_A" in names or "lora_B" in names:
@@ -44,10 +44,11 @@ def part_of(parameter: str) -> str:
 
 
 def train_only(model: Any, parts: Collection[str]) -> list[TrainablePart]:
-    """Lets exactly these parts train; what trains and what is frozen, in the order of the model.
+    """Lets exactly these parts train; gives what trains and what is frozen, in the order of the
+    model.
 
     Raises:
-        ValueError: if the model lacks one of the parts, or has a parameter outside of them all.
+        ValueError: the model lacks one of the parts, or has a parameter outside of them all.
     """
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()

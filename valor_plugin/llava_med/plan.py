@@ -68,7 +68,7 @@ def target_name(name: str) -> str:
     'multi_modal_projector.linear_2.bias'
 
     Raises:
-        ConfigError: for a tensor that LLaVA-Med v1.5 does not have.
+        ConfigError: LLaVA-Med v1.5 has no such tensor.
     """
     for pattern, replacement in _NAMES:
         if pattern.match(name):
@@ -81,14 +81,15 @@ class Plan:
     """What becomes of a checkpoint, known before anything is written.
 
     Attributes:
-        shards: of the checkpoint and, where the tower comes from elsewhere, of the tower.
-        tower: where its weights come from.
-        config: of the converted model, a `LlavaConfig`.
-        processor: of the converted model.
-        shapes: target name -> shape, of every tensor that the model needs.
-        rows: of the original's embeddings, before `<image>` got its own.
-        image_token: the id of `<image>`.
-        unused: names of source tensors that are not needed.
+        shards: files of weights of the checkpoint and, where the tower comes from elsewhere, of the
+            tower.
+        tower: where the tower's weights come from: "the checkpoint", or the path of a folder.
+        config: configuration of the converted model, a `LlavaConfig`.
+        processor: processor of the converted model, a `LlavaProcessor`.
+        shapes: name in the converted files -> shape of each tensor that the model needs.
+        rows: number of rows of the original's embeddings, before `<image>` got its own.
+        image_token: token id of `<image>`.
+        unused: names of tensors of the source that are not needed.
     """
 
     shards: list[Shard]
@@ -105,12 +106,12 @@ def plan(source: Path, tower: str | None = None) -> Plan:
     """Reads everything but the tensors, and checks that they will fit.
 
     Args:
-        source: the checkpoint's folder.
-        tower: "checkpoint" for the weights inside it, or a CLIP folder; by default the checkpoint's
-            where it has them, else the folder that it names.
+        source: folder of the LLaVA-Med checkpoint.
+        tower: "checkpoint" for the tower inside the checkpoint, or a CLIP folder; by default the
+            checkpoint's tower where it has one, else the folder that it names.
 
     Raises:
-        ConfigError: with the file, what is wrong with it, and what to do.
+        ConfigError: a file is missing or wrong; names it, what is wrong with it, and what to do.
     """
     check_folder(source)
     original = original_config(source)

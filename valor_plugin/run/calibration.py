@@ -30,10 +30,15 @@ def fit(recipe: Recipe, studies: Sequence[Study], path: Path, keep: bool) -> Non
     `image_text` reads it from `path`.
 
     Args:
-        keep: leave one that is there already, because a run goes on with it.
+        recipe: the recipe of the run, whose `image_text` names the expert and reads `path`; else
+            nothing is fitted.
+        studies: the run's studies; of more than 5,000 as many are drawn with the recipe's seed.
+        path: the JSON file of the calibration.
+        keep: whether a file that is there already is left, because a run goes on with it.
 
     Raises:
-        ConfigError: the expert cannot be loaded, or an image not be read.
+        ConfigError: the expert cannot be loaded, an image cannot be read, or fewer than two are
+            frontal.
     """
     image_text = (recipe.rewards or {}).get("image_text") or {}
     if image_text.get("calibration") != str(path) or (keep and path.exists()):
@@ -47,13 +52,15 @@ def write(path: Path, expert: str, device: str, studies: Sequence[Study]) -> Non
     """Writes the calibration of an expert over studies, of which side views are left out.
 
     Args:
-        path: the JSON file.
-        expert: see `reward_sdk.models.xray_expert.load_expert`.
+        path: the JSON file to write.
+        expert: published name or file of the expert's weights, as
+            `reward_sdk.models.xray_expert.load_expert` takes them.
         device: a torch device.
-        studies: whose images are taken.
+        studies: studies over whose images the calibration is fitted.
 
     Raises:
-        ConfigError: the expert cannot be loaded, or an image not be read.
+        ConfigError: the expert cannot be loaded, an image cannot be read, or fewer than two are
+            frontal.
     """
     from reward_sdk.models.calibration import fit_calibration
     from reward_sdk.models.xray_expert import load_expert

@@ -37,21 +37,28 @@ def processes_of(mark: str) -> list[int]:
 
 
 class RunFolder:
-    """Attributes:
-    path: the folder, absolute.
-    recipe: recipe.yaml, resolved: with every default and override.
-    versions: versions.json: digest of that, device, and all versions that matter.
-    command: command.txt, the host's command.
-    rows: train.jsonl, the host's dataset.
-    log: host.log, everything that the host printed, over all starts.
-    steps, trainable, failures: see `valor_plugin.records`.
-    rewards: rewards.json, what reward servers said of their set.
-    calibration: calibration.json, of the expert, see `valor_plugin.run.calibration`.
-    tensorboard: the host's own log.
-    checkpoints: what a run that was cut short goes on from (openrlhf.ckpt.save_steps).
-    unsaved: model.part, the model while it is being written.
-    model: there when the run has ended well, and whole then.
-    lock: .lock, open while the folder is held, see `held`.
+    """The folder of a run, and what stands in it.
+
+    Attributes:
+        path: the folder, absolute.
+        recipe: recipe.yaml, the resolved recipe: with every default and override.
+        versions: versions.json, with the digest of the resolved recipe, the device and all versions
+            that matter.
+        command: command.txt, the host's command, where there is one.
+        rows: train.jsonl, the host's dataset.
+        log: host.log, everything that the host printed, over all starts.
+        steps: steps.jsonl, the records of the policy steps, see `valor_plugin.records`.
+        trainable: trainable.json, what of the model trains, see `valor_plugin.records`.
+        failures: failures.jsonl, exceptions of the run's processes, see `valor_plugin.records`.
+        rewards: rewards.json, what reward servers said of their set.
+        calibration: calibration.json, that of the expert, see `valor_plugin.run.calibration`.
+        tensorboard: folder of the host's TensorBoard logs.
+        checkpoints: folder of what a run that was cut short goes on from
+            (openrlhf.ckpt.save_steps).
+        unsaved: model.part, the folder of the model while it is being written.
+        model: folder of the trained model, which is there when the run has ended well, and whole
+            then.
+        lock: descriptor of the file .lock, open while the folder is held, see `held`; else None.
     """
 
     lock: int | None = None
@@ -124,7 +131,7 @@ class RunFolder:
         return processes_of(f'"records":{json.dumps(str(self.path), ensure_ascii=False)}')
 
     def check(self) -> None:
-        """That a run may write here.
+        """Checks that a run may write here.
 
         Raises:
             ConfigError: the folder holds a finished run, or files that are none of a run's.
@@ -153,7 +160,7 @@ class RunFolder:
         """Whether a run of this recipe goes on from a checkpoint.
 
         Args:
-            recipe: resolved, as `Recipe.to_yaml` gives it.
+            recipe: the resolved recipe, as `Recipe.to_yaml` gives it.
 
         Raises:
             ConfigError: the folder holds checkpoints of another recipe.

@@ -23,9 +23,10 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     """Trains a recipe of stage grpo and returns the folder of the trained model.
 
     Raises:
-        ConfigError: before anything was started.
+        ConfigError: something in the recipe or its files is wrong; nothing was started.
         RunError: the host failed; the message holds its cause.
-        KeyboardInterrupt: after every process of the run has ended.
+        KeyboardInterrupt: the user stopped the run; raised after every process of the run has
+            ended.
     """
     prepared = prepare(recipe, folder, device)
     return process.run(prepared, process.print_step)

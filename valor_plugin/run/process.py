@@ -41,10 +41,10 @@ class PreparedRun:
     """A run that passed every check; only the host can still fail.
 
     Attributes:
-        folder: of the run; what a restart reads is in it.
-        command: the host's.
-        settings: what its processes must know.
-        resumes: whether it goes on from a checkpoint.
+        folder: the run's folder, which holds what a restart reads.
+        command: the command that starts the host.
+        settings: what the run's processes must know.
+        resumes: whether the run goes on from a checkpoint.
     """
 
     folder: RunFolder
@@ -61,7 +61,8 @@ def run(prepared: PreparedRun, report: Report) -> Path:
 
     Raises:
         RunError: the host failed; the message holds its cause.
-        KeyboardInterrupt: after every process of the run has ended.
+        KeyboardInterrupt: the user stopped the run; raised after every process of the run has
+            ended.
     """
     folder = prepared.folder
     if left := folder.processes():  # whoever has the lock has no processes yet

@@ -24,9 +24,9 @@ def reward_set(recipe: Recipe, studies: Sequence[Study], record: Path) -> Reward
     goes on must find it unchanged.
 
     Args:
-        recipe: of stage grpo.
-        studies: what will be scored.
-        record: the JSON file for what servers say.
+        recipe: the recipe of the run, of stage grpo.
+        studies: studies whose responses will be scored.
+        record: the JSON file that keeps what servers say of their set.
 
     Raises:
         ConfigError: a model cannot be loaded; no server becomes ready, or it serves another set
@@ -42,9 +42,9 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
     """Everything for which `reward_set` would refuse; nothing is written.
 
     Args:
-        recipe: of stage grpo.
-        studies: what will be scored; reports are not missed where there is none.
-        gpu: whether there is one; without it rewards are built on the CPU.
+        recipe: the recipe of the run, of stage grpo.
+        studies: studies whose responses will be scored; where there is none, no report is missed.
+        gpu: whether there is a GPU; without one rewards are built on the CPU.
     """
     needs: set[str] = set()
     if recipe.reward_servers:

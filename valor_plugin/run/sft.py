@@ -17,7 +17,7 @@ from valor_plugin.run.folder import RunFolder
 
 
 def describe(recipe: Recipe) -> str:
-    """What a run would do."""
+    """What a run would do: the class that trains, and the resolved recipe."""
     return f"# trl.SFTTrainer with\n{recipe.to_yaml()}"
 
 
@@ -28,8 +28,8 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     in bfloat16 on a GPU, and saved in bfloat16.
 
     Raises:
-        ConfigError: for files that are missing or wrong, before any training.
-        ScoringError: an image that cannot be decoded.
+        ConfigError: files are missing or wrong; nothing was trained.
+        ScoringError: an image cannot be decoded.
     """
     folder.check()
     check_model(recipe.model.path)
