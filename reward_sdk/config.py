@@ -52,10 +52,10 @@ class Entry(BaseModel):
 
     Attributes:
         weight: factor of the reward's value in the total; 0 logs the value without training on it.
-        every: number of policy steps on one of which the reward counts (the paper's k_clin); 1 for
-            every step.
-        offset: which step out of `every` the reward counts on: steps s, counted from 1, with s %
-            every == offset. Smaller than `every`; 0 is the last step of a period.
+        every: length in policy steps of a period of the schedule, on one step of which the reward
+            counts (the paper's k_clin); 1 for every step.
+        offset: step of each period on which the reward counts: steps s, counted from 1, with s %
+            every == offset. It must be smaller than `every`; 0 is the last step of a period.
         mode: "add": the reward counts beside the others. "replace", for an `every` above 1: on its
             steps it counts instead of those that compare with the reference at every step, guards
             aside. The paper does not say which it does.
@@ -89,6 +89,7 @@ class Entry(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings of the reward itself: the keys that are not those of every entry."""
         return dict(self.model_extra or {})
 
 

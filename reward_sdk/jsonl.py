@@ -39,8 +39,7 @@ class Row:
         reference: the radiologist's report: `reference`, else `report`; None if the row has
             neither.
         report: what the row has under `report` alone; None if nothing.
-        image: the X-ray, a path relative to the file's folder joined to it; None if the row has
-            none.
+        image: the X-ray, its path joined to the file's folder; None if the row has none.
     """
 
     number: int
@@ -53,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A line that cannot be used: its number, what is wrong, and the line itself, cut at 100,000 bytes."""
+    """A line that cannot be used: its number, what is wrong, and the line, cut at 100,000 bytes."""
 
     number: int
     problem: str

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def template(folder: Path, name: str) -> Template:
-    """A Jinja template of an HTML page. What it is given is escaped, and what it is not given is an error.
+    """A Jinja template of an HTML page. What it is given is escaped, and what it is not given is an
+    error.
 
     Args:
         folder: folder that the template's file stands in.

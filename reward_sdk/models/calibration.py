@@ -75,8 +75,8 @@ def fit_calibration(
     images: Sequence[ImageRef],
     progress: Callable[[int], object] = lambda done: None,
 ) -> Calibration:
-    """The calibration of an expert over the training images, which are encoded a few at a time. Side
-    views are left out, as `image_text` skips them.
+    """The calibration of an expert over the training images, which are encoded a few at a time.
+    Side views are left out, as `image_text` skips them.
 
     Args:
         expert: the expert whose outputs are measured, such as `load_expert` loads.

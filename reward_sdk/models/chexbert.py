@@ -80,7 +80,7 @@ def load_chexbert(
         device: a torch device.
 
     Raises:
-        ConfigError: the checkpoint is missing, `read_weights` refuses it or it is none of CheXbert
+        ConfigError: the checkpoint is missing, is refused by `read_weights` or is not CheXbert's
             (missing and foreign tensors are named); the tokenizer is missing, or `check_folder`
             refuses it; or the device is not there.
     """

@@ -35,8 +35,8 @@ class XrayExpert:
     """A DenseNet in evaluation mode that judges frontal chest X-rays.
 
     Attributes:
-        weights: identity of the weights: "sha256:..." of the file, behind the name of a published
-            one.
+        weights: identity of the weights: "sha256:..." of the file, with the name before it if they
+            are published ones.
         findings: CheXpert names of the outputs that the weights were trained for, without No
             Finding.
     """
@@ -131,8 +131,8 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
         device: a torch device.
 
     Raises:
-        ConfigError: unknown name, missing file, a file that is not such a model or that
-            `read_weights` refuses, or a device that is not there.
+        ConfigError: the name is unknown, the file is missing or not such a model, `read_weights`
+            refuses it, or the device is not there.
     """
     published = {n: m for n, m in xrv.models.model_urls.items() if n.startswith("densenet")}
     if weights in published:

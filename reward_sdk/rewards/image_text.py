@@ -122,8 +122,8 @@ def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray
 
 
 class ImageText:
-    """The reward `image_text`. Thread-safe; the embeddings of recent images are kept. Side views are
-    skipped, since the experts were trained on frontal ones.
+    """The reward `image_text`. Thread-safe; the embeddings of recent images are kept. Side views
+    are skipped, since the experts were trained on frontal ones.
 
     Args:
         expert: the frozen classifier that encodes the images.
