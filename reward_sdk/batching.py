@@ -31,7 +31,8 @@ class MicroBatcher(Generic[Item, Result]):
         function: called with a list of items, returns one result each, in order. It runs in one
             thread only, so a model behind it needs no lock. If it raises, every caller of that
             batch gets the exception.
-        max_batch: the largest batch of several callers; the items of one are never split.
+        max_batch: largest number of items in a batch of several callers; the items of one are never
+            split.
         max_wait: seconds that the first item of a batch waits for company.
     """
 
@@ -124,10 +125,10 @@ class Call:
     """One call of one reward, as an observer of a `BatchedSet` hears of it.
 
     Attributes:
-        reward: its name.
-        parts: what it gave.
-        waits: seconds that each sample waited for the call.
-        seconds: how long the call took.
+        reward: name of the reward.
+        parts: outcome of each sample of the call, in order.
+        waits: seconds that each sample waited for the call, in the same order.
+        seconds: seconds that the call took.
     """
 
     reward: str
@@ -153,12 +154,13 @@ class BatchedSet:
     model-backed ones up to what the composition of a batch does to rounding.
 
     Args:
-        rewards: the set.
-        max_batch: samples in the largest batch.
-        max_wait: seconds that a batch waits for company.
-        max_queue: samples that may be waiting or in work at a time; None for any number. A call of
-            more is taken when there is no other.
-        observe: told of every call of a reward, in that reward's thread.
+        rewards: the set that scores.
+        max_batch: largest number of samples in a batch of several calls; the samples of one are
+            never split.
+        max_wait: seconds that the first sample of a batch waits for company.
+        max_queue: number of samples that may be waiting or in work at a time; None for any number.
+            A call of more is taken when there is no other.
+        observe: called with every call of a reward, in that reward's thread.
     """
 
     def __init__(
@@ -191,14 +193,19 @@ class BatchedSet:
         """One score per sample, in order; see `RewardSet.score`.
 
         Args:
-            samples: what is scored.
-            step: the policy step.
-            counting: the rewards that count, instead of those of the step.
-            limit: seconds after which the parts that are not there yet have failed.
+            samples: the samples to score.
+            step: the policy step, counted from 1; needed by sets with a schedule unless `counting`
+                is given.
+            counting: names of the rewards that count; by default those that the schedule lets count
+                on `step`.
+            limit: seconds after which the parts that are not there yet have failed; None for no
+                limit.
 
         Raises:
             OverloadedError: the queue has no room for these samples.
-            ConfigError, ScoringError: as `RewardSet.score` does.
+            ConfigError: the set has a schedule and there is no step, or the step is below 1.
+            ScoringError: a part failed whose policy (`on_failure`) is "raise".
+            ExhaustedError: the machine is out of files, memory or disk.
         """
         if counting is None:
             counting = self.rewards.counting(step)

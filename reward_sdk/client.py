@@ -93,11 +93,13 @@ class AsyncRewardClient:
     Use it in one event loop only.
 
     Args:
-        urls: the servers: URLs, or one text with commas.
-        token: what the servers want to know; by default $REWARD_SDK_TOKEN.
-        timeout: seconds for a call of `score`, all attempts and waiting included.
-        concurrency: requests in flight at a time.
-        expected: the digest of the set; by default that of the first server that answers.
+        urls: URLs of the servers, as a list or as one text with commas.
+        token: the secret that the servers ask for; by default that of $REWARD_SDK_TOKEN, if it is
+            set.
+        timeout: seconds that a call of `score` may take, all attempts and waiting included.
+        concurrency: number of requests in flight at a time.
+        expected: digest of the set that every server must serve; by default that of the first
+            server that answers.
     """
 
     def __init__(
@@ -127,11 +129,12 @@ class AsyncRewardClient:
         """What the servers serve; waits until one of them is ready.
 
         Args:
-            timeout: seconds; by default those of the client.
+            timeout: seconds to wait for a server; by default the client's own `timeout`.
 
         Raises:
-            ServerError: none became ready in time.
-            ConfigError: a server refuses, or is none of ours.
+            ServerError: no server became ready in time.
+            ConfigError: a server refuses, serves another set than is expected, or is no reward
+                server.
         """
         end = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
@@ -170,7 +173,7 @@ class AsyncRewardClient:
             ServerError: no server answered in time, or one broke down.
             ConfigError: a server refuses, as it does without a step or a token; or two servers
                 serve different sets.
-            ScoringError: a part failed whose policy is "raise".
+            ScoringError: a part failed whose policy (`on_failure`) is "raise".
             ExhaustedError: this machine is out of files or memory.
         """
         end = time.monotonic() + self._timeout
@@ -307,7 +310,12 @@ def _certificates() -> ssl.SSLContext:
 class RewardClient:
     """`AsyncRewardClient` for code that is not asynchronous. Thread-safe.
 
-    Args: those of `AsyncRewardClient`.
+    Args:
+        urls: URLs of the servers, as a list or as one text with commas.
+        token: the secret that the servers ask for; by default that of $REWARD_SDK_TOKEN, if it is
+            set.
+        timeout: seconds that a call of `score` may take, all attempts and waiting included.
+        concurrency: number of requests in flight at a time.
     """
 
     def __init__(

@@ -51,15 +51,19 @@ class Entry(BaseModel):
     """How a set uses one reward.
 
     Attributes:
-        weight: factor of the reward's value in the total; 0 logs it without training on it.
-        every: the reward counts on one policy step of so many (the paper's k_clin), ...
-        offset: ... on steps s, counted from 1, with s % every == offset: 0 is the last of a period.
-        mode: "add" counts beside the others; "replace", on its steps, instead of those that compare
-            with the reference at every step, guards aside. The paper does not say which it does.
-        on_failure: a failed part is left out ("skip"), ends the call ("raise") or counts as the
-            given value.
+        weight: factor of the reward's value in the total; 0 logs the value without training on it.
+        every: length in policy steps of a period of the schedule, on one step of which the reward
+            counts (the paper's k_clin); 1 for every step.
+        offset: step of each period on which the reward counts: steps s, counted from 1, with s %
+            every == offset. It must be smaller than `every`; 0 is the last step of a period.
+        mode: "add": the reward counts beside the others. "replace", for an `every` above 1: on its
+            steps it counts instead of those that compare with the reference at every step, guards
+            aside. The paper does not say which it does.
+        on_failure: what becomes of a part that failed: "skip" leaves it out, "raise" ends the call,
+            and a number within the reward's range counts as its value.
         deadline: seconds after which a call to the reward has failed for the samples that it does
-            not come back from; a day at most. After half of it each sample is judged alone.
+            not come back from, above 0 and at most a day; None for no limit. After half of it each
+            sample is judged alone.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -85,6 +89,7 @@ class Entry(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings of the reward itself: the keys that are not those of every entry."""
         return dict(self.model_extra or {})
 
 
@@ -92,11 +97,11 @@ def read_yaml(path: str | Path, what: str) -> Any:
     """The content of a YAML file.
 
     Args:
-        path: the file.
-        what: what the message calls it, such as "reward set".
+        path: the YAML file.
+        what: what messages call the file, such as "reward set".
 
     Raises:
-        ConfigError: naming the file, when it cannot be read or is no YAML.
+        ConfigError: the file cannot be read or is no YAML; names it.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -154,10 +159,10 @@ def read_set(source: Source) -> tuple[dict[str, Any], str]:
     """A set's mapping, not yet checked further, and how messages name its place.
 
     Args:
-        source: a YAML file, or what could stand in one: see the module.
+        source: a YAML file, or what could stand in one: a mapping, or a list of rewards' names.
 
     Raises:
-        ConfigError: naming the place, when it cannot be read or has another shape.
+        ConfigError: the set cannot be read or has another shape; names its place.
     """
     if not isinstance(source, str | Path):
         return normalised(source, Path(), "the set")
@@ -170,9 +175,11 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
     """A set that is written in one of several ways as one mapping, and how messages name its place.
 
     Args:
-        content: a set, see the module; or a recipe.
-        folder: where files lie that are read together with it.
-        where: how messages name what it stands in.
+        content: a set: a mapping with or without the key `rewards`, or a list of rewards' names; or
+            a recipe.
+        folder: folder that Python files which the set names, and a set that a recipe names, are
+            relative to.
+        where: how messages name the place of `content`, such as "recipe.yaml".
     """
     if isinstance(content, Mapping) and "stage" in content:
         if "rewards" not in content:
@@ -215,9 +222,9 @@ class SetConfig:
     """A set's configuration, checked.
 
     Attributes:
-        entries: how the set uses its rewards, by the keys under which it names them.
-        tags: "required": a response without well-formed `<report>` tags has no report (paper).
-            "optional": a response without any such tag is a report itself.
+        entries: key under which the set names a reward -> how the set uses it.
+        tags: whether a response needs `<report>` tags. "required": without a well-formed pair it
+            has no report (paper). "optional": without any such tag it is a report itself.
     """
 
     entries: Mapping[str, Entry]
@@ -232,9 +239,10 @@ def parse_set(
     """Checks a set's mapping without building anything: names, keys, and what values they take.
 
     Args:
-        rewards: as `read_set` gives it.
-        where: how messages name the place, e.g. "recipe.yaml: rewards".
-        given: reward name -> settings that will be filled in, so that they may be missing yet.
+        rewards: the set's mapping, as `read_set` gives it.
+        where: how messages name the place of the set, such as "recipe.yaml: rewards".
+        given: key of a reward -> names of its settings that are filled in later, so that they may
+            be missing yet.
     """
     try:
         tags = TypeAdapter(Tags).validate_python(rewards.get("tags", "required"))

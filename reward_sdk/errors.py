@@ -115,8 +115,8 @@ def explain(error: _Invalid, values: bool = True) -> str:
     """A validation error as one line: what is wrong at which places, of which ten are named.
 
     Args:
-        error: pydantic's, or FastAPI's.
-        values: whether to repeat what was given there, which may be a report.
+        error: a validation error of pydantic or FastAPI.
+        values: whether to repeat the values that were given, which may be reports.
     """
     parts = []
     for item in error.errors()[:10]:

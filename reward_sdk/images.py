@@ -84,8 +84,8 @@ def opened(ref: ImageRef) -> Iterator[Image.Image]:
     All that a process holds open has at most twice `MAX_PIXELS` pixels together; others wait.
 
     Raises:
-        ScoringError: no image given, file missing, corrupt or of unknown format, or larger than
-            `MAX_PIXELS`, which is checked before anything is decoded. Names the file.
+        ScoringError: there is no image, or its file is missing, corrupt, of unknown format, or
+            larger than `MAX_PIXELS`, which is checked before anything is decoded. Names the file.
         ExhaustedError: the machine is out of files or memory, or no room was left for too long.
     """
     with ExitStack() as stack:
@@ -149,7 +149,7 @@ def is_lateral(ref: ImageRef) -> bool:
     """Whether the image is known to be a side view: by `ref.view`, else by its DICOM header.
 
     Raises:
-        ScoringError: the header cannot be read.
+        ScoringError: the image's DICOM header cannot be read.
     """
     view = ref.view
     if view is None and ref.pixels is None and (ref.data or ref.path) is not None:
@@ -334,7 +334,7 @@ def to_gray(image: Image.Image) -> np.ndarray:
     divided by 257, so that the full range of their bit depth becomes 0..255.
 
     Raises:
-        ScoringError: values without a defined range (floating point, or more than 16 bits).
+        ScoringError: the values have no defined range: floating point, or more than 16 bits.
     """
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" is 16 bits in 32
         values = np.asarray(image).astype(np.float32)

@@ -33,12 +33,13 @@ class Row:
     """A line that can be used, as a row of the data.
 
     Attributes:
-        number: of the line in the file, from 1.
-        id: the study's name.
-        response: what a policy wrote, if the row has it.
-        reference: the radiologist's report, if the row has it: `reference`, else `report`.
-        report: `report` alone.
-        image: the X-ray, if the row has it.
+        number: number of the line in the file, counted from 1.
+        id: the study's id, never blank.
+        response: the text that a policy wrote; None if the row has none.
+        reference: the radiologist's report: `reference`, else `report`; None if the row has
+            neither.
+        report: what the row has under `report` alone; None if nothing.
+        image: the X-ray, its path joined to the file's folder; None if the row has none.
     """
 
     number: int
@@ -51,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A line that cannot: its number, what is wrong, and the line itself, cut at 100,000 bytes."""
+    """A line that cannot be used: its number, what is wrong, and the line, cut at 100,000 bytes."""
 
     number: int
     problem: str
@@ -64,11 +65,11 @@ def read_rows(path: str | Path, what: str = "data") -> Iterator[Row | BadRow]:
     Whether an image can be read is left to the rewards that look at it.
 
     Args:
-        path: the file.
-        what: what the message calls it.
+        path: the JSONL file.
+        what: what messages call the file, such as "studies".
 
     Raises:
-        ConfigError: the file cannot be read, or is in another format.
+        ConfigError: the file cannot be read, or is in another format than JSONL.
     """
     path = Path(path)
     try:

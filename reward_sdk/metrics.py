@@ -30,13 +30,13 @@ def corpus_metrics(
 
     Args:
         reports: generated reports without tags, at least one; an empty text where there is none.
-        references: one for each report.
-        normalise: which tokens a text has, of `NORMALISE`.
+        references: reference reports without tags, one for each of `reports`, in the same order.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
         meteor: whether to compute METEOR, which needs nltk.
 
     Raises:
-        ConfigError: METEOR without nltk.
-        ValueError: lists of unequal length, or empty ones.
+        ConfigError: METEOR is asked for, and nltk is not installed.
+        ValueError: the lists are of unequal length or empty.
     """
     if not reports:
         raise ValueError("corpus metrics need at least one pair of reports")
@@ -68,8 +68,9 @@ def corpus_bleu(counts: Sequence[int], n: int = 4) -> float:
     """BLEU-n of a corpus, by sacrebleu, without smoothing, in [0, 1].
 
     Args:
-        counts: the sum of its pairs' `bleu_counts`, each of which may count several times.
-        n: the longest n-gram, 1 to 4.
+        counts: sum of the `bleu_counts` of the corpus' pairs, ten numbers; a pair may count several
+            times.
+        n: length of the longest n-grams, 1 to 4.
     """
     common, grams, (words, reference_words) = counts[:4], counts[4:8], counts[8:]
     bleu = BLEU.compute_bleu(list(common), list(grams), words, reference_words, "none")

@@ -43,10 +43,10 @@ def asserted(
     """The observations that a labelled report asserts.
 
     Args:
-        labels: of the report.
+        labels: labels of one report, which have every one of `observations`.
         uncertain: what an uncertain observation counts as. "positive", the U-Ones convention of the
             CheXpert paper, is f1chexbert's mode "rrg".
-        observations: those that count; the result is in their order.
+        observations: names of the observations that count; the result is in their order.
 
     >>> asserted({**dict.fromkeys(OBSERVATIONS), "Edema": -1, "Cardiomegaly": 1, "Fracture": 0})
     ('Cardiomegaly', 'Edema')

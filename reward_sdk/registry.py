@@ -23,8 +23,8 @@ class Reward(Protocol):
     """Scores a batch. Pure: the same samples give the same values.
 
     Attributes:
-        name: metric key, snake_case.
-        bounds: closed range of every value.
+        name: name of the reward, under which it is logged, snake_case.
+        bounds: closed range (low, high) of every value.
         needs: what must be present in a sample, of {"report", "reference", "image"}. The set
             checks before the call: without a well-formed report a sample gets the lower bound,
             without a reference or an image the reward is skipped.
@@ -79,8 +79,9 @@ class Setting:
     """A setting of a reward.
 
     Attributes:
-        kind: its type.
-        default: its value where a set does not say it; `inspect.Parameter.empty` if a set must.
+        kind: type of the setting's value, by its type hint; `Any` without one.
+        default: value of the setting where a set gives none; `inspect.Parameter.empty` if a set
+            must.
     """
 
     kind: Any
@@ -88,7 +89,7 @@ class Setting:
 
     @property
     def wanted(self) -> bool:
-        """Whether a set must say it."""
+        """Whether a set must give the setting a value."""
         return self.default is inspect.Parameter.empty
 
 
@@ -96,11 +97,13 @@ class Factory:
     """What makes a reward: a function of its settings, a class, or a function of samples.
 
     Args:
-        name: by which sets ask for the reward.
-        made_of: the function or class.
-        bounds: see `Reward`, where it does not say so itself.
-        needs: see `Reward`, where it does not say so itself.
-        code: tells the file that it stands in apart from others, if that may change.
+        name: name by which sets ask for the reward.
+        made_of: the function of settings, the class, or the function of samples.
+        bounds: closed range (low, high) of the reward's values, where it does not say so itself.
+        needs: what a sample must have, of "report", "reference" and "image", where the reward does
+            not say so itself.
+        code: digest of the Python file that a set names the reward by, since its content may
+            change; "" for any other reward.
     """
 
     def __init__(
@@ -239,12 +242,14 @@ def reward(
     a reward. The other arguments, with their type hints, are the reward's settings in YAML.
 
     Args:
-        name: of the reward, snake_case.
-        bounds: closed range of its values, for a function of samples.
-        needs: what a sample must have, of "report", "reference" and "image", for such a function.
+        name: name by which sets ask for the reward, snake_case.
+        bounds: closed range (low, high) of the values of a function of samples, and of a reward
+            that does not say its own.
+        needs: what a sample must have for a function of samples, and for a reward that does not say
+            so itself: some of "report", "reference" and "image".
 
     Raises:
-        ConfigError: another reward has this name already.
+        ConfigError: another reward has this name already, or the name is no text.
     """
 
     def register(made_of: Made) -> Made:
@@ -276,7 +281,7 @@ def factory(name: str) -> Factory:
     """What makes the reward of this name, or of "path/to/file.py:name".
 
     Raises:
-        ConfigError: there is none, with the nearest name; or it does not load.
+        ConfigError: no reward has this name (the nearest one is given), or it does not load.
     """
     if is_in_file(name):
         return _in_file(name)

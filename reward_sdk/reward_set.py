@@ -39,10 +39,10 @@ class Member:
     """One reward of a set and how the set uses it.
 
     Attributes:
-        reward: the reward.
-        entry: how the set uses it.
-        name: the reward's name.
-        late_calls: calls that were given up at their deadline.
+        reward: the reward, which is called for its parts.
+        entry: how the set uses the reward: weight, schedule, failures and settings.
+        name: name of the reward, under which it is logged.
+        late_calls: number of calls that were given up at their deadline.
     """
 
     def __init__(self, reward: Reward, entry: Entry) -> None:
@@ -218,14 +218,17 @@ class RewardSet:
     the scaling.
 
     Args:
-        rewards: (reward, how the set uses it), in the order of the logs; `from_config` makes them.
-        tags: see `reward_sdk.config.SetConfig`.
+        rewards: (reward, how the set uses it) of each reward, in the order of the logs;
+            `from_config` makes them.
+        tags: whether a response needs `<report>` tags: "required", or "optional", by which a
+            response without any is a report itself.
 
     Attributes:
-        members: its rewards.
-        names: their names.
-        tags: whether responses without tags are reports.
-        bounds: range of every total.
+        members: the rewards of the set and how it uses them, in the order of the logs.
+        names: names of the rewards, in the order of the logs.
+        tags: whether a response needs `<report>` tags: "required", or "optional", by which a
+            response without any is a report itself.
+        bounds: range (low, high) of every total.
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, Entry]], tags: Tags = "required") -> None:
@@ -243,11 +246,12 @@ class RewardSet:
         `reward_sdk.config`.
 
         Args:
-            rewards: the path of the file, or what could stand in it.
-            where: how messages name it.
+            rewards: path of the YAML file, or what could stand in it: a mapping, or a list of
+                rewards' names.
+            where: how messages name the place of the set; by default its file, or "the set".
 
         Raises:
-            ConfigError: for an unknown name or key, a wrong value, missing weights.
+            ConfigError: a name or key is unknown, a value is wrong, or weights are missing.
         """
         mapping, place = read_set(rewards)
         where = where or place
@@ -335,12 +339,12 @@ class RewardSet:
         """One score per sample, in order.
 
         Args:
-            samples: the batch.
+            samples: the samples to score, in one batch.
             step: the policy step, counted from 1; needed by sets with a schedule.
 
         Raises:
-            ConfigError: a schedule without a step, or a step below 1.
-            ScoringError: a part failed whose policy is "raise".
+            ConfigError: the set has a schedule and there is no step, or the step is below 1.
+            ScoringError: a part failed whose policy (`on_failure`) is "raise".
             ExhaustedError: the machine is out of files, memory or disk.
         """
         counting, samples = self.counting(step), self.read(samples)
@@ -364,14 +368,14 @@ class RewardSet:
         return frozenset(member.name for member in due)
 
     def combine(self, parts: Mapping[str, Outcome], sample: Sample) -> Score:
-        """The score of a sample.
+        """The score of a sample, made of the parts of its rewards.
 
         Args:
-            parts: of the rewards that count, by name, as `Member.parts` gives them.
-            sample: what they are of.
+            parts: reward name -> part, as `Member.parts` gives it, for each reward that counts.
+            sample: the sample that was scored.
 
         Raises:
-            ScoringError: a part failed whose policy is "raise".
+            ScoringError: a part failed whose policy (`on_failure`) is "raise".
         """
         total = wanted = counted = 0.0
         settled: dict[str, Outcome] = {}
@@ -400,8 +404,8 @@ class TagWatch:
     """Says once that most responses lack their tags, where a set requires them.
 
     Args:
-        tags: of the set.
-        needs: of the set.
+        tags: whether the set requires `<report>` tags; if they are "optional", nothing is said.
+        needs: what the set needs of a sample; if "report" is not among it, nothing is said.
     """
 
     def __init__(self, tags: Tags, needs: Collection[str]) -> None:

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def template(folder: Path, name: str) -> Template:
-    """A template. What it is given is escaped, and what it is not given is an error.
+    """A Jinja template of an HTML page. What it is given is escaped, and what it is not given is an
+    error.
 
     Args:
-        folder: where it stands.
-        name: its file.
+        folder: folder that the template's file stands in.
+        name: name of the template's file.
 
     Raises:
         ConfigError: jinja2 is not installed.

@@ -28,11 +28,11 @@ class ImageRef:
     """One chest X-ray: a file, a file's bytes, or pixels already in memory.
 
     Attributes:
-        path: an image file, read when a reward needs it.
-        data: what such a file holds; wins over `path`.
-        pixels: the opened image; wins over both.
-        view: how it was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...), or None where
-            that is not known; a DICOM file says it itself.
+        path: path of an image file, which is read when a reward needs it.
+        data: bytes of an image file; they win over `path`.
+        pixels: the opened image; it wins over `path` and `data`.
+        view: how the X-ray was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...); None
+            where that is not known, or where a DICOM file says it itself.
     """
 
     path: str | None = None
@@ -54,7 +54,7 @@ class ImageRef:
         for None.
 
         Raises:
-            TypeError: for anything else.
+            TypeError: the image is of another type.
         """
         if image is None or isinstance(image, ImageRef):
             return image
@@ -90,10 +90,13 @@ class Sample:
         image: the X-ray the response describes, or None. A path, a file's bytes or a PIL image
             becomes an `ImageRef`.
         id: the study's name, used in messages only; an integer becomes a text.
-        tags: how `report` reads the response; a set whose `tags` are optional says so here.
+        tags: whether `report` needs `<report>` tags in the response: "required", or "optional", by
+            which a response without any is a report itself. A set whose `tags` are optional says so
+            here.
 
     Raises:
-        TypeError: for a value of another type.
+        TypeError: a value is of another type.
+        ValueError: `tags` is neither "required" nor "optional".
     """
 
     response: str
@@ -176,7 +179,8 @@ class Score:
     """What a reward set says of one sample.
 
     Attributes:
-        total: weighted sum of the parts, or None when no part could be scored.
+        total: weighted sum of the parts that have a value, scaled up for those that are missing,
+            within the set's range; None when no part that weighs has a value.
         parts: reward name -> outcome, for every reward of the set.
         logs: numbers under keys that never vary within a set, see `RewardSet.log_keys`.
     """
@@ -227,14 +231,16 @@ class SetInfo:
     """What a reward set is, in plain values.
 
     Attributes:
-        set: the digest of its configuration.
-        version: of this package, where the set was built.
-        bounds: range of every total.
-        needs: what some reward wants in a sample, of "image", "reference" and "report"; sorted.
-        needs_step: whether the set has a schedule.
-        log_keys: the keys of every score's `logs`.
-        rewards: the set.
-        tags: see `reward_sdk.config.SetConfig`.
+        set: digest of the set's configuration.
+        version: version of this package where the set was built.
+        bounds: range (low, high) of every total.
+        needs: what some reward of the set wants in a sample, of "image", "reference" and "report";
+            sorted.
+        needs_step: whether the set has a schedule, so that every call must say its policy step.
+        log_keys: keys of every score's `logs`.
+        rewards: each reward of the set in plain values, in the order of the logs.
+        tags: whether a response needs `<report>` tags: "required", or "optional", by which a
+            response without any is a report itself.
     """
 
     set: str
@@ -252,13 +258,15 @@ class Evidence:
     """What a reward read about one finding in one sample, for people.
 
     Attributes:
-        finding: its name.
-        response: what the response says of it, such as "present, left" or "not mentioned".
-        reference: what the reference says; "" where there is none, or the reward reads none.
-        image: the image's evidence for it, in standard deviations over many images; None for a
-            reward that does not look at images.
-        agrees: whether the reward counts the response as right here; None where it does not count.
-        note: what else there is to know.
+        finding: name of the finding.
+        response: what the response says of the finding, such as "present, left" or "not mentioned".
+        reference: what the reference says of the finding; "" where there is none, or the reward
+            reads none.
+        image: the image's evidence for the finding, in standard deviations over many images; None
+            for a reward that does not look at images.
+        agrees: whether the reward counts the response as right about the finding; None where the
+            finding does not count.
+        note: what else people should know of the finding here; "" if nothing.
     """
 
     finding: str

@@ -55,10 +55,12 @@ class ImageFile(_Wire):
     """An image that the server reads itself.
 
     Attributes:
-        path: absolute, or relative to one of the server's image folders; inside of them.
-        size: bytes that the file must have, so that a path which means another file on the
-            server's machine is found out.
-        view: see `ImageRef`.
+        path: path of the image file, absolute or relative to one of the server's image folders, and
+            inside of them.
+        size: number of bytes that the file must have, so that a path which means another file on
+            the server's machine is found out; null for any number.
+        view: how the X-ray was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...); null
+            where that is not known, or where a DICOM file says it itself.
     """
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -70,9 +72,10 @@ class ImageBytes(_Wire):
     """An image in the request.
 
     Attributes:
-        base64: what an image file holds (PNG, JPEG, DICOM, ...), in base64; no data URL. Empty
-            for a file that is missing where the client runs: rewards fail on it.
-        view: see `ImageRef`.
+        base64: bytes of an image file (PNG, JPEG, DICOM, ...) in base64; no data URL. Empty for a
+            file that is missing where the client runs: rewards fail on it.
+        view: how the X-ray was taken, as DICOM says it ("PA", "AP", "LATERAL", "LL", ...); null
+            where that is not known, or where a DICOM file says it itself.
     """
 
     base64: Annotated[str, Field(max_length=(MAX_IMAGE + 2) // 3 * 4)]
@@ -87,15 +90,15 @@ class ImageBytes(_Wire):
 
 
 class WireSample(_Wire):
-    """A `Sample`.
+    """A `Sample` as it travels.
 
     Attributes:
-        response: what the policy wrote, tags kept, special tokens removed.
-        reference: the radiologist's report without tags.
-        image: the X-ray that the response describes.
-        id: the study's name.
-        group: the name of the prompt group that the sample belongs to; by default its id. For the
-            server's log.
+        response: the text that the policy wrote, tags kept, special tokens removed.
+        reference: the radiologist's report without tags; null where a study has none.
+        image: the X-ray that the response describes; null where a study has none.
+        id: the study's name, used in messages only.
+        group: name of the prompt group that the sample belongs to, for the server's log; by default
+            its id.
     """
 
     response: Text
@@ -109,10 +112,10 @@ class ScoreRequest(_Wire):
     """The body of `POST /v1/score`.
 
     Attributes:
-        samples: what is scored.
-        step: the policy step, from 1; needed by sets with a schedule.
-        request_id: a request that comes again under its id, after a broken connection, is answered
-            with what it has been answered with, and not scored twice.
+        samples: the samples to score.
+        step: the policy step, counted from 1; needed by sets with a schedule.
+        request_id: id of the request, for one that may come again after a broken connection: it is
+            then answered with what it has been answered with, and not scored twice.
     """
 
     model_config = ConfigDict(
@@ -138,11 +141,11 @@ class ScoreRequest(_Wire):
 
 
 class ScoreReply(BaseModel):
-    """The answer to it.
+    """The answer to `POST /v1/score`.
 
     Attributes:
         set: the digest of the reward set's configuration.
-        request_id: as it came.
+        request_id: id of the request that is answered; null if it had none.
         scores: one per sample, in order, as `RewardSet.score` gives them.
     """
 
@@ -156,7 +159,8 @@ class ServedSet(SetInfo):
     """The answer to `GET /v1/rewards`.
 
     Attributes:
-        image_folders: where images may be that are given by path.
+        image_folders: folders of the server's machine in which images may lie that a request gives
+            by path.
     """
 
     image_folders: tuple[str, ...]

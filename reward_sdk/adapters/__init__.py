@@ -14,14 +14,14 @@ FIELDS = ("Receives", "Returns", "Logs", "On failure", "Does not", _RUN)
 
 @dataclass(frozen=True)
 class Stack:
-    """What an adapter's docstring says.
+    """What an adapter's docstring says, in its parts.
 
     Attributes:
-        name: of the module.
-        title: the stack, and what the adapter is there.
-        example: what a user writes.
-        facts: of `FIELDS`.
-        notes: what else there is to say.
+        name: name of the adapter's module, one of `STACKS`.
+        title: the docstring's first paragraph: the stack, and what the adapter is there.
+        example: what a user writes, as code or command line, without indent.
+        facts: field of `FIELDS` -> what the docstring says under it, on one line.
+        notes: what else the docstring says; "" if nothing.
     """
 
     name: str
@@ -35,7 +35,7 @@ def describe(name: str) -> Stack:
     """The docstring of an adapter, taken apart.
 
     Args:
-        name: of `STACKS`.
+        name: name of the adapter's module, one of `STACKS`.
     """
     text = inspect.getdoc(import_module(f"reward_sdk.adapters.{name}")) or ""
     title, example, facts, *notes = text.split("\n\n")

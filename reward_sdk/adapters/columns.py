@@ -19,13 +19,15 @@ class Rollouts:
     """The values of a rollout's batch, computed once for all the functions that ask for one each.
 
     Args:
-        rewards: see `Scorer`.
+        rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
+            servers.
 
     Attributes:
-        names: of the functions: the rewards', and `MISSING`.
-        weights: of the functions.
-        failed: reward name -> share of the last batch on which it failed.
-        samples: the last batch.
+        names: names of the functions that a trainer gets: the set's rewards, then `MISSING`.
+        weights: one weight for each of `names`; that of `MISSING` is 1.
+        failed: reward name -> share of the last batch on which it failed, 0 to 1; empty before the
+            first batch.
+        samples: samples of the last batch, in its order; empty before the first batch.
     """
 
     def __init__(self, rewards: Rewards) -> None:
@@ -43,12 +45,13 @@ class Rollouts:
         """Per sample the values under `names`.
 
         Args:
-            completions: what the policy wrote: texts, or lists of messages.
-            columns: the other arguments of a reward function: columns, and `trainer_state`.
-            args: the trainer's, see `policy_step`.
+            completions: responses of the batch, each a text or a list of messages.
+            columns: what else the trainer gives a reward function, by name: the columns of the
+                batch, each a list, and `trainer_state`.
+            args: the trainer's arguments, as `policy_step` reads them.
 
         Raises:
-            ConfigError: a column that the set needs is not there, or holds something else.
+            ConfigError: a column that the set needs is not there, or holds values of another type.
         """
         # The trainer gives every function the same list. It is held, so that no other can be taken
         # for it.
@@ -71,9 +74,10 @@ def policy_step(optimizer_steps: int, args: Any) -> int:
     where one takes several rollouts.
 
     Args:
-        optimizer_steps: that were taken, `trainer_state.global_step`.
-        args: the trainer's, which say on how many micro steps a rollout is used, and how many an
-            optimizer step takes.
+        optimizer_steps: number of optimizer steps taken so far, `trainer_state.global_step`.
+        args: the trainer's arguments: `steps_per_generation` and `num_iterations` say for how many
+            micro steps a rollout is used, `gradient_accumulation_steps` how many an optimizer step
+            takes.
     """
     micro, taken = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
     # Rounded up, because a rollout may begin between two optimizer steps.
@@ -86,12 +90,13 @@ def to_samples(
     """The samples of a batch.
 
     Args:
-        completions: what the policy wrote: texts, or lists of messages.
-        columns: of the batch, each a list; see `reward_sdk.adapters.rows`.
-        needs: of the set, see `RewardSet.needs`.
+        completions: responses of the batch, each a text or a list of messages.
+        columns: column name -> a list with one value for each completion;
+            `reward_sdk.adapters.rows` has the names that are read.
+        needs: what the set needs of a sample: some of "report", "reference" and "image".
 
     Raises:
-        ConfigError: a column that the set needs is not there, or holds something else.
+        ConfigError: a column that the set needs is not there, or holds values of another type.
     """
     used = {n: columns[n] for n in (*REFERENCE, *IMAGE, "view", "id") if n in columns}
     if "reference" in needs and not used.keys() & set(REFERENCE):

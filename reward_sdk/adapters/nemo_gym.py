@@ -54,8 +54,9 @@ class VerifyRequest(BaseModel):
     All of it comes back.
 
     Attributes:
-        responses_create_params: the prompt, in the form of OpenAI's Responses API.
-        response: what the policy answered, in the same form.
+        responses_create_params: the prompt, as a request to OpenAI's Responses API holds it; by
+            default none.
+        response: the policy's answer, as OpenAI's Responses API gives it.
     """
 
     model_config = ConfigDict(
@@ -93,8 +94,8 @@ def sample(request: VerifyRequest, needs: Collection[str]) -> Sample:
     """The sample of a request.
 
     Raises:
-        ScoringError: it holds no response.
-        ConfigError: a value of the row is of another type.
+        ScoringError: the response holds no message.
+        ConfigError: the reference is no text, or the image is of no known type.
     """
     row = {"images": _prompt_image(request), **(request.model_extra or {})}
     return row_sample(_text(request.response), row, needs)
@@ -135,11 +136,11 @@ def reply(
     """What NeMo Gym is told: the request, the reward, its components, and every log key.
 
     Args:
-        request: what it sent.
-        score: of the sample; None where it could not be scored at all.
-        weights: of the set's rewards.
-        log_keys: of the set.
-        problem: why there is no score.
+        request: the request, all of which comes back.
+        score: the sample's score; None where it could not be scored at all.
+        weights: reward name -> weight, for every reward of the set.
+        log_keys: keys of the set's logs; each is 0 where there is no score.
+        problem: why there is no score; "" where the reasons of its parts say so.
     """
     logs = dict.fromkeys(log_keys, 0.0) if score is None else score.logs
     parts = dict.fromkeys((*weights, MISSING)) if score is None else values(score, weights)

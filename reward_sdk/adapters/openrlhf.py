@@ -47,10 +47,10 @@ class Query(BaseModel):
     """The body of `POST /get_reward`.
 
     Attributes:
-        query: prompt and response, decoded with special tokens.
-        prompts: the prompt alone, before images were expanded.
-        labels: of each row a JSON text (or object), see `reward_sdk.adapters.rows`; any other text
-            is the reference report itself.
+        query: prompt and response of each sample, decoded with special tokens.
+        prompts: prompt of each sample alone, before images were expanded.
+        labels: label of each sample: a JSON text or object, which is a row of
+            `reward_sdk.adapters.rows`; any other text is the reference report itself.
     """
 
     model_config = ConfigDict(
@@ -82,8 +82,8 @@ def sample(query: str, prompt: str, label: Any, needs: Collection[str]) -> Sampl
     """One sample of a call.
 
     Raises:
-        ScoringError: the response cannot be found, or the label not be read.
-        ConfigError: a value of the label is of another type.
+        ScoringError: the response cannot be found in the query, or the label cannot be read.
+        ConfigError: the reference is no text, or the image is of no known type.
     """
     return row_sample(response_of(query, prompt), _row(label), needs)
 
@@ -136,9 +136,10 @@ def reply(
     """What OpenRLHF is told: the content of a `Reply`.
 
     Args:
-        scores: of the samples; None for those that could not be scored at all.
-        bounds: of the set's totals, for `scores`, which dynamic filtering wants in [0, 1].
-        log_keys: of the set.
+        scores: score of each sample; None for those that could not be scored at all.
+        bounds: range of the set's totals, which becomes [0, 1] in `scores` for dynamic filtering; a
+            sample without a total gets its lower end.
+        log_keys: keys of the set's logs; each is 0 for a sample without a score.
     """
     low, high = bounds
     totals = [None if score is None else score.total for score in scores]

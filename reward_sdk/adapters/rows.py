@@ -28,12 +28,14 @@ def row_sample(response: str, row: Mapping[str, Any], needs: Collection[str]) ->
     """The sample of a row and a response to it.
 
     Args:
-        response: what the policy wrote.
-        row: see the module.
-        needs: of the set, see `RewardSet.needs`.
+        response: the text that the policy wrote, tags kept, special tokens removed.
+        row: a row of a training set, with the keys that this module lists; others are not looked
+            at.
+        needs: what the set needs of a sample: some of "report", "reference" and "image"; without
+            "image" the row's image is not looked at.
 
     Raises:
-        ConfigError: a value of another type.
+        ConfigError: the reference is no text, or the image is of no known type.
     """
     reference = _first(row, REFERENCE)
     if not isinstance(reference, str | None):
@@ -65,7 +67,7 @@ def image_ref(image: Any, view: str | None = None) -> ImageRef | None:
     """The X-ray of a row, see the module.
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: the image is of none of the types that the module lists.
     """
     if isinstance(image, list | tuple):
         image = next((item for item in image if not _absent(item)), None)

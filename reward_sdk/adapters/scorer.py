@@ -36,8 +36,8 @@ class Scorer:
             with a schedule counts on every call, with a warning.
 
     Attributes:
-        info: what the set is.
-        weights: reward name -> weight.
+        info: what the set is, in plain values.
+        weights: reward name -> weight, in the set's order.
 
     Raises:
         ConfigError: the set cannot be built; or it has a schedule and is served, for which each
@@ -105,8 +105,8 @@ def values(score: Score, weights: Mapping[str, float]) -> dict[str, float | None
     weights, `MISSING` by 1, gets the set's total. All None if there is no total.
 
     Args:
-        score: of a sample.
-        weights: of the set's rewards.
+        score: the score of one sample.
+        weights: reward name -> weight, for every reward of the set.
     """
     if score.total is None:
         return dict.fromkeys((*weights, MISSING))

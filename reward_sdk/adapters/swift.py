@@ -40,8 +40,8 @@ def register(rewards: Rewards) -> None:
             servers.
 
     Raises:
-        ConfigError: the set cannot be built; and, when training begins, if `--reward_funcs` does
-            not begin with the set's functions, or `--reward_weights` with its weights.
+        ConfigError: the set cannot be built; or, when training begins, `--reward_funcs` does not
+            begin with the set's functions, or `--reward_weights` with its weights.
         ServerError: no server became ready in time.
     """
     from swift.rewards import ORM, orms  # type: ignore[import-not-found]

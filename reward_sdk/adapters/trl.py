@@ -53,11 +53,12 @@ def make_reward_funcs(rewards: Rewards, args: GRPOConfig) -> list[RewardFunc]:
     Args:
         rewards: a set, its YAML file, a mapping or a list of names, a client, or the URLs of reward
             servers.
-        args: the trainer's; its `reward_weights` are set. To add a function of your own, append it
-            to the result and its weight to `args.reward_weights`.
+        args: the trainer's configuration, whose `reward_weights` are set here. To add a function of
+            your own, append it to the result and its weight to `args.reward_weights`.
 
     Raises:
-        ConfigError: the set cannot be built, or the arguments say otherwise already.
+        ConfigError: the set cannot be built, `reward_weights` are set already, or
+            `remove_unused_columns` is not False.
         ServerError: no server became ready in time.
     """
     if args.reward_weights is not None:

@@ -69,14 +69,15 @@ async def compute_score(
     """The score of one sample, made in one batch with those of concurrent calls.
 
     Args:
-        data_source: not used.
-        solution_str: what the policy wrote.
-        ground_truth: the radiologist's report.
-        extra_info: `image`, `view` and `id`, where they are known.
+        data_source: name of the data set, which verl gives; not used.
+        solution_str: the text that the policy wrote.
+        ground_truth: the radiologist's report; None where the row has none.
+        extra_info: a row with `image`, `view` and `id`, where they are known.
         rewards: the set's YAML file, a mapping or a list of names, or the URLs of reward servers.
 
     Raises:
-        ConfigError: the set cannot be built, or a value is of another type.
+        ConfigError: the set cannot be built, the reference is no text, or the image is of no known
+            type.
         ServerError: no server answered in time.
     """
     scorer = _scorer(rewards)

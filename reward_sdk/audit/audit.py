@@ -40,15 +40,19 @@ class Cell:
     """What one reward, or the total, made of one edit.
 
     Attributes:
-        n: pairs of report and edited report that count below.
-        share_below: share of them in which the edited report scored lower, 0 to 1; None if n is 0.
-        share_equal: in which it scored the same, within `TOLERANCE` of the edit's kind.
-        share_above: in which it scored higher.
-        mean_gap: mean of edited minus original.
-        at_bound: pairs left out because the original has the lowest score already and cannot fall;
-            0 for edits that must not matter.
-        unscored: pairs left out because one side was skipped or failed.
-        reason: why the first of them was.
+        n: number of pairs of report and edited report that the shares and the mean are taken over.
+        share_below: share of the pairs in which the edited report scored lower, 0 to 1; None if n
+            is 0.
+        share_equal: share of the pairs in which the edited report scored the same, within
+            `TOLERANCE` of the edit's kind, 0 to 1; None if n is 0.
+        share_above: share of the pairs in which the edited report scored higher, 0 to 1; None if n
+            is 0.
+        mean_gap: mean over the pairs of the edited report's score minus the original's; None if n
+            is 0.
+        at_bound: number of pairs left out because the original has the lowest score already and
+            cannot fall; 0 for edits that must not matter.
+        unscored: number of pairs left out because one side was skipped or failed.
+        reason: why the first of the unscored pairs has no score; "" if there is none.
     """
 
     n: int
@@ -63,12 +67,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class EditResult:
-    """One edit's results.
+    """What every reward, and the total, made of one edit.
 
     Attributes:
-        edit: a name of `EDITS`.
-        applied: reports that the edit applied to.
-        cells: reward name or `TOTAL` -> result.
+        edit: name of the edit, a key of `EDITS`.
+        applied: number of reports that the edit applied to.
+        cells: reward name or `TOTAL` -> what that score made of the edit.
     """
 
     edit: str
@@ -93,13 +97,14 @@ class EditResult:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result.
+    """The result of an audit.
 
     Attributes:
-        reports: number of originals.
-        seed: of the edits.
-        columns: `TOTAL`, then the set's rewards.
-        rows: in the order of `EDITS`; an edit that applied nowhere is among them.
+        reports: number of original reports.
+        seed: the seed that the edits were made with.
+        columns: `TOTAL`, then the names of the set's rewards.
+        rows: the result of every edit, in the order of `EDITS`; that of an edit which applied
+            nowhere is among them.
     """
 
     reports: int
@@ -159,14 +164,16 @@ def audit(
     """Scores every sample as it is and after every edit that applies to it.
 
     Args:
-        rewards: the set; of a schedule nothing is left, every reward counts.
-        samples: each with a well-formed report and a reference; their order does not matter.
+        rewards: the set to audit, of whose schedule nothing is left: every reward counts.
+        samples: samples with a well-formed report and a reference each; their order does not
+            matter.
         seed: equal seeds give equal edits.
-        progress: hands on the chunks of samples to be scored, such as `tqdm`.
+        progress: gets the list of chunks of samples to be scored and yields them one by one, such
+            as `tqdm`.
 
     Raises:
-        ConfigError: no samples, or one without a report or a reference.
-        ScoringError: a part failed whose policy is "raise".
+        ConfigError: there is no sample, or one has no report or no reference.
+        ScoringError: a part failed whose policy (`on_failure`) is "raise".
     """
     if not samples:
         raise ConfigError("an audit needs at least one report")
@@ -243,11 +250,12 @@ def read_samples(path: str | Path, limit: int | None = None) -> tuple[list[Sampl
     """The samples of a file of rows, and what is wrong with the lines that are none.
 
     Args:
-        path: JSONL, see `reward_sdk.jsonl`.
-        limit: read the first rows only.
+        path: JSONL file of rows, as `reward_sdk.jsonl` describes them.
+        limit: number of rows to read from the start; None reads them all.
 
     Raises:
-        ConfigError: the file cannot be read, or none of its rows can be used; names the first one.
+        ConfigError: the file cannot be read, or none of its rows can be used; says what is wrong
+            with the first one.
     """
     samples, problems = [], []
     for row in islice(read_rows(path), limit):

@@ -44,9 +44,9 @@ class Case:
     """What an edit sees.
 
     Attributes:
-        sample: with a well-formed report and a reference.
+        sample: the sample to edit, with a well-formed report and a reference.
         others: every sample of the audit, in an order that does not depend on the file's.
-        rng: for this sample and this edit alone.
+        rng: random generator for this sample and this edit alone.
     """
 
     sample: Sample
@@ -86,8 +86,8 @@ class Edit:
     """A named edit.
 
     Attributes:
-        name: in tables.
-        kind: what a good reward makes of it.
+        name: name of the edit, as tables have it.
+        kind: what a good reward makes of the edit: "must lower" or "must not matter".
         function: gives the new report, or the new image, or None where it does not apply.
     """
 

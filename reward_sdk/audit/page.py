@@ -84,10 +84,10 @@ def write_page(path: Path, audit: Audit, data: str, problems: Sequence[str]) -> 
     """Writes the audit as one HTML file without outside references or scripts.
 
     Args:
-        path: the HTML file.
-        audit: what to show.
-        data: what the page calls the data.
-        problems: rows of the data that were left out.
+        path: the HTML file to write.
+        audit: the audit to show.
+        data: name of the audited data, such as their file's.
+        problems: what is wrong with each row of the data that was left out.
 
     Raises:
         ConfigError: jinja2 is not installed.

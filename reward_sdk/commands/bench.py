@@ -39,11 +39,11 @@ class Cost:
     """What one reward costs.
 
     Attributes:
-        name: the reward.
-        load: seconds until it is built, imports and weights included.
-        new: seconds per 1,000 samples that it has not seen.
-        seen: seconds per 1,000 samples that it has just seen.
-        memory: MB that it adds to the process, after the rewards before it.
+        name: name of the reward.
+        load: seconds until the reward is built, imports and weights included.
+        new: seconds per 1,000 samples that the reward has not seen.
+        seen: seconds per 1,000 samples that the reward has just seen.
+        memory: MB (2^20 bytes) that the reward adds to the process, after the rewards before it.
     """
 
     name: str
@@ -57,12 +57,13 @@ def measure(source: Source, samples: Sequence[Sample]) -> Iterator[Cost]:
     """The cost of every reward of a set, one after the other; what rewards share counts once.
 
     Args:
-        source: the set, see `reward_sdk.config`.
-        samples: what is scored, in one batch; a schedule (`every`) is left out of account.
+        source: the set: a YAML file, a mapping or a list of names.
+        samples: samples to score in one batch, at least one; a schedule (`every`) is left out of
+            account.
 
     Raises:
-        ConfigError: a set that cannot be built.
-        ScoringError: a reward that scores none of the samples.
+        ConfigError: the set cannot be built.
+        ScoringError: a reward scores none of the samples.
     """
     mapping, where = read_set(source)
     for name, entry in parse_set(mapping, where).entries.items():

@@ -35,10 +35,10 @@ class Boundary(click.Group):
     Ctrl-C.
 
     Args:
-        stopped: command -> what a Ctrl-C leaves.
-        extra: the extra of this distribution that has all that its commands import; where it is not
-            given, the one that has the missing package.
-        options: of `click.Group`.
+        stopped: name of a command -> what it says after Ctrl-C; "stopped" where it is not named.
+        extra: name of the extra of this distribution that has all that the commands import; by
+            default the one that has the missing package.
+        options: keyword arguments of `click.Group`.
     """
 
     def __init__(

@@ -79,12 +79,13 @@ class Summary:
     """What one reward, or the total, gave over a file.
 
     Attributes:
-        mean: of the values, None without any.
-        scored: rows with a value.
-        skipped: rows it does not apply to.
-        failed: rows it failed on.
-        note: why the first of them failed; of the total, how many stand on fewer rewards than
-            the set has.
+        mean: mean of the values; None if no row has one.
+        scored: number of rows with a value.
+        skipped: number of rows that the reward does not apply to; for the total, of rows without
+            one.
+        failed: number of rows that the reward failed on; 0 for the total.
+        note: why the reward failed on the first of these rows; for the total, how many rows stand
+            on fewer rewards than the set has. "" if there is nothing to say.
     """
 
     mean: float | None
@@ -112,20 +113,23 @@ def score_file(
     changed is not looked at.
 
     Args:
-        source: the set, see `reward_sdk.config`.
-        data: JSONL, see `reward_sdk.jsonl`; every row needs a `response`.
-        out: JSONL.
-        step: the policy step, for sets with a schedule.
-        progress: told the line that was reached, after every chunk.
-        resumes: told how many rows `out` holds already, if any.
+        source: the set: a YAML file, a mapping or a list of names.
+        data: JSONL file of rows, as `reward_sdk.jsonl` describes them; every row needs a
+            `response`.
+        out: JSONL file that the scores are appended to, made if need be.
+        step: the policy step, counted from 1; needed by sets with a schedule.
+        progress: called after every chunk of rows with the number of the last line of `data` in it.
+        resumes: called with the number of rows that `out` holds already, if it holds any.
 
     Returns:
         Reward name or "total" -> its summary over all of `out`, and the lines that were rejected.
 
     Raises:
-        ConfigError: a set or data that cannot be read, data without a line, an `out` that holds
-            anything but scores of this set and data, or that another process writes to.
-        ScoringError: a part failed whose policy is "raise"; what was scored before is in `out`.
+        ConfigError: the set or the data cannot be read, the data have no row, the set needs a step,
+            or `out` holds anything but scores of this set, data and step or is being written to by
+            another process.
+        ScoringError: a part failed whose policy (`on_failure`) is "raise"; what was scored before
+            is in `out`.
     """
     rewards = RewardSet.from_config(source)
     if step is None and rewards.needs_step:

@@ -30,9 +30,11 @@ class Entity:
     """An anatomy or an observation that a report names.
 
     Attributes:
-        tokens: its words, separated by blanks.
-        label: what it is and how certain, e.g. "Observation::definitely absent" or "OBS-DA".
-        relations: (type, index of the other entity in the graph), e.g. ("located_at", 1).
+        tokens: the entity's words, separated by blanks.
+        label: what the entity is and how certain, such as "Observation::definitely absent" or
+            "OBS-DA".
+        relations: (type, index of the other entity in the graph) of each relation to another
+            entity, such as ("located_at", 1).
     """
 
     tokens: str
@@ -48,9 +50,10 @@ class Expert(Protocol):
     """A frozen multi-label classifier of frontal chest X-rays.
 
     Attributes:
-        weights: tells its weights apart from any others; a calibration belongs to one of them.
-        findings: names of `OBSERVATIONS`, one per output.
-        directions: the weights of its last, linear layer, (len(findings), D).
+        weights: text that tells the weights apart from any others; a calibration belongs to one of
+            them.
+        findings: names of the outputs, each one of `OBSERVATIONS`.
+        directions: weights of the last, linear layer, (len(findings), D).
     """
 
     weights: str

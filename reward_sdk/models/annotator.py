@@ -24,8 +24,9 @@ RESPONSES = 1 << 12  # ours: responses remembered; few return, and then soon
 
 
 class Turn:
-    """One at a time, so that no two threads do the same work; but a call that hangs must not hang
-    all others for ever, so whoever has waited in vain gives it up, and the others need not wait."""
+    """A lock that lets one thread work at a time, so that no two do the same work; but a call that
+    hangs must not hang all others for ever, so whoever has waited in vain gives it up, and the
+    others need not wait."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -46,7 +47,8 @@ class Annotator(Generic[Annotation]):
     """Annotations of the reports and references of samples. Thread-safe.
 
     Args:
-        annotate: texts -> one annotation each; runs in one thread at a time, unless a call hangs.
+        annotate: makes one annotation for each of a list of texts, in order; called in one thread
+            at a time, unless a call hangs.
     """
 
     def __init__(self, annotate: Callable[[list[str]], Sequence[Annotation]]) -> None:

@@ -19,17 +19,17 @@ _CHUNK_TOKENS = 4096  # ours: tokens per pass, padding included; bounds the memo
 
 
 class Bert:
-    """The encoder.
+    """BERT's encoder, for inference alone.
 
     Args:
         tensors: parameters under the names of transformers' BertModel ("embeddings...",
             "encoder.layer.0..."); others are not looked at.
-        heads: attention heads.
+        heads: number of attention heads.
         device: a torch device.
-        dtype: of the matrix products; float32 gives transformers' values up to rounding.
+        dtype: type of the matrix products; float32 gives transformers' values up to rounding.
 
     Raises:
-        KeyError: a parameter is missing.
+        KeyError: a parameter is missing from `tensors`.
     """
 
     def __init__(

@@ -31,12 +31,13 @@ class Moments(BaseModel):
 
 
 class Features(BaseModel):
-    """The features over the training images.
+    """How an expert's features are distributed over the training images.
 
     Attributes:
-        mean: of each of the D features.
-        length: root mean square of the Euclidean norm of features minus mean.
-        sd: finding -> standard deviation of the features along its direction of length 1.
+        mean: mean of each of the D features over the images.
+        length: root mean square over the images of the Euclidean norm of features minus mean.
+        sd: finding -> standard deviation over the images of the features along its direction,
+            scaled to length 1.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,13 +47,16 @@ class Features(BaseModel):
 
 
 class Calibration(BaseModel):
-    """The file.
+    """How an expert's outputs are distributed over the training images, as a file holds it.
 
     Attributes:
-        weights: `Expert.weights` of the expert.
-        images: how many there were, side views left out.
-        findings: one entry per finding of the expert, in its order.
-        features: None in files that were fitted for the evidence alone.
+        weights: `Expert.weights` of the expert whose outputs these are.
+        images: number of images that the calibration was fitted over, at least 2, side views left
+            out.
+        findings: finding -> mean and standard deviation of its evidence, one entry for each of the
+            expert's findings, in its order.
+        features: how the features are distributed; None in files that were fitted for the evidence
+            alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -71,16 +75,16 @@ def fit_calibration(
     images: Sequence[ImageRef],
     progress: Callable[[int], object] = lambda done: None,
 ) -> Calibration:
-    """Encodes the training images, a few at a time; side views are left out, as `image_text` skips
-    them.
+    """The calibration of an expert over the training images, which are encoded a few at a time.
+    Side views are left out, as `image_text` skips them.
 
     Args:
-        expert: see `load_expert`.
-        images: the training images.
-        progress: told the number of images done, side views among them, after each batch.
+        expert: the expert whose outputs are measured, such as `load_expert` loads.
+        images: the training images, at least two of them frontal.
+        progress: called after each batch with the number of images done, side views among them.
 
     Raises:
-        ConfigError: fewer than two frontal images.
+        ConfigError: there are fewer than two frontal images.
         ScoringError: an image cannot be read.
     """
     frontal = [image for image in images if not is_lateral(image)]

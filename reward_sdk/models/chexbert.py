@@ -28,10 +28,10 @@ class CheXbert:
     """The labeler: `chexbert(texts)` gives one `Labels` per text, in order.
 
     Args:
-        bert: the encoder.
-        heads: weight (4, hidden) and bias (4,) per observation, in the order of `OBSERVATIONS`;
-            (2, hidden) for No Finding.
-        tokenizer: BERT's.
+        bert: BERT's encoder, with CheXbert's weights.
+        heads: weight (4, hidden) and bias (4,) of each observation's head, in the order of
+            `OBSERVATIONS`; (2, hidden) and (2,) for No Finding.
+        tokenizer: the tokenizer that the encoder was trained with.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ def load_chexbert(
     precision: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
 ) -> CheXbert:
-    """Loads CheXbert, strictly.
+    """Loads CheXbert, of which no tensor may be missing or foreign.
 
     Args:
-        model: the checkpoint, a dict with `model_state_dict` as CheXbert publishes it; by
+        model: file of the checkpoint, a dict with `model_state_dict` as CheXbert publishes it; by
             default the place where f1chexbert keeps it. Nothing is downloaded.
         tokenizer: a folder with BERT's `vocab.txt`, or a name on the hub.
-        precision: of the matrix products. In float32 the labels are f1chexbert's; bfloat16 is
-            faster where the processor has it (3 times on ours) and moves labels whose margin is
-            thin (6 in 1,000 with random weights).
+        precision: type of the encoder's matrix products. In float32 the labels are f1chexbert's;
+            bfloat16 is faster where the processor has it (3 times on ours) and moves labels whose
+            margin is thin (6 in 1,000 with random weights).
         device: a torch device.
 
     Raises:
-        ConfigError: missing file, one that `read_weights` refuses or that is no CheXbert checkpoint
-            (missing and foreign tensors are named), no tokenizer, one that `check_folder` refuses,
-            or a device that is not there.
+        ConfigError: the checkpoint is missing, is refused by `read_weights` or is not CheXbert's
+            (missing and foreign tensors are named); the tokenizer is missing, or `check_folder`
+            refuses it; or the device is not there.
     """
     published = chexbert()
     path = Path(model).expanduser() if model else published.path

@@ -22,11 +22,11 @@ _PAIRS = 1 << 16  # ours: pairs of entities at a time, 400 MB; two hundred words
 
 
 class Heads:
-    """The heads of one model.
+    """The heads of one RadGraph model, which make a graph of encoded words.
 
     Args:
-        model: the package's DyGIE; it loses its heads' first layers.
-        dataset: what its sets of labels are named after, e.g. "radgraph-xl".
+        model: the radgraph package's DyGIE model; it loses its heads' first layers.
+        dataset: name that the model's sets of labels begin with, such as "radgraph-xl".
 
     Raises:
         ValueError: the model has a part that the published ones do not have.

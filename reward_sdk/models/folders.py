@@ -21,9 +21,9 @@ def check_folder(folder: Path) -> None:
     a link gives a loader nothing to execute that a copy would not, and is looked at like one.
 
     Raises:
-        ConfigError: Python files, settings that name some, weights that are pickles of more than
-            tensors (see `weights.read_weights`), or anything but files and folders, which a loader
-            might wait for forever.
+        ConfigError: the folder holds Python files, settings that name some, weights that are
+            pickles of more than tensors (see `weights.read_weights`), or anything but files and
+            folders, which a loader might wait for forever.
     """
     for file in sorted(folder.rglob("*")):
         if file.is_dir() or not file.exists():  # a link to nothing cannot be loaded

@@ -18,11 +18,11 @@ _DENSENET = "densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 
 @dataclass(frozen=True)
 class Published:
-    """One file or folder.
+    """A file or folder of published weights.
 
     Attributes:
-        path: where it is looked for.
-        source: where to get it.
+        path: file or folder where the weights are looked for.
+        source: where the weights can be had, in words for people.
     """
 
     path: Path
@@ -30,6 +30,7 @@ class Published:
 
     @property
     def there(self) -> bool:
+        """Whether the file or folder exists."""
         return self.path.exists()
 
 

@@ -57,8 +57,8 @@ class RadGraphExtractor:
     the first 2,000 words or 20,000 characters of a text is not read, where the package reads it.
 
     Args:
-        package: the loaded radgraph package's model, which is taken apart.
-        tokenizer: of its BERT.
+        package: the model as the radgraph package loads it, which is taken apart.
+        tokenizer: the tokenizer of the model's BERT.
         device: a torch device.
     """
 
@@ -119,8 +119,9 @@ def load_radgraph(
         device: a torch device.
 
     Raises:
-        ConfigError: a missing folder or file, weights that do not fit, no tokenizer; a folder of
-            either that `check_folder` refuses, or a configuration that names classes.
+        ConfigError: a folder or file is missing, the weights do not fit, there is no tokenizer,
+            `check_folder` refuses the folder of either, the configuration names classes, or the
+            device is not there.
     """
     folder = published(model).path if model in MODELS else Path(model).expanduser().resolve()
     if folder.name not in MODELS:

@@ -217,7 +217,7 @@ _LIST_ENDS = re.compile(
 
 
 def label_reports(texts: Sequence[str]) -> list[dict[str, int | None]]:
-    """Labels reports.
+    """Labels reports with the 14 CheXpert observations, by rules.
 
     Args:
         texts: reports without tags.

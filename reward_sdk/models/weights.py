@@ -62,15 +62,16 @@ def read_weights(path: Path, layers: tuple[str, ...] = (), mapped: bool = False)
     """What `torch.save` put into a file, zip or legacy, on the CPU.
 
     Args:
-        path: a regular file, or a link to one, as the hub's cache is made of.
-        layers: packages and modules whose objects are taken, as `Layer`s.
-        mapped: leaves the numbers in the file, which then must not change, until they are used;
-            else, and where they are not aligned as torch has aligned them since 1.6, they are
-            copied.
+        path: the file to read, a regular one or a link to one, as the hub's cache is made of.
+        layers: names of packages and modules whose objects the file may hold; they are read as
+            `Layer`s.
+        mapped: whether tensors keep their numbers in the file, which then must not change, until
+            they are used; else, and where they are not aligned as torch has aligned them since 1.6,
+            they are copied.
 
     Raises:
-        ConfigError: another kind of file, one that is damaged, or one that wants anything but
-            tensors; names the file, what is wrong and what to do.
+        ConfigError: the file is of another kind, is damaged, or wants anything but tensors; names
+            the file, what is wrong and what to do.
     """
     if not path.is_file():  # which does not open it: a pipe would wait for its writer
         raise ConfigError(f"weights {path}: no regular file")

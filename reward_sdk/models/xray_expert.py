@@ -35,8 +35,10 @@ class XrayExpert:
     """A DenseNet in evaluation mode that judges frontal chest X-rays.
 
     Attributes:
-        weights: what was loaded: "sha256:..." of the file, after the name of a published one.
-        findings: CheXpert names of the outputs that the weights were trained for.
+        weights: identity of the weights: "sha256:..." of the file, with the name before it if they
+            are published ones.
+        findings: CheXpert names of the outputs that the weights were trained for, without No
+            Finding.
     """
 
     weights: str
@@ -74,7 +76,7 @@ class XrayExpert:
         two cores, and images are cached.
 
         Raises:
-            ScoringError: an image without a known range of values.
+            ScoringError: the image's values have no known range.
         """
         pixels = self._crop(to_gray(image)[None])
         if (squares := pixels.shape[1] // (8 * self._resize.size)) > 1:
@@ -92,7 +94,7 @@ class XrayExpert:
             decision point, not even odds.
 
         Raises:
-            ScoringError: outputs that are no numbers.
+            ScoringError: an output is NaN or infinite.
         """
         directions = self._model.classifier.weight
         evidence = [np.empty((0, len(self.findings)), np.float32)]
@@ -129,8 +131,8 @@ def load_expert(weights: str, device: str = "cpu") -> XrayExpert:
         device: a torch device.
 
     Raises:
-        ConfigError: unknown name, missing file, a file that is not such a model or that
-            `read_weights` refuses, or a device that is not there.
+        ConfigError: the name is unknown, the file is missing or not such a model, `read_weights`
+            refuses it, or the device is not there.
     """
     published = {n: m for n, m in xrv.models.model_urls.items() if n.startswith("densenet")}
     if weights in published:

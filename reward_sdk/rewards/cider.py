@@ -74,8 +74,8 @@ def read_reports(path: str) -> list[str]:
     studies file will do; in any other, every line that is not blank.
 
     Raises:
-        ConfigError: naming the file, and the line where there is one, if it cannot be read, a line
-            of a .jsonl file is not an object or its report not a text, or there is no report.
+        ConfigError: the file cannot be read or holds no report, or a line of a .jsonl file is no
+            object or its report no text; names the file, and the line where there is one.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # reports may hold U+2028
@@ -118,7 +118,7 @@ def cider(corpus: str, normalise: Normalise = "iu") -> WordingReward:
     Args:
         corpus: file of reports that say how common each n-gram is, best the training references;
             see `read_reports`. Read once, when the reward is built.
-        normalise: which tokens a text has.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
 
     Raises:
         ConfigError: the file cannot be read, or holds fewer than two reports.

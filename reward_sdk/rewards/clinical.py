@@ -41,7 +41,7 @@ def graphs_f1(report: Graph, reference: Graph, level: Level) -> float:
 
     Args:
         report: graph of the judged report.
-        reference: graph of the reference.
+        reference: graph of the reference report.
         level: what must agree: "simple" words and label of an entity (RG_E), "partial" also
             whether it has a relation (RG_ER), "complete" every relation with its type and the words
             of its target.
@@ -76,11 +76,14 @@ def chexbert_f1(
     """F1 of the observations that report and reference assert, by CheXbert, in [0, 1].
 
     Args:
-        model: see `load_chexbert`.
-        tokenizer: see `load_chexbert`.
-        observations: all 14, the 5 of `CHEXPERT_5`, or names.
-        uncertain: what an uncertain observation counts as.
-        precision: see `load_chexbert`.
+        model: file of CheXbert's checkpoint; by default the place where f1chexbert keeps it.
+        tokenizer: folder with BERT's `vocab.txt`, or a name on the hub.
+        observations: observations that count: all 14, the 5 of `CHEXPERT_5`, or a list of names of
+            `OBSERVATIONS`.
+        uncertain: what an uncertain observation counts as: "positive" (asserted) or "negative" (not
+            asserted).
+        precision: type of the matrix products: "float32" gives f1chexbert's labels, "bfloat16" is
+            faster where the processor has it and moves labels whose margin is thin.
         device: a torch device.
     """
     names = {14: OBSERVATIONS, 5: CHEXPERT_5}
@@ -105,9 +108,10 @@ def chexbert_similarity(
     than silence.
 
     Args:
-        model: see `load_chexbert`.
-        tokenizer: see `load_chexbert`.
-        precision: see `load_chexbert`.
+        model: file of CheXbert's checkpoint; by default the place where f1chexbert keeps it.
+        tokenizer: folder with BERT's `vocab.txt`, or a name on the hub.
+        precision: type of the matrix products: "float32" gives f1chexbert's labels, "bfloat16" is
+            faster where the processor has it and moves labels whose margin is thin.
         device: a torch device.
     """
     annotator = _chexbert(model, tokenizer, precision, device)
@@ -124,9 +128,12 @@ def radgraph_f1(
     """RadGraph F1 of report and reference, in [0, 1].
 
     Args:
-        model: see `load_radgraph`.
-        level: what must agree; see `graphs_f1`. "partial" is what most papers report.
-        tokenizer: see `load_radgraph`.
+        model: "radgraph" or "radgraph-xl", looked for where the radgraph package keeps them, or a
+            folder of one of these names.
+        level: what must agree, as `graphs_f1` defines it: "simple", "partial", which most papers
+            report, or "complete".
+        tokenizer: folder with the `vocab.txt` and `config.json` of the model's BERT; by default
+            what the model's configuration names.
         device: a torch device.
     """
     annotator = _radgraph(model, tokenizer, device)

@@ -38,9 +38,10 @@ def labels_f1(
 
     Args:
         report: labels of the judged report.
-        reference: labels of the reference.
-        observations: those that count.
-        uncertain: what an uncertain observation counts as.
+        reference: labels of the reference report.
+        observations: names of the observations that count.
+        uncertain: what an uncertain observation counts as: "positive" (asserted) or "negative" (not
+            asserted).
     """
     found, expected = (
         set(asserted(labels, uncertain, observations)) for labels in (report, reference)
@@ -52,11 +53,11 @@ class ClinicalReward:
     """A score of two annotations as a reward.
 
     Args:
-        name: the reward's name.
-        annotator: gives the annotations.
-        score: (annotation of the report, annotation of the reference) -> value within bounds.
-        bounds: of the score.
-        light: the annotator uses no model.
+        name: name of the reward, under which it is logged.
+        annotator: makes the annotations of report and reference.
+        score: (annotation of the report, annotation of the reference) -> value within `bounds`.
+        bounds: closed range (low, high) of the reward's values.
+        light: whether the annotator uses no model, so that the reward may share a thread.
     """
 
     needs = frozenset({"report", "reference"})
@@ -87,7 +88,7 @@ def known_observations(observations: list[str]) -> tuple[str, ...]:
 
 
 class FindingsF1(ClinicalReward):
-    """The reward `findings_f1`, whose arguments these are."""
+    """The reward `findings_f1`: F1 of asserted observations, by the rule labeler."""
 
     def __init__(self, observations: tuple[str, ...], uncertain: Uncertain) -> None:
         score = partial(labels_f1, observations=observations, uncertain=uncertain)
@@ -125,7 +126,8 @@ def findings_f1(
 
     Args:
         observations: names of `OBSERVATIONS` that count; by default `FINDINGS`, all but No Finding.
-        uncertain: what an uncertain observation counts as.
+        uncertain: what an uncertain observation counts as: "positive" (asserted) or "negative" (not
+            asserted).
     """
     chosen = FINDINGS if observations is None else known_observations(observations)
     return FindingsF1(chosen, uncertain)

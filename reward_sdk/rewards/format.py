@@ -33,7 +33,7 @@ def format_(think: bool = False) -> Format:
     """1 if the response is exactly one non-empty <report> pair with nothing outside, else 0.
 
     Args:
-        think: the pair follows exactly one non-empty <think> block, whose opening tag the chat
-            template may have written already.
+        think: whether the pair must follow exactly one non-empty <think> block, whose opening tag
+            the chat template may have written already. If not, there may be none.
     """
     return Format(think)

@@ -23,9 +23,11 @@ class Length:
     0 inside the band; below it n / low - 1, above it high / n - 1.
 
     Args:
-        low: words of the shortest report that costs nothing.
-        high: words of the longest one.
-        relative: low and high are multiples of the reference's number of words.
+        low: length of the shortest report that costs nothing, in words or multiples of the
+            reference's.
+        high: length of the longest report that costs nothing, in the same unit as `low`.
+        relative: whether `low` and `high` are multiples of the reference's number of words, and not
+            numbers of words.
     """
 
     name, light = "length", True
@@ -69,9 +71,10 @@ def length(
     """0 for a report whose length lies in a band, falling towards -1 outside.
 
     Args:
-        low: lower end of the band.
-        high: upper end.
-        of: what they are: multiples of the reference's number of words, or numbers of words.
+        low: lower end of the band, at least 0, in the unit that `of` names.
+        high: upper end of the band, above 0 and not below `low`, in the unit that `of` names.
+        of: unit of `low` and `high`: "reference" for multiples of the reference's number of words,
+            "words" for numbers of words.
     """
     if not 0 <= low <= high or high == 0:
         raise ConfigError(f"the band from {low} to {high}: 0 <= low <= high and 0 < high must hold")

@@ -95,13 +95,15 @@ def similarity(
     Args:
         image: each image's products with the findings' directions, (n, F); for the embedding
             `evidence`, standardised evidence.
-        polarity: what the reports say, (n, F): 1, -1, 0 not mentioned, 0.5 uncertain.
-        lengths: the images' lengths, (n,); by default those of `image`'s rows, at least sqrt(F).
+        polarity: what each report says of each finding, (n, F): 1 present, -1 absent, 0.5
+            uncertain, 0 not mentioned.
+        lengths: length of each image's vector, (n,); by default that of its row in `image`, at
+            least sqrt(F).
         gram: products of the findings' directions with each other, (F, F); by default they are at
             right angles and of length 1.
 
     Returns:
-        (n,) in [-1, 1], never NaN for finite input.
+        The similarity of each row, (n,), in [-1, 1]; never NaN for finite input.
     """
     if lengths is None:
         lengths = np.maximum(np.linalg.norm(image, axis=1), np.sqrt(image.shape[1]))
@@ -120,15 +122,16 @@ def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray
 
 
 class ImageText:
-    """The reward. Thread-safe; the embeddings of recent images are kept. Side views are skipped,
-    since the experts were trained on frontal ones.
+    """The reward `image_text`. Thread-safe; the embeddings of recent images are kept. Side views
+    are skipped, since the experts were trained on frontal ones.
 
     Args:
-        expert: encodes images.
-        calibration: how its outputs are distributed. Findings that do not vary are left out of the
-            similarity.
-        embedding: the space in which images and reports are compared.
-        finding_weights: how much a finding counts, 1 where it is not named.
+        expert: the frozen classifier that encodes the images.
+        calibration: how the expert's outputs are distributed over the training images. Findings
+            that do not vary are left out of the similarity.
+        embedding: where image and report are compared: in the expert's "evidence" per finding, or
+            in the "features" that its classifier reads.
+        finding_weights: finding -> how much it counts, 0 to 1,000; 1 where it is not named.
     """
 
     name = "image_text"
@@ -320,12 +323,13 @@ def image_text(
     """Similarity of report and X-ray under a torchxrayvision expert, in [-1, 1].
 
     Args:
-        expert: name or file of its weights, see `load_expert`.
-        calibration: JSON file of `fit_calibration`, over the training images.
-        embedding: where image and report are compared: the expert's "evidence" per finding, or the
-            "features" that its classifier reads.
-        finding_weights: how much a finding counts, 1 where it is not named; less for those that the
-            expert judges badly.
+        expert: published name or file of the expert's weights, as `load_expert` takes them.
+        calibration: JSON file of the calibration that was fitted over the training images with this
+            expert.
+        embedding: where image and report are compared: in the expert's "evidence" per finding, or
+            in the "features" that its classifier reads.
+        finding_weights: finding -> how much it counts, 0 to 1,000; 1 where it is not named. Less is
+            for those that the expert judges badly.
         device: a torch device.
     """
     try:

@@ -28,7 +28,7 @@ def rouge_l_score(response: Sequence[str], reference: Sequence[str]) -> float:
 
     Args:
         response: tokens of the judged report.
-        reference: tokens of the reference.
+        reference: tokens of the reference report.
 
     Returns:
         F-measure with beta 1.2 of the longest common subsequence, in [0, 1]; 1 if both are empty.
@@ -77,9 +77,11 @@ def bleu_score(
 
     Args:
         response: tokens of the judged report.
-        reference: tokens of the reference.
-        max_n: longest n-gram, at least 1.
-        smoothing: see above; a report without a common word scores 0 under each.
+        reference: tokens of the reference report.
+        max_n: length of the longest n-grams, at least 1.
+        smoothing: what an order without a match counts: "exp" 1/2, 1/4, ... of a match, "floor" a
+            tenth of one, and "none" nothing, so that the score is 0. A report without a common word
+            scores 0 under each.
 
     Returns:
         BLEU in [0, 1]; 1 if both are empty.
@@ -113,7 +115,7 @@ def gleu_score(response: Sequence[str], reference: Sequence[str]) -> float:
 
     Args:
         response: tokens of the judged report.
-        reference: tokens of the reference.
+        reference: tokens of the reference report.
 
     Returns:
         GLEU in [0, 1]; 1 if both are empty.
@@ -135,7 +137,7 @@ def meteor_score(response: Sequence[str], reference: Sequence[str]) -> float:
 
     Args:
         response: tokens of the judged report.
-        reference: tokens of the reference.
+        reference: tokens of the reference report.
 
     Returns:
         METEOR in [0, 1]; 1 if both are empty.
@@ -175,9 +177,9 @@ class WordingReward:
     """A score of two token sequences as a reward.
 
     Args:
-        name: the reward's name.
+        name: name of the reward, under which it is logged.
         score: (tokens of the response, tokens of the reference) -> value in [0, 1].
-        normalise: which tokens a text has, of `NORMALISE`.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
     """
 
     bounds = (0.0, 1.0)
@@ -209,7 +211,7 @@ def rouge_l(normalise: Normalise = "iu") -> WordingReward:
     """ROUGE-L with the reference, in [0, 1].
 
     Args:
-        normalise: which tokens a text has.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
     """
     return WordingReward("rouge_l", rouge_l_score, normalise)
 
@@ -223,9 +225,10 @@ def bleu(
     """Smoothed sentence BLEU with the reference, in [0, 1].
 
     Args:
-        max_n: longest n-gram.
-        smoothing: what an order without a match counts, see `bleu_score`.
-        normalise: which tokens a text has.
+        max_n: length of the longest n-grams, 1 to 4.
+        smoothing: what an order without a match counts: "exp" 1/2, 1/4, ... of a match, "floor" a
+            tenth of one, and "none" nothing, so that the score is 0.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
     """
     score = partial(bleu_score, max_n=max_n, smoothing=smoothing)
     return WordingReward("bleu", score, normalise)
@@ -236,7 +239,7 @@ def gleu(normalise: Normalise = "iu") -> WordingReward:
     """Google BLEU with the reference, in [0, 1].
 
     Args:
-        normalise: which tokens a text has.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
     """
     return WordingReward("gleu", gleu_score, normalise)
 
@@ -246,7 +249,7 @@ def meteor(normalise: Normalise = "iu") -> WordingReward:
     """METEOR with the reference by exact and stem matches, in [0, 1]; not the METEOR 1.5 number.
 
     Args:
-        normalise: which tokens a text has.
+        normalise: rule that cuts texts into tokens, a key of `reward_sdk.text.NORMALISE`.
 
     Raises:
         ConfigError: nltk is not installed.

@@ -37,15 +37,18 @@ def build(
     gpus: float = 0,
     names: Sequence[str] = (),
 ) -> Application:
-    """The application.
+    """The Ray Serve application of a reward server.
 
     Args:
-        set_file: the set's YAML, where the replicas run.
-        images: image folders, where the replicas run.
-        replicas: how many.
-        cpus: of each replica.
-        gpus: of each replica; the set says on which device its models are.
-        names: by which the proxy is asked, see `SiteMiddleware`.
+        set_file: the set's YAML file, on the machines where the replicas run.
+        images: folders of images that clients may name by path, on the machines where the replicas
+            run.
+        replicas: number of replicas, each of which has models of its own.
+        cpus: number of CPUs that each replica reserves.
+        gpus: number of GPUs that each replica reserves; the set says on which device its models
+            are.
+        names: host names by which clients ask the proxy, beside addresses, "localhost" and the
+            machine's own names.
 
     The token is $REWARD_SDK_TOKEN of the process that calls this.
     """

@@ -56,15 +56,16 @@ def create_app(
     names: Sequence[str] = (),
     **queue: Any,
 ) -> FastAPI:
-    """The ASGI application. `state.server` and `state.intake` of it are what it works with.
+    """The ASGI application of a reward server, which works with its `state.server` and
+    `state.intake`.
 
     Args:
-        rewards: the set.
-        token: what clients must know; None lets everyone in.
-        folders: image folders, resolved.
+        rewards: the set to serve.
+        token: the secret that clients must send; None lets everyone in.
+        folders: folders of images that clients may name by path, without symbolic links.
         names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
-        queue: `max_batch`, `max_wait` and `max_queue` of `BatchedSet`.
+        queue: `max_batch`, `max_wait` and `max_queue`, as `BatchedSet` takes them.
     """
     server, intake = RewardServer(rewards, folders, **queue), Intake()
 

@@ -38,20 +38,21 @@ def run(
     """Serves until SIGINT or SIGTERM; what was accepted by then is answered.
 
     Args:
-        source: the set, see `reward_sdk.config`.
-        host: the address.
-        port: the port; 0 for any that is free, which is logged.
-        images: image folders.
-        token_file: see `read_token`.
-        insecure: see `check_address`.
+        source: the set: a YAML file, a mapping or a list of names.
+        host: address to listen on.
+        port: port to listen on; 0 for any that is free, which is logged.
+        images: folders of images that clients may name by path.
+        token_file: file with the secret that clients must send; None takes that of
+            $REWARD_SDK_TOKEN, without which everyone is let in.
+        insecure: whether the server may be reachable from other machines without a token.
         names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
-        verbose: logs every request, without its texts.
-        queue: see `create_app`.
+        verbose: whether to log every request, without its texts.
+        queue: `max_batch`, `max_wait` and `max_queue`, as `BatchedSet` takes them.
 
     Raises:
-        ConfigError: before anything is served.
-        ScoringError: the address cannot be had.
+        ConfigError: the set, an address, a folder or a token cannot be used; nothing was served.
+        ScoringError: the address cannot be listened on, as where it is taken.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("reward_sdk").setLevel(logging.DEBUG if verbose else logging.INFO)

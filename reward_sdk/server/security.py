@@ -69,7 +69,7 @@ class SiteMiddleware:
     request that says that it comes from elsewhere. Browsers always send a Host, old probes may not.
 
     Args:
-        app: what is asked otherwise.
+        app: the application that answers all other requests.
         names: host names by which the server may be asked, beside addresses, "localhost" and the
             machine's own names.
     """
@@ -127,7 +127,8 @@ def read_token(file: str | None) -> str | None:
     """The token: of a file, else of the environment; None if there is neither.
 
     Raises:
-        ConfigError: the file cannot be read, or a token is empty or no plain text.
+        ConfigError: the file cannot be read, or the token is not one word of printable ASCII
+            characters.
     """
     source, text = TOKEN, os.environ.get(TOKEN)
     if file is not None:
@@ -165,8 +166,8 @@ class NamedFile(ImageRef):
     read, and each time it is asked anew whether it may be.
 
     Attributes:
-        path: without symbolic links.
-        size: bytes that it must have, or None.
+        path: path of the file, without symbolic links.
+        size: number of bytes that the file must have; None for any number.
     """
 
     size: int | None = None
@@ -211,13 +212,13 @@ def admit(image: ImageRef, folders: Sequence[Path], size: int | None = None) -> 
     A file that is not there, or is no image, is left for rewards to fail on.
 
     Args:
-        image: with a path or data.
-        folders: where a path may lead.
-        size: bytes that a path's file must have.
+        image: the image, with a path or a file's bytes.
+        folders: folders that a path must lead into, without symbolic links.
+        size: number of bytes that the file at the path must have; None for any number.
 
     Raises:
-        RefusedError: a path outside of the folders, a file that is too large or of another size,
-            more pixels than `MAX_PIXELS`.
+        RefusedError: the path is outside of the folders, the file is too large or of another size,
+            or the image has more than `MAX_PIXELS` pixels.
         ExhaustedError: the machine is out of files or memory.
     """
     if image.data is None:

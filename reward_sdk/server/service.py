@@ -62,16 +62,18 @@ class RewardServer:
     """A reward set in work, images and repeated requests included.
 
     Args:
-        rewards: the set.
-        folders: image folders, resolved.
-        max_batch: see `BatchedSet`.
-        max_wait: see `BatchedSet`.
-        max_queue: see `BatchedSet`.
+        rewards: the set to serve.
+        folders: folders of images that clients may name by path, without symbolic links.
+        max_batch: largest number of samples in a batch of several calls; the samples of one are
+            never split.
+        max_wait: seconds that the first sample of a batch waits for company.
+        max_queue: number of samples that may be waiting or in work at a time. A request of more is
+            taken when there is no other.
 
     Attributes:
-        info: what is served.
-        telemetry: what was.
-        batched: the set.
+        info: what is served, in plain values: the set, and the image folders.
+        telemetry: what has been counted and remembered of calls, requests and problems.
+        batched: the set behind its queue, with a deadline for every reward.
     """
 
     def __init__(
@@ -153,9 +155,12 @@ class RewardServer:
         """The scores of a request; those of its first coming if it has come before.
 
         Raises:
-            HTTPException: 409 for another request under the same id.
+            HTTPException: another request has come under the same id (409).
             RefusedError: an image may not be read; names its sample.
-            OverloadedError, ConfigError, ScoringError, ExhaustedError: as `BatchedSet.score` does.
+            OverloadedError: the queue has no room for these samples.
+            ConfigError: the set has a schedule and there is no step, or the step is below 1.
+            ScoringError: a part failed whose policy (`on_failure`) is "raise".
+            ExhaustedError: the machine is out of files, memory or disk.
         """
         if request.request_id is None:
             return await self._score(request)
@@ -217,11 +222,12 @@ class RewardServer:
                 await asyncio.sleep(random.uniform(0.05, 0.2))
 
     async def score_one(self, sample: Sample, limit: float) -> Score:
-        """The score of a sample that comes without its step: every reward counts.
+        """The score of a sample that comes without its step: every reward counts. Raises as
+        `BatchedSet.score` does.
 
         Args:
-            sample: its image is not checked.
-            limit: see `BatchedSet.score`, which says what it raises.
+            sample: the sample to score; its image is not checked.
+            limit: seconds after which the parts that are not there yet have failed.
         """
         [score] = await self.batched.score([sample], counting=self._names, limit=limit)
         return score

@@ -46,7 +46,7 @@ class StageRow:
 
     Attributes:
         stage: name of the training stage, such as "SFT" or "Stage 1".
-        decoding: how its reports were generated, such as "greedy".
+        decoding: how the policy's reports were generated, such as "greedy".
         evaluation: the policy's results on held-out studies.
     """
 

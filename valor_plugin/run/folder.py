@@ -40,7 +40,7 @@ class RunFolder:
     """The folder of a run, and what stands in it.
 
     Attributes:
-        path: the folder, absolute.
+        path: path of the folder, absolute.
         recipe: recipe.yaml, the resolved recipe: with every default and override.
         versions: versions.json, with the digest of the resolved recipe, the device and all versions
             that matter.
@@ -86,7 +86,8 @@ class RunFolder:
         that inherits `lock`, is at work.
 
         Raises:
-            ConfigError: another run has it, it cannot be made, or `check` refuses it.
+            ConfigError: another run has the folder, the folder cannot be made, or `check` refuses
+                it.
         """
         self.check()
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
