@@ -165,7 +165,7 @@ def read_set(source: Source) -> tuple[dict[str, Any], str]:
         ConfigError: the set cannot be read or has another shape; names its place.
     """
     if not isinstance(source, str | Path):
-        return normalised(source, Path(), "the set")
+        return normalised(source, Path(), "rewards")
     if isinstance(source, str) and source in names() and not Path(source).exists():
         raise ConfigError(f'no file {source}: to name a reward, write it as a list, ["{source}"]')
     return normalised(read_yaml(source, "reward set"), Path(source).parent, str(source))
@@ -190,11 +190,13 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
             raise ConfigError(
                 f"{where}: a set stands whole under 'rewards'; put {', '.join(beside)} there too"
             )
-        content, where = content["rewards"], f"{where}: rewards"
+        content = content["rewards"]
+        where = where if where.endswith("rewards") else f"{where}: rewards"
         if isinstance(content, str):
             return read_set(folder / content)
-    if isinstance(content, list | tuple):
-        content = {key: None for key in content} if all(map(_is_text, content)) else content
+    named = content
+    if isinstance(content, list | tuple) and all(isinstance(key, str) for key in content):
+        content = dict.fromkeys(content)
     if not isinstance(content, Mapping):
         raise ConfigError(
             f"{where}: a reward set is a mapping, such as `rouge_l: {{weight: 1}}`, or a list of "
@@ -202,11 +204,10 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
         )
     if "server" in content:
         raise ConfigError(f"{where}: scored by servers: name the set that they serve")
-    return {_located(key, folder): keys for key, keys in content.items()}, where
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+    located = {_located(key, folder): keys for key, keys in content.items()}
+    if len(located) < len(named):
+        raise ConfigError(f"{where}: a reward stands twice")
+    return located, where
 
 
 def _located(key: Any, folder: Path) -> Any:

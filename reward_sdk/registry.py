@@ -53,6 +53,8 @@ class Reward(Protocol):
 
 BOUNDS = (0.0, 1.0)
 NEEDS = frozenset({"report"})
+RESERVED = frozenset({"rewards", "server", "stage", "tags"})
+"""Keys that are no reward's name where a set may stand."""
 _CAN_NEED = frozenset({"report", "reference", "image"})
 
 # Where each built-in reward lives; nothing is imported before it is asked for.
@@ -261,8 +263,10 @@ def reward(
         _factories[name] = Factory(name, made_of, bounds, needs)
         return made_of
 
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError('a reward is registered with its name: @reward("my_reward")')
+    if name in RESERVED:
+        raise ConfigError(f"{name!r} means something else in a set: name the reward otherwise")
     return register
 
 

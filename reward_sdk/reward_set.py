@@ -248,7 +248,7 @@ class RewardSet:
         Args:
             rewards: path of the YAML file, or what could stand in it: a mapping, or a list of
                 rewards' names.
-            where: how messages name the place of the set; by default its file, or "the set".
+            where: how messages name the place of the set; by default its file, or "rewards".
 
         Raises:
             ConfigError: a name or key is unknown, a value is wrong, or weights are missing.

@@ -319,8 +319,8 @@ def _read_rewards(content: dict, folder: Path, where: str) -> str:
             f"folder of the recipe that names it. {rewards} is there in the current folder: write "
             f"`rewards: {os.path.relpath(rewards, folder)}`, or give `--set rewards={rewards}`"
         )
-    content["rewards"], found = normalised({"rewards": rewards}, folder, where)
-    return where if where.endswith(": rewards") else found
+    content["rewards"], where = normalised({"rewards": rewards}, folder, where)
+    return where
 
 
 def _keys(section: type[BaseModel]) -> list[str]:

@@ -149,6 +149,7 @@ def test_a_list_of_names_is_a_set_of_equal_weights():
         ({"mine": len}, "no reward is named 'mine'"),
         ({"rouge_l": len}, "Put `@reward"),
         ({"rouge_l": {}, "tags": "maybe"}, "tags"),
+        (["rouge_l", "rouge_l"], "a reward stands twice"),
         ("rouge_l", r'write it as a list, \["rouge_l"\]'),
     ],
 )
