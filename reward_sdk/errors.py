@@ -88,8 +88,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("rogue_l", ["bleu", "rouge_l"])
     "did you mean 'rouge_l'?"
-    >>> nearest("resnet50", ["resnet50-512", "resnet50-256", "densenet121"])
-    'did you mean resnet50-256 or resnet50-512?'
+    >>> nearest("dense", ["densenet121-res224-chex", "densenet121-res224-all", "resnet50-res512"])
+    'did you mean densenet121-res224-all or densenet121-res224-chex?'
     """
     known = sorted(known)
     if close := get_close_matches(name[:100], known, n=1, cutoff=0.6):
