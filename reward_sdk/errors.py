@@ -84,18 +84,18 @@ class ServerError(RewardSDKError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known one, those that begin with it, or all of them.
+    """A hint for an unknown name: the known ones that begin with it, the closest, or all of them.
 
     >>> nearest("rogue_l", ["bleu", "rouge_l"])
     "did you mean 'rouge_l'?"
-    >>> nearest("dense", ["densenet121-res224-chex", "densenet121-res224-all", "resnet50-res512"])
-    'did you mean densenet121-res224-all or densenet121-res224-chex?'
+    >>> nearest("densenet121", ["densenet121-res224-chex", "densenet121-res224-all", "resnet50"])
+    "did you mean 'densenet121-res224-all' or 'densenet121-res224-chex'?"
     """
     known = sorted(known)
-    if close := get_close_matches(name[:100], known, n=1, cutoff=0.6):
-        return f"did you mean {close[0]!r}?"
-    if longer := [one for one in known if name and one.startswith(name)]:
-        return f"did you mean {' or '.join(longer)}?"
+    close = [one for one in known if name and one.startswith(name)]
+    close = close or get_close_matches(name[:100], known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
     return f"known: {', '.join(known)}"
 
 

@@ -262,8 +262,8 @@ class Evidence:
         response: what the response says of the finding, such as "present, left" or "not mentioned".
         reference: what the reference says of the finding; "" where there is none, or the reward
             reads none.
-        image: the image's evidence for the finding, in standard deviations over many images; None
-            for a reward that does not look at images.
+        image: the image's evidence for the finding as the reward weighs it, standardised over many
+            images, so that above 0 speaks for it; None for a reward that does not look at images.
         agrees: whether the reward counts the response as right about the finding; None where the
             finding does not count.
         note: what else people should know of the finding here; "" if nothing.

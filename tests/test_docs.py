@@ -3,6 +3,7 @@ leads somewhere. What cannot run here stands in `ELSEWHERE`."""
 
 from __future__ import annotations
 
+import doctest
 import gzip
 import json
 import re
@@ -12,6 +13,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -221,6 +223,21 @@ def test_an_example_in_python_runs(example, there, request):
     samples = [Sample(wrap_report(REPORTS[0]), REPORTS[1])]
     execute(text, samples=samples, model="a model", dataset=[])
     assert trained is None or trained
+
+
+MODULES = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for package in ("reward_sdk", "valor_plugin")
+    for file in sorted((ROOT / package).rglob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_example_in_a_docstring_gives_what_it_says(module):
+    found = doctest.testmod(import_module(module))
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize("example", examples("yaml"))
