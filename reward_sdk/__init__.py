@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_sdk.client import RewardClient
+    from reward_sdk.images import open_image
     from reward_sdk.registry import Reward, reward
     from reward_sdk.reward_set import RewardSet
     from reward_sdk.types import Evidence, ImageRef, Outcome, Sample, Score
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evidence", "ImageRef", "Outcome", "Reward", "RewardClient", "RewardSet", "Sample", "Score",
-    "reward",
+    "open_image", "reward",
 ]  # fmt: skip
 
 _HOME = {
     "Reward": "registry", "reward": "registry", "RewardClient": "client", "RewardSet": "reward_set",
+    "open_image": "images",
 }  # fmt: skip
 
 

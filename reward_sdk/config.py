@@ -17,6 +17,7 @@ Everything is checked when the set is read, and an error names the place and the
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -166,8 +167,9 @@ def read_set(source: Source) -> tuple[dict[str, Any], str]:
     """
     if not isinstance(source, str | Path):
         return normalised(source, Path(), "rewards")
-    if isinstance(source, str) and source in names() and not Path(source).exists():
-        raise ConfigError(f'no file {source}: to name a reward, write it as a list, ["{source}"]')
+    words = [word.strip() for word in str(source).split(",")]
+    if set(map(name_of, words)) <= {*names()} and not Path(source).exists():
+        raise ConfigError(f"no file {source}: rewards are named in a list, {json.dumps(words)}")
     return normalised(read_yaml(source, "reward set"), Path(source).parent, str(source))
 
 
@@ -197,6 +199,8 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
     named = content
     if isinstance(content, list | tuple) and all(isinstance(key, str) for key in content):
         content = dict.fromkeys(content)
+    if isinstance(content, list | tuple) and any(map(callable, content)):
+        raise ConfigError(f"{where}: {_NO_OBJECTS}")
     if not isinstance(content, Mapping):
         raise ConfigError(
             f"{where}: a reward set is a mapping, such as `rouge_l: {{weight: 1}}`, or a list of "
@@ -254,6 +258,8 @@ def parse_set(
         if key == "tags":
             continue
         place = f"{where}.{key}"
+        if callable(keys):
+            raise ConfigError(f"{place}: {_NO_OBJECTS}")
         if key in Entry.model_fields:
             raise ConfigError(
                 f"{where}: {key!r} is a key of a reward and stands beside it: indent it, or write "
@@ -273,12 +279,13 @@ def parse_set(
     return SetConfig(entries, tags)
 
 
+_NO_OBJECTS = (
+    "a set names rewards and holds none. Put `@reward(NAME)` before the function or class and "
+    "write {'weight': 1} here, or name it by its file, 'path/to/file.py:name'"
+)
+
+
 def _entry(keys: Any, place: str) -> Entry:
-    if callable(keys):
-        raise ConfigError(
-            f"{place}: a set names rewards and holds none. Put `@reward(NAME)` before the function "
-            "or class and write {'weight': 1} here, or name it by its file, 'path/to/file.py:name'"
-        )
     if isinstance(keys, int | float | str):
         raise ConfigError(f"{place}: a reward's keys are a mapping: write {{weight: {keys}}}")
     try:

@@ -99,6 +99,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}"
 
 
+_OBJECT = re.compile(r"<([\w.]{1,200}) object at 0x[0-9a-f]{1,16}>")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,20},\d{1,20}", re.ASCII)
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 8, 8
@@ -146,4 +147,5 @@ def one_line(error: BaseException) -> str:
 
 def plain(text: str) -> str:
     """A foreign text as part of a message: on one line, valid Unicode, cut at 500."""
-    return " ".join(text[:1000].encode("utf-8", "backslashreplace").decode().split())[:500]
+    text = _OBJECT.sub(r"\1", text[:1000])  # a Python object says nothing to people
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:500]

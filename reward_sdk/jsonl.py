@@ -17,7 +17,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import MAX_TEXT
@@ -25,6 +25,7 @@ from reward_sdk.types import ImageRef
 
 _HEADER = re.compile(rb'"?[A-Za-z_][\w ]*"?(?:[,;\t]"?[A-Za-z_][\w ]*"?)+')
 
+_KEYS = ("id", "response", "reference", "report", "image", "view")
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
 
 
@@ -40,6 +41,7 @@ class Row:
             neither.
         report: what the row has under `report` alone; None if nothing.
         image: the X-ray, its path joined to the file's folder; None if the row has none.
+        has: the end of a message about a key that the row lacks: those that it has beside ours.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Row:
     reference: str | None
     report: str | None
     image: ImageRef | None
+    has: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,12 @@ def count_lines(path: str | Path) -> int:
         return sum(1 for _ in _lines(file))
 
 
+def _has(row: dict[str, Any]) -> str:
+    """The keys of a row that are none of ours, for a message: one may be meant."""
+    others = [repr(key[:100]) for key in row if key not in _KEYS]
+    return f"; it has {', '.join(others[:10])}" if others else ""
+
+
 def _row(number: int, text: bytes, folder: Path) -> Row:
     if len(text) > MAX_LINE:
         raise ConfigError(f"the line has more than {MAX_LINE:,} bytes")
@@ -138,11 +147,13 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
     if not isinstance(row, dict):
         raise ConfigError("a row is a JSON object with `id`")
     name = row.get("id")
-    if isinstance(name, int) and not isinstance(name, bool):  # as pandas writes MIMIC-CXR's
-        name = str(name)
+    if isinstance(name, int | float) and not isinstance(name, bool) and name == name // 1:
+        name = str(int(name))  # as pandas writes MIMIC-CXR's, 1.0 where the column has a gap
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError("the row has no 'id' (a text or an integer)")
-    for key in ("response", "reference", "report", "image", "view"):
+        raise ConfigError(f"the row has no 'id' (a text or an integer){_has(row)}")
+    for key in _KEYS[1:]:
+        if row.get(key) != row.get(key):  # NaN, which pandas has for what is not there
+            row[key] = None
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
         if len(row.get(key) or "") > MAX_TEXT:
@@ -155,4 +166,5 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         row.get("report") if reference is None else reference,
         row.get("report"),
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
+        _has(row),
     )

@@ -232,7 +232,7 @@ class RewardSet:
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, Entry]], tags: Tags = "required") -> None:
-        if isinstance(rewards, Mapping):
+        if isinstance(rewards, str | Mapping) or any(not isinstance(r, tuple) for r in rewards):
             raise TypeError("a set is made of words by RewardSet.from_config")
         self.members = tuple(Member(reward, entry) for reward, entry in rewards)
         self.names = tuple(member.name for member in self.members)

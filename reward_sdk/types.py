@@ -67,11 +67,18 @@ class ImageRef:
         raise TypeError(f"an image is a path, bytes or a PIL image, not {_named(image)}")
 
     def open(self) -> BinaryIO:
-        """The file, or one of `data`; OSError as `open` raises it."""
+        """The file, or one of `data`, as bytes. Pixels come from `reward_sdk.open_image`, which
+        reads every kind of image.
+
+        Raises:
+            OSError: the file cannot be opened.
+            ScoringError: there is neither a file nor `data`.
+        """
         if self.data is not None:
             return BytesIO(self.data)
         if self.path is None:
-            raise ScoringError("image: no path, bytes or pixels are given")
+            there = "is in memory and no file" if self.pixels else "has no path, bytes or pixels"
+            raise ScoringError(f"the image {there}: reward_sdk.open_image gives its pixels")
         return open(self.path, "rb")
 
     @cached_property

@@ -201,5 +201,5 @@ def doctor_command(model: str | None) -> None:
     if wrong:
         click.echo(f"{wrong} of these would stop a run")
         if doctor.missing(doctor.PURPOSES):
-            click.echo(f"what is missing: {INSTALL}")
+            click.echo(f"what is missing: {INSTALL}; rewards on text need none of it")
         sys.exit(1)

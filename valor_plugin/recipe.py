@@ -41,7 +41,7 @@ from pydantic import (
 from reward_sdk.client import parse_urls
 from reward_sdk.config import normalised, parse_set, parse_yaml, read_yaml
 from reward_sdk.errors import ConfigError, explain, nearest
-from reward_sdk.registry import names
+from reward_sdk.registry import name_of, names
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.llava_med.parts import PARTS, Part
@@ -366,6 +366,9 @@ def _override(content: dict, override: str) -> None:
     path = key.split(".")
     if path[0] == "openrlhf":
         path = ["openrlhf", ".".join(path[1:])]
+    if path[0] == "rewards" and isinstance(content.get("rewards"), dict) and path[1:]:
+        # A reward in a file is called by its name here, as it is in logs.
+        path[1] = next((k for k in content["rewards"] if name_of(str(k)) == path[1]), path[1])
     for step in path[:-1]:
         if content.get(step) is None:  # `format:` alone is a reward with its defaults
             content[step] = {}

@@ -25,6 +25,7 @@ from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import Tags
 from reward_sdk.types import Sample
 
+_SHOWN = 10  # ours: lines that are told on the screen
 _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
 
 
@@ -50,15 +51,17 @@ def score(rewards: Source, data: str, out: str, tags: Tags | None, step: int | N
         summaries, rejected = score_file(
             rewards, Path(data), Path(out), step=step,
             progress=lambda line: bar.update(line - bar.n),
-            resumes=lambda rows: bar.write(f"{out} has {rows:,} rows; going on", sys.stderr),
+            resumes=lambda rows: bar.write(f"{out} has {rows:,} rows; scoring others", sys.stderr),
         )  # fmt: skip
     click.echo(f"{'':20} {'mean':>7} {'scored':>7} {'skipped':>7} {'failed':>7}")
     for name, summary in summaries.items():
         mean = "-" if summary.mean is None else f"{summary.mean:.3f}"
         counts = f"{summary.scored:7} {summary.skipped:7} {summary.failed:7}"
         click.echo(f"{name:20} {mean:>7} {counts}  {summary.note}".rstrip())
-    for row in rejected:
+    for row in rejected[:_SHOWN]:
         click.echo(f"rejected: {data}, line {row.number}: {row.problem}", err=True)
+    if len(rejected) > _SHOWN:
+        click.echo(f"rejected: {len(rejected) - _SHOWN:,} more lines", err=True)
     click.echo(out)
     if rejected:
         click.echo(rejected_path(Path(out)))
@@ -169,7 +172,9 @@ def _usable(data: Path, rejected: list[BadRow]) -> Iterator[Row]:
         if isinstance(row, BadRow):
             rejected.append(row)
         elif row.response is None:
-            rejected.append(BadRow(row.number, "the row has no 'response' (a text)", row.id))
+            rejected.append(
+                BadRow(row.number, f"the row has no 'response' (a text){row.has}", row.id)
+            )
         else:
             yield row
 

@@ -146,11 +146,13 @@ def test_a_list_of_names_is_a_set_of_equal_weights():
         ({"rouge_l": None, "weight": 0.9}, "'weight' is a key of a reward and stands beside it"),
         ({"rouge_l": 0.9}, r"write \{weight: 0.9\}"),
         ({"rouge_l": {"weight": "0,9"}}, "decimal point"),
-        ({"mine": len}, "no reward is named 'mine'"),
+        ({"mine": len}, "Put `@reward"),
+        ([len], "Put `@reward"),
         ({"rouge_l": len}, "Put `@reward"),
         ({"rouge_l": {}, "tags": "maybe"}, "tags"),
         (["rouge_l", "rouge_l"], "a reward stands twice"),
-        ("rouge_l", r'write it as a list, \["rouge_l"\]'),
+        ("rouge_l", r'named in a list, \["rouge_l"\]'),
+        ("rouge_l,format", r'named in a list, \["rouge_l", "format"\]'),
     ],
 )
 def test_what_is_no_set_is_answered_with_what_to_change(source, message):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from reward_sdk import Outcome, RewardSet, Sample, reward
 from reward_sdk.cli import main
@@ -32,7 +33,8 @@ def written(tmp_path):
 def part_of(key: str, *samples: Sample, **keys) -> Outcome:
     """What a set of this one reward makes of the first sample."""
     score = RewardSet.from_config({key: keys}).score(samples or [REPORT])[0]
-    return score.parts[key.rpartition(":")[2]]
+    [part] = score.parts.values()
+    return part
 
 
 def test_a_function_of_samples_in_a_file_is_a_reward_with_its_settings(written):
@@ -158,6 +160,40 @@ def test_a_file_that_is_not_there_is_named_with_the_place_that_was_looked_at(tmp
     (tmp_path / "set.yaml").write_text("rewards: {none.py:mine: {}}")
     with pytest.raises(ConfigError, match=rf"cannot read {tmp_path}/none\.py"):
         RewardSet.from_config(tmp_path / "set.yaml")
+
+
+def test_a_reward_reads_images_of_every_kind_by_open_image(written, tmp_path):
+    key = written(
+        "from reward_sdk import open_image, reward\n\n"
+        "@reward('test_exposure', needs={'image'})\n"
+        "def mine(samples):\n"
+        "    return [open_image(s.image).convert('L').getpixel((0, 0)) / 255 for s in samples]\n"
+    )
+    picture, path = Image.new("L", (8, 8), 51), tmp_path / "film.png"
+    picture.save(path)
+    given = [picture, path, str(path), path.read_bytes()]
+    scores = RewardSet.from_config([key]).score([Sample("", image=image) for image in given])
+    assert [score.total for score in scores] == [0.2] * 4
+
+
+def test_an_image_in_memory_that_is_opened_as_a_file_names_the_function_that_reads_it(written):
+    key = written(
+        "from reward_sdk import reward\n\n@reward('test_opens', needs={'image'})\n"
+        "def mine(samples):\n    return [s.image.open() for s in samples]\n"
+    )
+    part = part_of(key, Sample("", image=Image.new("L", (8, 8))))
+    assert "in memory and no file: reward_sdk.open_image" in part.reason
+
+
+def test_a_python_object_in_a_foreign_message_is_named_by_its_type(written):
+    key = written("def mine(samples):\n    raise ValueError(f'cannot read {object()}')\n")
+    assert part_of(key).reason == "mine: ValueError: cannot read object"
+
+
+@pytest.mark.parametrize("rewards", [[len], {"rouge_l": {}}, "set.yaml"])
+def test_the_constructor_sends_words_to_from_config(rewards):
+    with pytest.raises(TypeError, match=r"RewardSet\.from_config"):
+        RewardSet(rewards)
 
 
 def test_two_rewards_of_one_name_are_refused(written):

@@ -175,7 +175,14 @@ def test_rewards_can_be_named_and_tags_left_out_on_the_command_line(files):
 def test_scoring_says_where_it_goes_on(files):
     run("score", "--set", files[0], "--data", files[1], "--out", files[2])
     result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
-    assert "out.jsonl has 180 rows; going on" in result.output
+    assert "out.jsonl has 180 rows; scoring others" in result.output
+
+
+def test_a_row_that_lacks_a_response_says_what_it_has_and_few_of_many_are_told(files):
+    files[1].write_text('{"id": 7.0, "prediction": "Clear.", "reference": NaN}\n' * 30)
+    result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert "line 1: the row has no 'response' (a text); it has 'prediction'" in result.output
+    assert "rejected: 20 more lines" in result.output
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,12 @@ def test_a_dry_run_lists_everything_that_is_absent_or_wrong(there, monkeypatch):
         assert re.search(words, line), line
 
 
+def test_a_dry_run_tries_every_reward_on_the_first_study(there):
+    (there / "own.py").write_text("def mine(samples):\n    return 0.5\n", encoding="utf-8")
+    [found] = problems("--recipe", "grpo.yaml", "--set", "rewards={own.py:mine: {every: 3}}")
+    assert "rewards: on study 's1' mine gave one float: return a list" in found
+
+
 def test_of_a_studies_file_a_dry_run_tells_ten_lines(there):
     rows = [{"id": f"s{i}", "image": "none.png", "report": "Clear."} for i in range(25)]
     (there / "studies.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

@@ -297,6 +297,13 @@ def test_set_reaches_into_a_reward_that_stands_without_keys(load):
     }
 
 
+def test_set_reaches_a_reward_in_a_file_by_its_name(beside):
+    own = beside.parent / "own.py"
+    own.write_text("def mine(samples, limit: int = 3): ...\n", encoding="utf-8")
+    beside.write_text(yaml.safe_dump(changed("rewards", {"own.py:mine": {}})), encoding="utf-8")
+    assert load_recipe(beside, ("rewards.mine.limit=7",)).rewards == {f"{own}:mine": {"limit": 7}}
+
+
 def test_a_path_wins_over_the_name_of_a_shipped_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe("valor_stage2") == shipped_folder() / "valor_stage2.yaml"

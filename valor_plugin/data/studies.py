@@ -70,13 +70,14 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
     path = Path(path)
     places: list[str] = []
     first: dict[str, str] = {}
+    row = None
     for row in read_rows(path, "studies"):
         place = f"{path}, line {row.number}"
         if isinstance(row, BadRow):
             yield f"{place}: {row.problem}"
             continue
         if row.image is None:
-            yield f"{place}: the row has no 'image' (a text)"
+            yield f"{place}: the row has no 'image' (a text){row.has}"
             continue
         if row.id in first:
             yield f"{place}: id {row.id!r} was used before, in {first[row.id]}"
@@ -89,7 +90,7 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
         report = row.reference if row.report is None else row.report
         studies.append(Study(row.id, image, report, row.image.view))
         places.append(place)
-    if not studies:
+    if row is None:
         yield f"{path} holds no study: it needs one JSON object per line"
     yield from _bad_images(studies, places)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.client import RewardClient
-from reward_sdk.errors import ConfigError, ServerError
+from reward_sdk.errors import ConfigError, ScoringError, ServerError
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.text import wrap_report
+from reward_sdk.types import Sample
 from reward_sdk.wire import ServedSet
 from valor_plugin.data.studies import Study
 from valor_plugin.recipe import Recipe
@@ -39,7 +41,8 @@ def reward_set(recipe: Recipe, studies: Sequence[Study], record: Path) -> Reward
 
 
 def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator[ConfigError]:
-    """Everything for which `reward_set` would refuse; nothing is written.
+    """Everything for which `reward_set` would refuse, and rewards that fail on the first study;
+    nothing is written.
 
     Args:
         recipe: the recipe of the run, of stage grpo.
@@ -47,6 +50,7 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
         gpu: whether there is a GPU; without one rewards are built on the CPU.
     """
     needs: set[str] = set()
+    tried = [Sample(wrap_report(s.report or "Clear."), s.report, s.image_ref) for s in studies[:1]]
     if recipe.reward_servers:
         try:
             needs |= set(_ask(recipe, _GLANCE).needs)
@@ -62,10 +66,15 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
             if name == "image_text" and "calibration" not in keys:  # which the run fits
                 _load_expert(keys)
             else:
-                alone = recipe.model_copy(update={"rewards": {name: keys}})
-                needs |= alone.reward_set().needs
+                alone = recipe.model_copy(update={"rewards": {name: keys}}).reward_set()
+                alone, needs = alone.without_schedule(), needs | alone.needs
+                for part in (p for score in alone.score(tried) for p in score.parts.values()):
+                    if part.status == "failed":
+                        yield recipe.error(f"rewards: on study {studies[0].id!r} {part.reason}")
         except ConfigError as error:
             yield error
+        except ScoringError as error:  # of a reward whose failures end the run
+            yield recipe.error(f"rewards: {error}")
     if problem := _without_reports(recipe, needs, studies):
         yield problem
 

@@ -331,6 +331,12 @@ def test_a_total_of_fewer_rewards_than_the_set_has_says_so(served):
     )
 
 
+def test_a_response_without_tags_is_read_and_the_page_says_that_the_set_would_not(served):
+    wrong = "tags and was read as a report here"
+    assert wrong in words(tried(served, response=REPORTS[0]))
+    assert wrong not in words(tried(served, response=f"<report> {REPORTS[0]} </report>"))
+
+
 def test_a_reward_that_cannot_explain_itself_says_why(tmp_path, plugin):
     with Server(tmp_path, {"moody": {}}, environment=plugin) as server:
         page = httpx.post(f"{server.url}/try", data={"response": "Edema."}).text
