@@ -395,7 +395,8 @@ def parse_urls(urls: Any) -> list[str]:
         found = [url.strip().rstrip("/") for url in dict.fromkeys(found)]
         if found and all(map(_is_url, found)):
             return found
-    given = "not shown, for they may hold a password" if "@" in str(urls) else repr(urls)
+    secret = any(mark in str(urls) for mark in "@?#")
+    given = "not shown, for they may hold a password" if secret else repr(urls)
     raise ConfigError(
         f"no URLs of reward servers: {given}; e.g. [http://127.0.0.1:8000], without a password, "
         f"which is ${TOKEN}"
@@ -410,7 +411,7 @@ def _is_url(text: str) -> bool:
     return (
         url.scheme in ("http", "https")
         and bool(url.host)
-        and not url.userinfo
+        and not (url.userinfo or url.query or url.fragment)
         and (url.port or 80) < 1 << 16
     )
 

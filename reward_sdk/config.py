@@ -167,10 +167,15 @@ def read_set(source: Source) -> tuple[dict[str, Any], str]:
     """
     if not isinstance(source, str | Path):
         return normalised(source, Path(), "rewards")
-    words = [word.strip() for word in str(source).split(",")]
-    if set(map(name_of, words)) <= {*names()} and not Path(source).exists():
-        raise ConfigError(f"no file {source}: rewards are named in a list, {json.dumps(words)}")
+    _check_file(str(source), Path())
     return normalised(read_yaml(source, "reward set"), Path(source).parent, str(source))
+
+
+def _check_file(source: str, folder: Path) -> None:
+    """ConfigError if these are names of rewards, and no file."""
+    words = [word.strip() for word in source.split(",")]
+    if set(map(name_of, words)) <= {*names()} and not (folder / source).exists():
+        raise ConfigError(f"no file {source}: rewards are named in a list, {json.dumps(words)}")
 
 
 def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], str]:
@@ -195,11 +200,12 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
         content = content["rewards"]
         where = where if where.endswith("rewards") else f"{where}: rewards"
         if isinstance(content, str):
+            _check_file(content, folder)
             return read_set(folder / content)
     named = content
     if isinstance(content, list | tuple) and all(isinstance(key, str) for key in content):
         content = dict.fromkeys(content)
-    if isinstance(content, list | tuple) and any(map(callable, content)):
+    if callable(content) or (isinstance(content, list | tuple) and any(map(callable, content))):
         raise ConfigError(f"{where}: {_NO_OBJECTS}")
     if not isinstance(content, Mapping):
         raise ConfigError(
@@ -219,7 +225,7 @@ def _located(key: Any, folder: Path) -> Any:
     if not isinstance(key, str) or not is_in_file(key):
         return key
     file, _, name = key.rpartition(":")
-    return f"{(folder / file).resolve()}:{name}"
+    return f"{(folder / Path(file).expanduser()).resolve()}:{name}"
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def parse_set(
     for key, keys in rewards.items():
         if key == "tags":
             continue
-        place = f"{where}.{key}"
+        place = _place(where, key)
         if callable(keys):
             raise ConfigError(f"{place}: {_NO_OBJECTS}")
         if key in Entry.model_fields:
@@ -287,11 +293,19 @@ _NO_OBJECTS = (
 
 def _entry(keys: Any, place: str) -> Entry:
     if isinstance(keys, int | float | str):
-        raise ConfigError(f"{place}: a reward's keys are a mapping: write {{weight: {keys}}}")
+        weight = str(keys).replace(",", ".")
+        raise ConfigError(f"{place}: a reward's keys are a mapping: write {{weight: {weight}}}")
+    if isinstance(keys, Mapping) and any(isinstance(key, int) for key in keys):
+        raise ConfigError(f"{place}: a key is a number: numbers have a decimal point, as in 0.9")
     try:
         return Entry.model_validate({} if keys is None else keys)
     except ValidationError as error:
         raise ConfigError(f"{place}: {explain(error)}") from None
+
+
+def _place(where: str, key: object) -> str:
+    """How messages name the place of a reward in a set."""
+    return f"{where}: {key}" if is_in_file(str(key)) else f"{where}.{key}"
 
 
 def _settings(key: str, entry: Entry, place: str, given: Collection[str] = ()) -> dict[str, Any]:
@@ -308,6 +322,7 @@ def _settings(key: str, entry: Entry, place: str, given: Collection[str] = ()) -
             if new := _RENAMED.get(key, {}).get(name):
                 raise ConfigError(f"{place}: {name!r} is called {new!r} now")
             hint = nearest(name, [*Entry.model_fields, *known])
+            hint = "it stands beside the rewards" if name == "tags" else hint
             raise ConfigError(f"{place}: unknown key {name!r}: {hint}")
         try:
             settings[name] = TypeAdapter(known[name].kind).validate_python(value)
@@ -329,17 +344,17 @@ _NO_SAMPLES = ". A function that scores calls its first argument `samples`"
 
 def build_reward(key: str, entry: Entry, where: str = "rewards") -> Reward:
     """The reward with its settings checked against its type hints."""
-    settings = _settings(key, entry, f"{where}.{key}")
+    settings = _settings(key, entry, _place(where, key))
     try:
         built = factory(key)(**settings)
     except ConfigError as error:
-        raise ConfigError(f"{where}.{key}: {error}") from None
-    except Exception as error:  # foreign code may raise anything
-        raise ConfigError(f"{where}.{key}: cannot be built: {one_line(error)}") from error
+        raise ConfigError(f"{_place(where, key)}: {error}") from None
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise ConfigError(f"{_place(where, key)}: cannot be built: {one_line(error)}") from error
     low, high = built.bounds
     if isinstance(entry.on_failure, float) and not low <= entry.on_failure <= high:
         raise ConfigError(
-            f"{where}.{key}.on_failure: {entry.on_failure:g} lies outside of the reward's range, "
-            f"{low:g} to {high:g}"
+            f"{_place(where, key)}.on_failure: {entry.on_failure:g} lies outside of the reward's "
+            f"range, {low:g} to {high:g}"
         )
     return built

@@ -19,7 +19,7 @@ Programming errors of the caller, such as a step that is not an integer, propaga
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any, Protocol
@@ -92,15 +92,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'densenet121-res224-all' or 'densenet121-res224-chex'?"
     """
     known = sorted(known)
-    close = [one for one in known if name and one.startswith(name)]
-    close = close or get_close_matches(name[:100], known, n=1, cutoff=0.6)
+    near, lower = name[:100].lower(), {one.lower(): one for one in known}
+    close = [one for one in known if near and one.lower().startswith(near)]
+    close = close or [lower[one] for one in get_close_matches(near, lower, n=1, cutoff=0.6)]
     if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"known: {', '.join(known)}"
+        return f"did you mean {' or '.join(map(repr, close[:_NAMES]))}?"
+    more = f" and {len(known) - _NAMES} more" if len(known) > _NAMES else ""
+    return f"known: {', '.join(known[:_NAMES])}{more}"
 
 
-_OBJECT = re.compile(r"<([\w.]{1,200}) object at 0x[0-9a-f]{1,16}>")
+_OBJECT = re.compile(r"<([^<>]{1,200}?)(?: object)? at 0x[0-9a-f]{1,16}>")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,20},\d{1,20}", re.ASCII)
+_NAMES = 30  # ours: names in a hint
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 8, 8
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -130,6 +133,8 @@ def explain(error: _Invalid, values: bool = True) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):  # what it holds may be secret
+        return f"a mapping with {', '.join(map(str, [*value][:10])) or 'no key'}"
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits

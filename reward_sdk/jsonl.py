@@ -23,7 +23,7 @@ from reward_sdk.errors import ConfigError
 from reward_sdk.text import MAX_TEXT
 from reward_sdk.types import ImageRef
 
-_HEADER = re.compile(rb'"?[A-Za-z_][\w ]*"?(?:[,;\t]"?[A-Za-z_][\w ]*"?)+')
+_HEADER = re.compile(rb'"?[\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+')
 
 _KEYS = ("id", "response", "reference", "report", "image", "view")
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
@@ -78,11 +78,13 @@ def read_rows(path: str | Path, what: str = "data") -> Iterator[Row | BadRow]:
     try:
         # As bytes, lines end in "\n" alone: reports may hold U+2028 and its like.
         with path.open("rb") as file:
+            first = True
             for number, line in enumerate(_lines(file), 1):
-                if number == 1:
+                line = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if first and line.strip():
+                    first = False
                     if other := _other_format(line, path.suffix):
                         raise ConfigError(f"{what} {path}: {other}")
-                    line = line.removeprefix(BOM_UTF8)
                 if line.strip():
                     try:
                         yield _row(number, line, path.parent)
@@ -103,9 +105,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _other_format(start: bytes, suffix: str) -> str:
     """What a file is by its first line, and what to do, if it is no JSONL; else ""."""
-    if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        return "UTF-16 text, as its byte order mark (BOM) says: save it as UTF-8"
-    text = start.removeprefix(BOM_UTF8).strip()
+    if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # also UTF-32's
+        return "UTF-16 or UTF-32 text, as its byte order mark (BOM) says: save it as UTF-8"
+    text = start.strip()
     if text.startswith(b"["):
         return (
             "one JSON array: write one object a line. In Python: "
@@ -116,9 +118,11 @@ def _other_format(start: bytes, suffix: str) -> str:
         and not text.startswith(b"{")
         and (suffix in (".csv", ".tsv") or _HEADER.fullmatch(text))
     ):
+        other = next((mark for mark in ("\t", ";") if mark.encode() in text), "")
+        separated = f", sep={other!r}" if other else ""
         return (
-            "CSV, not JSONL. In Python: pandas.read_csv(CSV).to_json(JSONL, orient='records', "
-            "lines=True)"
+            f"CSV, not JSONL. In Python: pandas.read_csv(CSV{separated}).to_json(JSONL, "
+            "orient='records', lines=True)"
         )
     return ""
 
@@ -163,7 +167,7 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         number,
         name,
         row.get("response"),
-        row.get("report") if reference is None else reference,
+        reference if reference and reference.strip() else row.get("report"),
         row.get("report"),
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
         _has(row),

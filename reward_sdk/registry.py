@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast, get_type_hints
@@ -40,9 +41,12 @@ class Reward(Protocol):
     tries there; where only scores are asked, it is never called. It may be called in any thread.
     """
 
-    name: str
-    bounds: tuple[float, float]
-    needs: Collection[str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def bounds(self) -> tuple[float, float]: ...
+    @property
+    def needs(self) -> Collection[str]: ...
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[Outcome | float | None]:
         """One value per sample, in order; None where the reward does not apply, an `Outcome` where
@@ -53,8 +57,10 @@ class Reward(Protocol):
 
 BOUNDS = (0.0, 1.0)
 NEEDS = frozenset({"report"})
-RESERVED = frozenset({"rewards", "server", "stage", "tags"})
-"""Keys that are no reward's name where a set may stand."""
+_RESERVED = frozenset(
+    {"rewards", "server", "stage", "tags", "total", "missing_parts", "unscored"}
+    | {"weight", "every", "offset", "mode", "on_failure", "deadline"}
+)  # what means something else where a reward's name may stand
 _CAN_NEED = frozenset({"report", "reference", "image"})
 
 # Where each built-in reward lives; nothing is imported before it is asked for.
@@ -214,17 +220,20 @@ def _give(reward: Any, key: str, value: Any) -> None:
 def _check(reward: Reward) -> None:
     try:
         low, high = map(float, reward.bounds)
-        ordered = low <= high
+        ordered = low <= high and isfinite(high - low)
     except (TypeError, ValueError):
         ordered = False
     if not ordered:
         raise ConfigError(f"its bounds are {reward.bounds!r}: write the range, such as (0.0, 1.0)")
     needs = reward.needs
-    if isinstance(needs, str) or not set(needs) <= _CAN_NEED:
+    kind = isinstance(needs, Collection) and not isinstance(needs, str)
+    if not kind or not all(need in [*_CAN_NEED] for need in needs):
         raise ConfigError(f"its needs are {needs!r}: write a set of {', '.join(sorted(_CAN_NEED))}")
 
 
 _factories: dict[str, Factory] = {}
+_in_files: dict[Callable[..., Any], Factory] = {}  # what files that sets name have registered
+_IN_FILE = "reward_sdk_file_"  # begins the name of such a file's module
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -255,6 +264,10 @@ def reward(
     """
 
     def register(made_of: Made) -> Made:
+        _made_of(made_of, f"@reward({name!r})")
+        if str(made_of.__module__).startswith(_IN_FILE):  # a set asks for it by its file
+            _in_files[made_of] = Factory(name, made_of, bounds, needs)
+            return made_of
         known = _factories.get(name)
         home = known.made_of.__module__ if known else _BUILT_IN.get(name)
         again = known is not None and known.made_of.__qualname__ == made_of.__qualname__
@@ -265,7 +278,7 @@ def reward(
 
     if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError('a reward is registered with its name: @reward("my_reward")')
-    if name in RESERVED:
+    if name in _RESERVED:
         raise ConfigError(f"{name!r} means something else in a set: name the reward otherwise")
     return register
 
@@ -289,6 +302,9 @@ def factory(name: str) -> Factory:
     """
     if is_in_file(name):
         return _in_file(name)
+    if ".py" in name:
+        file = name.partition(".py")[0]
+        raise ConfigError(f"{name!r} names a file and no reward in it: write {file}.py:NAME")
     if name not in _factories and name in _BUILT_IN:
         import_module(_BUILT_IN[name])
     if name not in _factories:
@@ -297,7 +313,7 @@ def factory(name: str) -> Factory:
             raise ConfigError(f"no reward is named {name!r}: {nearest(name, names())}")
         try:
             found = entry.load()
-        except Exception as error:  # foreign code
+        except (Exception, SystemExit) as error:  # foreign code
             raise ConfigError(
                 f"reward {name!r} of {entry.value!r} does not load: {one_line(error)}"
             ) from error
@@ -311,7 +327,8 @@ def is_in_file(name: str) -> bool:
     >>> is_in_file("rewards/mine.py:brevity"), is_in_file("rouge_l")
     (True, False)
     """
-    return name.rpartition(":")[0].endswith(".py")
+    file, _, name = name.rpartition(":")
+    return file.endswith(".py") and bool(name)
 
 
 def name_of(key: str) -> str:
@@ -329,22 +346,20 @@ def _in_file(key: str) -> Factory:
     try:
         code = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     module = _module(path, code)
     if name not in vars(module):
         own = _own(module)
         raise ConfigError(f"{file} has no {name!r}: {nearest(name, own)}")
     found = _made_of(vars(module)[name], key)
-    registered = next((f for f in _factories.values() if f.made_of is found), None)
-    if registered is None:
-        return Factory(name, found, code=code)
-    return Factory(name, found, registered._bounds, registered._needs, code)
+    known = _in_files.get(found, Factory(name, found))
+    return Factory(name, found, known._bounds, known._needs, code)
 
 
 @cache
 def _module(path: Path, code: str) -> ModuleType:
     """The file as a module; loaded again when what stands in it has changed."""
-    name = f"reward_sdk_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{_IN_FILE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None  # for a file that ends in .py
     assert spec.loader is not None
@@ -354,7 +369,7 @@ def _module(path: Path, code: str) -> ModuleType:
         spec.loader.exec_module(module)
     except ConfigError:
         raise
-    except Exception as error:  # foreign code
+    except (Exception, SystemExit) as error:  # foreign code
         raise ConfigError(f"{path} does not load: {one_line(error)}") from error
     return module
 

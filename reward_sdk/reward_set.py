@@ -7,14 +7,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any, TypeVar
 
 from reward_sdk.config import Entry, Source, build_reward, parse_set, read_set
@@ -101,7 +101,7 @@ class Member:
         if "reference" in needs and sample.reference is None:
             return Outcome(None, "skipped", "no reference")
         if "report" in needs and sample.report is None:
-            why = "no well-formed report" if has_tags(sample.response) else _NO_TAGS
+            why = "no well-formed report" if has_tags(sample.response) else NO_TAGS
             return Outcome(self.reward.bounds[0], "ok", why)
         return None
 
@@ -329,7 +329,14 @@ class RewardSet:
         )
 
     def read(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The samples as this set reads them: by its `tags`. Says once if most have none."""
+        """The samples as this set reads them: by its `tags`. Says once if most have none.
+
+        Raises:
+            TypeError: these are no samples.
+        """
+        single = isinstance(samples, str | Sample)
+        if single or not all(isinstance(sample, Sample) for sample in samples):
+            raise TypeError("a set scores a list of reward_sdk.Sample")
         self._tag_watch.look(samples)
         if self.tags == "required":
             return samples
@@ -397,7 +404,8 @@ class RewardSet:
         return Score(min(max(total * (wanted / counted), low), high), settled, logs)
 
 
-_NO_TAGS = "no <report> tags; a set with `tags: optional` takes the whole response"
+NO_TAGS = "no <report> tags; a set with `tags: optional` takes the whole response"
+"""The reason of a part of a response without tags, where a set requires them."""
 
 
 class TagWatch:
@@ -410,18 +418,20 @@ class TagWatch:
 
     def __init__(self, tags: Tags, needs: Collection[str]) -> None:
         self._looks = tags == "required" and "report" in needs
+        self._seen = self._bare = 0
 
     def look(self, samples: Sequence[Sample]) -> None:
         """Looks at a batch of samples."""
         if not self._looks:
             return
-        bare = sum(not has_tags(s.response) for s in samples if s.tags == "required")
-        if 2 * bare > len(samples):
+        self._seen += len(samples)
+        self._bare += sum(not has_tags(s.response) for s in samples if s.tags == "required")
+        if 2 * self._bare > self._seen:
             self._looks = False
             logger.warning(
                 "%d of %d responses have no <report> tags, so rewards that read reports give their "
                 "lowest value. If these are plain reports, write `tags: optional` in the set",
-                bare, len(samples),
+                self._bare, self._seen,
             )  # fmt: skip
 
 
@@ -444,15 +454,17 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
     if not samples:
         return []
     try:
-        parts = reward(samples)
-        if isinstance(parts, str | Mapping) or not isinstance(parts, Iterable):
+        parts = reward(tuple(samples))  # which it cannot change
+        if isinstance(parts, str | Mapping | Set) or not isinstance(parts, Iterable):
             raise _Misshapen(f"gave one {type(parts).__name__}")
         parts = list(parts)
         if len(parts) != len(samples):
             raise _Misshapen(f"gave {len(parts)} values for {len(samples)} samples")
         return [_checked(reward, part) for part in parts]
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        if current_thread() is main_thread():  # the only one where it is the user's
+            raise
+        return [Outcome(None, "failed", f"{reward.name}: {one_line(error)}")] * len(samples)
     except _Misshapen as error:  # of the reward, whatever the samples are
         return [Outcome(None, "failed", f"{reward.name} {error}")] * len(samples)
     except BaseException as error:  # the boundary where errors become failed outcomes
@@ -479,7 +491,7 @@ def _checked(reward: Reward, part: object) -> Outcome:
             raise _Misshapen(f"gave a {type(part).__name__} for a sample, no number")
         part = Outcome(float(part))  # type: ignore[arg-type]
     if part.status in ("skipped", "failed"):
-        return Outcome(None, part.status, plain(part.reason))
+        return Outcome(None, part.status, plain(part.reason or ""))
     low, high = reward.bounds
     value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
     if part.status != "ok":
@@ -487,4 +499,4 @@ def _checked(reward: Reward, part: object) -> Outcome:
     if not low <= value <= high:
         what = f"{value}, outside of its range [{low}, {high}]"
         return Outcome(None, "failed", f"{reward.name} gave {what}")
-    return Outcome(value, "ok", plain(part.reason))
+    return Outcome(value, "ok", plain(part.reason or ""))

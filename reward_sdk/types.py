@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -56,8 +56,10 @@ class ImageRef:
         Raises:
             TypeError: the image is of another type.
         """
-        if image is None or isinstance(image, ImageRef):
-            return image
+        if isinstance(image, ImageRef):
+            return replace(image, view=view) if view and not image.view else image
+        if image is None:
+            return None
         if isinstance(image, str | Path):
             return cls(path=str(image), view=view)
         if isinstance(image, bytes):
@@ -93,7 +95,8 @@ class Sample:
 
     Attributes:
         response: the generated text, special tokens removed, tags kept.
-        reference: the radiologist's report without tags, or None where a study has none.
+        reference: the radiologist's report without tags, or None where a study has none; a blank
+            text becomes None.
         image: the X-ray the response describes, or None. A path, a file's bytes or a PIL image
             becomes an `ImageRef`.
         id: the study's name, used in messages only; an integer becomes a text.
@@ -126,8 +129,10 @@ class Sample:
     def __post_init__(self) -> None:
         _be("Sample", "response", self.response, str)
         _be("Sample", "reference", self.reference, str | None)
+        if self.reference is not None and not self.reference.strip():
+            object.__setattr__(self, "reference", None)
         object.__setattr__(self, "image", ImageRef.of(self.image))
-        if isinstance(self.id, int):
+        if hasattr(self.id, "__index__") and not isinstance(self.id, bool):  # also numpy's
             object.__setattr__(self, "id", str(self.id))
         _be("Sample", "id", self.id, str)
         if self.tags not in get_args(Tags):

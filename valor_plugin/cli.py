@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def prepare(folder: str, out: str, force: bool) -> None:
     from valor_plugin.data.studies import studies_of_folder, write_studies
 
     path = Path(out)
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise ConfigError(f"{path} is there already: name another file, or replace it with --force")
     studies = studies_of_folder(Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)

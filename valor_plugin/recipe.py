@@ -235,7 +235,7 @@ def copy_shipped(target: Path) -> int:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and "__pycache__" not in file.parts
     }
-    if there := next((copy for copy in files.values() if copy.exists()), None):
+    if there := next((copy for copy in files.values() if os.path.lexists(copy)), None):
         raise ConfigError(f"{there} is there already: choose another folder, or remove it")
     for file, copy in files.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -350,7 +350,7 @@ def _misplaced(key: str) -> str:
     homes = [name for name, other in _SECTIONS.items() if key in other.model_fields]
     if "." in key:
         homes.append("openrlhf")
-    elif key in names():
+    elif key in {*names(), "tags"}:
         homes.append("rewards")
     if homes:
         return f"it belongs under `{'` or `'.join(homes)}`, indented"
@@ -364,6 +364,8 @@ def _override(content: dict, override: str) -> None:
         raise ConfigError(f"{said}: write it as dotted.key=value")
     value = parse_yaml(text, f"{said}: the value")
     path = key.split(".")
+    if key == "openrlhf":
+        raise ConfigError(f"{said}: one option a time, --set openrlhf.OPTION=VALUE")
     if path[0] == "openrlhf":
         path = ["openrlhf", ".".join(path[1:])]
     if path[0] == "rewards" and isinstance(content.get("rewards"), dict) and path[1:]:

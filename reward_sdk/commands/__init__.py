@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from reward_sdk.config import Source
+from reward_sdk.registry import names
 
 
 class SetType(click.ParamType):
@@ -15,9 +16,10 @@ class SetType(click.ParamType):
     name = "set"
 
     def convert(self, value: Any, param: object, ctx: object) -> Source:
-        words = str(value).split(",")
-        is_file = Path(value).suffix in (".yaml", ".yml") or Path(value).exists()
-        return Path(value) if is_file else [word.strip() for word in words]
+        words = [word.strip() for word in str(value).split(",")]
+        named = any(word in names() or ".py" in word for word in words)
+        is_file = Path(value).suffix in (".yaml", ".yml") or (not named and Path(value).exists())
+        return Path(value) if is_file else words
 
 
 set_option = click.option(

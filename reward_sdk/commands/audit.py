@@ -57,9 +57,8 @@ def _check_ours(folder: Path) -> None:
     there = [path for name in _FILES if (path := folder / name).exists()]
     if not there:
         return
-    with suppress(OSError, ValueError):
-        if {"reports", "seed", "columns", "rows"} <= json.loads(
-            (folder / "audit.json").read_text(encoding="utf-8")
-        ).keys():
+    with suppress(OSError, ValueError, TypeError):
+        content = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        if {"reports", "seed", "columns", "rows"} <= {*content}:
             return
     raise ConfigError(f"{there[0]} is there and no audit's: name another folder, or remove it")

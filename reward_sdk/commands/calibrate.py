@@ -29,6 +29,8 @@ def calibrate(expert: str, data: str, out: str, device: str) -> None:
             raise ConfigError(
                 f"{out} is there and no calibration: name another file, or remove it"
             ) from None
+    if not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"{out}: there is no such folder")
     found = []
     for row in read_rows(data):
         if not isinstance(row, BadRow) and row.image:

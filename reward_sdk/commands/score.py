@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from reward_sdk.commands import set_option
 from reward_sdk.config import Source, read_set
 from reward_sdk.errors import ConfigError
 from reward_sdk.jsonl import BadRow, Row, count_lines, read_rows
-from reward_sdk.reward_set import RewardSet
+from reward_sdk.reward_set import NO_TAGS, RewardSet
 from reward_sdk.text import Tags
 from reward_sdk.types import Sample
 
@@ -141,6 +142,7 @@ def score_file(
     rejected: list[BadRow] = []
     rows = _usable(data, rejected)
     with _opened(out, key) as (file, done, held):
+        some = held > 0
         if held:
             resumes(held)
         while chunk := list(islice(rows, _CHUNK)):
@@ -149,20 +151,25 @@ def score_file(
             for row, score in zip(new, scores, strict=True):
                 parts = {name: asdict(part) for name, part in score.parts.items()}
                 line = {
-                    "line": row.number, "id": row.id, "total": score.total,
-                    "missing": score.missing, "parts": parts, "set": key,
+                    "set": key, "line": row.number, "id": row.id, "total": score.total,
+                    "missing": score.missing, "parts": parts,
                 }  # fmt: skip
                 file.write(f"{json.dumps(line)}\n".encode())
             file.flush()
             progress(chunk[-1].number)
+            some = True
+        if not (some or rejected):
+            raise ConfigError(f"{data} has no row")
         if rejected:
-            text = "".join(json.dumps(asdict(line)) + "\n" for line in rejected)
+            text = "".join(json.dumps({"set": key} | asdict(line)) + "\n" for line in rejected)
             rejected_path(out).write_text(text, encoding="utf-8")
     return _summaries(out, rewards.names), rejected
 
 
 def rejected_path(out: Path) -> Path:
     """Where the lines go that cannot be scored."""
+    if not out.name:
+        raise ConfigError(f"{out} is a folder: name a file")
     return out.with_name(f"{out.name}.rejected")
 
 
@@ -195,11 +202,18 @@ def _key(rewards: str, data: Path, step: int | None) -> str:
     return digest.hexdigest()[:12]
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether the file starts as ours do, or has nothing in it."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    return not start or start.startswith((b'{"line": ', b'{"number": '))
+_START = re.compile(rb'\{"set": "[0-9a-f]{12}", "(?:line|number)": ')
+
+
+def _check_ours(path: Path) -> None:
+    """ConfigError if the file may not be written to: all that ours hold begin in one way."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no regular file, as scores need one to go on: name another")
+    if path.exists():
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start and not _START.match(start):
+            raise ConfigError(f"{path} is there and no file of scores: name another")
 
 
 @contextmanager
@@ -209,8 +223,7 @@ def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int, int]]:
     It is locked, and a row that broke off is cut off.
     """
     for path in (out, rejected_path(out)):
-        if path.exists() and not _is_ours(path):
-            raise ConfigError(f"{path} is there and no file of scores: name another")
+        _check_ours(path)
     with out.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,6 +260,12 @@ def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
     return summaries | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, note)}
 
 
+def _untagged(parts: list[dict[str, Any]]) -> str:
+    """That most reports were not found, for want of tags; "" if that is not so."""
+    bare = sum(part["reason"] == NO_TAGS for part in parts)
+    return f"{bare:,} without <report> tags: --tags optional?" if 2 * bare > len(parts) else ""
+
+
 def _summary(parts: list[dict[str, Any]]) -> Summary:
     values = [part["value"] for part in parts if part["value"] is not None]
     failed = [part["reason"] for part in parts if part["status"] == "failed"]
@@ -255,5 +274,5 @@ def _summary(parts: list[dict[str, Any]]) -> Summary:
         scored=len(values),
         skipped=sum(part["status"] == "skipped" for part in parts),
         failed=len(failed),
-        note=failed[0] if failed else "",
+        note=failed[0] if failed else _untagged(parts),
     )

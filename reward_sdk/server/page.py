@@ -22,7 +22,7 @@ from reward_sdk.errors import RewardSDKError, ScoringError, one_line
 from reward_sdk.images import opened, to_gray
 from reward_sdk.server.service import RewardServer
 from reward_sdk.templates import template
-from reward_sdk.text import has_tags, wrap_report
+from reward_sdk.text import has_tags
 from reward_sdk.types import Evidence, ImageRef, Sample, Score
 from reward_sdk.wire import MAX_IMAGE, MAX_TEXT
 
@@ -68,7 +68,7 @@ class _Tried:
         image: it as a data URL, "" where it cannot be shown.
         score: its score.
         evidence: (reward, what it read, why it cannot say what it read).
-        tagged: whether the response was put between tags, which it lacked and the set requires.
+        bare: whether the response lacks the tags that the set requires.
         problem: why there is no score.
     """
 
@@ -78,7 +78,7 @@ class _Tried:
     image: str = ""
     score: Score | None = None
     evidence: Sequence[tuple[str, Sequence[Evidence], str]] = ()
-    tagged: bool = False
+    bare: bool = False
     problem: str = ""
 
 
@@ -206,7 +206,7 @@ async def _evidence(
                 rows = await asyncio.to_thread(_explained, explain, sample)
         except TimeoutError:
             problem = f"no answer within {_LIMIT:g} s"
-        except Exception as error:  # the boundary where a reward's errors become words
+        except (Exception, SystemExit) as error:  # where a reward's errors become words
             problem = one_line(error)
         found.append((member.name, rows, problem))
     return found
@@ -247,9 +247,7 @@ async def _try(server: RewardServer, images: _Images, tried: _Tried) -> None:
         image = images[tried.key]
         with suppress(ScoringError):  # which the rewards that look at it will say
             tried.image = await asyncio.to_thread(_shown, image)
-    response = tried.response
-    if not has_tags(response) and server.info.tags == "required":
-        response, tried.tagged = wrap_report(response), True
-    sample = Sample(response, tried.reference.strip() or None, image, "tried on the page")
+    tried.bare = server.info.tags == "required" and not has_tags(tried.response)
+    sample = Sample(tried.response, tried.reference, image, "tried on the page", tags="optional")
     tried.score = score = await server.score_one(sample, limit=_LIMIT)
     tried.evidence = await _evidence(server, sample, score)

@@ -72,7 +72,7 @@ def test_the_reward_is_a_tenth_of_cider(corpus):
 
 @pytest.mark.parametrize(
     ("report", "reference", "expected"),
-    [("...", "...", 1), ("...", "", 0), ("...", "Clear.", 0), ("Clear.", "", 0)],
+    [("...", "...", 1), ("...", "!", 0), ("...", "Clear.", 0), ("Clear.", "!", 0)],
 )
 def test_equal_texts_without_a_word_score_1_and_others_0(corpus, report, reference, expected):
     assert value(corpus, report, reference) == expected

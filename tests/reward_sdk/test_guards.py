@@ -43,7 +43,7 @@ def test_a_band_that_is_none_is_refused(low, high):
 @given(st.text(), st.text())
 def test_guards_stay_between_minus_1_and_0(report, reference):
     for name in ("length", "repetition"):
-        assert -1 <= score(name, report, reference) <= 0
+        assert -1 <= score(name, report, f"a{reference}") <= 0
 
 
 def test_a_report_without_repetition_costs_nothing():

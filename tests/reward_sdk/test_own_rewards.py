@@ -61,7 +61,7 @@ def test_a_registered_function_keeps_the_range_and_the_needs_that_it_was_given(w
     )
     assert part_of(key).value == 2
     assert part_of(key, Sample("<report> a </report>")).reason == "no reference"
-    assert RewardSet.from_config(["test_words"]).bounds == (0, 100)
+    assert RewardSet.from_config([key]).bounds == (0, 100)
 
 
 def test_a_file_is_found_beside_the_set_that_names_it(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_reward_cannot_take_the_name_of_a_built_in_one():
         reward("cider")(lambda samples: [])
 
 
-@pytest.mark.parametrize("name", ["tags", "server", "my-reward", "a.b", 3])
+@pytest.mark.parametrize("name", ["tags", "weight", "total", "my-reward", "a.b", "", 3])
 def test_a_reward_cannot_have_a_name_that_a_set_could_not_say(name):
     with pytest.raises(ConfigError):
         reward(name)
@@ -117,6 +117,7 @@ def test_none_is_a_part_that_does_not_apply_and_numbers_of_numpy_are_numbers(wri
         ("return [0.5]", "mine gave 1 values for 2 samples: return a list of one value for each"),
         ("return 0.5", "mine gave one float: return a list"),
         ("return {'mine': [1, 1]}", "mine gave one dict: return a list"),
+        ("return {0.5, 0.6}", "mine gave one set: return a list"),
         ("return ['high', 'low']", "mine gave a str for a sample, no number"),
         ("return [7, 7]", r"outside of its range [0.0, 1.0]"),
         ("return [float('nan')] * 2", "gave nan"),
@@ -139,6 +140,12 @@ def test_a_wrong_return_value_fails_every_sample_and_says_what_to_return(written
         ("def mien(samples): return []", "has no 'mine': did you mean 'mien'?"),
         ("def mine(samples: return []", "does not load: SyntaxError"),
         ("raise RuntimeError('boom')", "does not load: RuntimeError: boom"),
+        ("import sys\nsys.exit()", "does not load: SystemExit"),
+        ("class mine:\n    def __init__(self): raise SystemExit", "cannot be built: SystemExit"),
+        ("class mine:\n    needs = 3\n    def __call__(self, samples): ...", "its needs are 3"),
+        ("class mine:\n    bounds = (0, float('inf'))\n    def __call__(self, samples): ...",
+         "its bounds are"),
+        ("import functools\nmine = functools.partial(len)", "is a partial: name a function"),
         ("def mine(samples, weight=1): return []", "its 'weight' is a key of every set"),
         ("class mine:\n    name = 'yours'\n    def __call__(self, samples): ...",
          "calls itself 'yours': write name = 'mine'"),
@@ -154,6 +161,30 @@ def test_a_mistake_in_a_file_is_answered_with_what_to_change(written, text, mess
     with pytest.raises(ConfigError) as caught:
         RewardSet.from_config([written(text)])
     assert message in str(caught.value)
+
+
+def test_two_files_may_register_one_name(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(
+            "from reward_sdk import reward\n\n@reward('same')\n"
+            f"def same(samples):\n    return ['{name}' == 'a'] * len(samples)\n"
+        )
+    sets = [RewardSet.from_config([f"{tmp_path}/{name}.py:same"]) for name in ("a", "b")]
+    assert [one.score([REPORT])[0].total for one in sets] == [1, 0]
+
+
+def test_a_reward_cannot_change_the_batch_that_others_see(written):
+    key = written(
+        "def mine(samples):\n    return [0.5 for _ in iter(lambda: samples.pop(), None)]\n"
+    )
+    score = RewardSet.from_config([key, "format"]).score([REPORT] * 2)[1]
+    assert (score.parts["format"].value, score.parts["mine"].status) == (1, "failed")
+
+
+@pytest.mark.parametrize("key", ["mine.py", "mine.py:"])
+def test_a_file_without_a_name_is_answered_with_how_to_name_one(key):
+    with pytest.raises(ConfigError, match=r"write mine\.py:NAME"):
+        RewardSet.from_config([key])
 
 
 def test_a_file_that_is_not_there_is_named_with_the_place_that_was_looked_at(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -86,6 +87,28 @@ def test_a_file_that_is_no_file_of_scores_is_not_touched(files, name, text):
     with pytest.raises(ConfigError, match="no file of scores"):
         score_file(*files)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ['{"number": 1, "id": 7}', '{"line": 3, "note": "mine"}\n', "x"])
+def test_a_file_of_ones_own_that_begins_like_ours_is_not_touched(files, text):
+    for path in (files[2], files[2].with_name("out.jsonl.rejected")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="no file of scores"):
+            score_file(*files)
+        assert path.read_text() == text
+        path.unlink()
+
+
+def test_what_is_no_regular_file_is_no_output(files, tmp_path):
+    for path in (tmp_path, Path(), Path("/dev/null")):
+        with pytest.raises(ConfigError, match=r"regular file|a folder"):
+            score_file(files[0], files[1], path)
+
+
+def test_data_of_blank_lines_has_no_row(files):
+    files[1].write_text("\n\n")
+    with pytest.raises(ConfigError, match="has no row"):
+        score_file(*files)
 
 
 def test_the_data_itself_cannot_be_the_output(files):

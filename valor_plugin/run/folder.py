@@ -141,6 +141,11 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds a finished run: choose another folder with --out, or remove it"
             )
+        place = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{self.path} cannot be a run's folder: {place} is no folder that can be written to"
+            )
         if not self.path.is_dir() or self._is_a_runs():
             return
         if other := next((path for path in self.path.iterdir() if path.name != _LOCK), None):

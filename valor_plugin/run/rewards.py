@@ -51,6 +51,7 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
     """
     needs: set[str] = set()
     tried = [Sample(wrap_report(s.report or "Clear."), s.report, s.image_ref) for s in studies[:1]]
+    tried *= 2  # a batch: a reward may return one value for all of it
     if recipe.reward_servers:
         try:
             needs |= set(_ask(recipe, _GLANCE).needs)
@@ -68,9 +69,9 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
             else:
                 alone = recipe.model_copy(update={"rewards": {name: keys}}).reward_set()
                 alone, needs = alone.without_schedule(), needs | alone.needs
-                for part in (p for score in alone.score(tried) for p in score.parts.values()):
-                    if part.status == "failed":
-                        yield recipe.error(f"rewards: on study {studies[0].id!r} {part.reason}")
+                parts = [part for score in alone.score(tried) for part in score.parts.values()]
+                if failed := next((part for part in parts if part.status == "failed"), None):
+                    yield recipe.error(f"rewards: on study {studies[0].id!r} {failed.reason}")
         except ConfigError as error:
             yield error
         except ScoringError as error:  # of a reward whose failures end the run
