@@ -112,6 +112,9 @@ class Factory:
             not say so itself.
         code: digest of the Python file that a set names the reward by, since its content may
             change; "" for any other reward.
+
+    Raises:
+        ConfigError: the name means something else in a set.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class Factory:
         needs: Collection[str] = NEEDS,
         code: str = "",
     ) -> None:
+        if name in _RESERVED:
+            raise ConfigError(f"{name!r} means something else in a set: name the reward otherwise")
         self.name, self.made_of, self.code = name, made_of, code
         self._bounds, self._needs = bounds, needs
 
@@ -260,7 +265,8 @@ def reward(
             so itself: some of "report", "reference" and "image".
 
     Raises:
-        ConfigError: another reward has this name already, or the name is no text.
+        ConfigError: another reward has this name already, it is no name, or means something else
+            in a set; or what is decorated can be no reward.
     """
 
     def register(made_of: Made) -> Made:
@@ -278,8 +284,6 @@ def reward(
 
     if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError('a reward is registered with its name: @reward("my_reward")')
-    if name in _RESERVED:
-        raise ConfigError(f"{name!r} means something else in a set: name the reward otherwise")
     return register
 
 

@@ -99,7 +99,7 @@ def test_a_reward_cannot_take_the_name_of_a_built_in_one():
 @pytest.mark.parametrize("name", ["tags", "weight", "total", "my-reward", "a.b", "", 3])
 def test_a_reward_cannot_have_a_name_that_a_set_could_not_say(name):
     with pytest.raises(ConfigError):
-        reward(name)
+        reward(name)(lambda samples: [])
 
 
 def test_none_is_a_part_that_does_not_apply_and_numbers_of_numpy_are_numbers(written):
