@@ -232,9 +232,10 @@ class RewardSet:
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, Entry]], tags: Tags = "required") -> None:
-        if isinstance(rewards, str | Mapping) or any(not isinstance(r, tuple) for r in rewards):
+        pairs = tuple(rewards)
+        if not all(isinstance(pair, tuple) for pair in pairs):
             raise TypeError("a set is made of words by RewardSet.from_config")
-        self.members = tuple(Member(reward, entry) for reward, entry in rewards)
+        self.members = tuple(Member(reward, entry) for reward, entry in pairs)
         self.names = tuple(member.name for member in self.members)
         self.tags: Tags = tags
         self.bounds = self._bounds()
