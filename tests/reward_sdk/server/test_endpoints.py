@@ -124,7 +124,7 @@ def test_openrlhfs_own_client_gets_the_total_of_the_set(served, in_process, open
     reply = openrlhf_client(query, PROMPT, label)
     image = ImageRef(str(served.images / "film2.png"), view="PA")
     always = in_process.without_schedule()
-    [expected] = always.score([Sample(REPORTS[0], REPORTS[1], image, tags="optional")])
+    [expected] = always.score([Sample(wrap_report(REPORTS[0]), REPORTS[1], image)])
     assert reply["rewards"] == [pytest.approx(expected.total, abs=5e-5)]
     assert 0 <= reply["scores"][0] <= 1
     logs = {key: [value] for key, value in expected.logs.items()}
@@ -236,7 +236,7 @@ def test_the_form_scores_one_report_with_an_image(served, in_process):
     page = httpx.post(f"{served.server.url}/try", data=form, files={"image": ("x.png", file)})
     image = ImageRef(data=file)
     always = in_process.without_schedule()
-    [expected] = always.score([Sample(wrap_report(REPORTS[0]), REPORTS[1], image)])
+    [expected] = always.score([Sample(REPORTS[0], REPORTS[1], image, tags="optional")])
     assert f"<strong>{expected.total:.4f}</strong>" in page.text
     assert f"{expected.parts['image_text'].value:.4f}" in page.text
 
