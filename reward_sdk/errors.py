@@ -152,5 +152,7 @@ def one_line(error: BaseException) -> str:
 
 def plain(text: str) -> str:
     """A foreign text as part of a message: on one line, valid Unicode, cut at 500."""
+    if not text:  # as most reasons are
+        return ""
     text = _OBJECT.sub(r"\1", text[:1000])  # a Python object says nothing to people
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:500]

@@ -456,9 +456,10 @@ def _call(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
         return []
     try:
         parts = reward(tuple(samples))  # which it cannot change
-        if isinstance(parts, str | Mapping | Set) or not isinstance(parts, Iterable):
-            raise _Misshapen(f"gave one {type(parts).__name__}")
-        parts = list(parts)
+        if not isinstance(parts, list):
+            if isinstance(parts, str | Mapping | Set) or not isinstance(parts, Iterable):
+                raise _Misshapen(f"gave one {type(parts).__name__}")
+            parts = list(parts)
         if len(parts) != len(samples):
             raise _Misshapen(f"gave {len(parts)} values for {len(samples)} samples")
         return [_checked(reward, part) for part in parts]
