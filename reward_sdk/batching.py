@@ -17,7 +17,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from reward_sdk.errors import OverloadedError
-from reward_sdk.reward_set import Member, RewardSet
+from reward_sdk.member import Member
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import Outcome, Sample, Score
 
 Item = TypeVar("Item")

@@ -167,11 +167,11 @@ def read_set(source: Source) -> tuple[dict[str, Any], str]:
     """
     if not isinstance(source, str | Path):
         return normalised(source, Path(), "rewards")
-    _check_file(str(source), Path())
+    _refuse_names(str(source), Path())
     return normalised(read_yaml(source, "reward set"), Path(source).parent, str(source))
 
 
-def _check_file(source: str, folder: Path) -> None:
+def _refuse_names(source: str, folder: Path) -> None:
     """ConfigError if these are names of rewards, and no file."""
     words = [word.strip() for word in source.split(",")]
     if set(map(name_of, words)) <= {*names()} and not (folder / source).exists():
@@ -200,7 +200,7 @@ def normalised(content: Any, folder: Path, where: str) -> tuple[dict[str, Any], 
         content = content["rewards"]
         where = where if where.endswith("rewards") else f"{where}: rewards"
         if isinstance(content, str):
-            _check_file(content, folder)
+            _refuse_names(content, folder)
             return read_set(folder / content)
     named = content
     if isinstance(content, list | tuple) and all(isinstance(key, str) for key in content):

@@ -139,6 +139,12 @@ def _has(row: dict[str, Any]) -> str:
     return f"; it has {', '.join(others[:10])}" if others else ""
 
 
+def _given(row: dict[str, Any], key: str) -> str | None:
+    """The text of a row under a key; None for a blank one."""
+    text = row.get(key)
+    return text if text and text.strip() else None
+
+
 def _row(number: int, text: bytes, folder: Path) -> Row:
     if len(text) > MAX_LINE:
         raise ConfigError(f"the line has more than {MAX_LINE:,} bytes")
@@ -162,13 +168,13 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
         if len(row.get(key) or "") > MAX_TEXT:
             raise ConfigError(f"{key!r} has more than {MAX_TEXT:,} characters")
-    image, reference = row.get("image"), row.get("reference")
+    image, reference, report = (_given(row, key) for key in ("image", "reference", "report"))
     return Row(
         number,
         name,
         row.get("response"),
-        reference if reference and reference.strip() else row.get("report"),
-        row.get("report"),
+        reference or report,
+        report,
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
         _has(row),
     )

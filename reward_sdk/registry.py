@@ -172,10 +172,6 @@ class Factory:
             ConfigError: what was made is no reward.
         """
         made = _Function(self.made_of, settings) if self.scores else self.made_of(**settings)
-        return self._completed(made)
-
-    def _completed(self, made: object) -> Reward:
-        """What was made, with what it does not say of itself; ConfigError if it is no reward."""
         if not callable(made):
             raise ConfigError(
                 f"gave {type(made).__name__}, which cannot be called. A reward is a function of "

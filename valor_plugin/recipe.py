@@ -250,8 +250,11 @@ def find_recipe(name: str) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a shipped recipe; gives the nearest name.
     """
-    path, shipped = Path(name), shipped_recipes()
-    if path.is_file() or (path.exists() and name not in shipped):
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.exists() and name not in shipped:  # a folder, of which reading it says so, or a pipe
         return path
     if name not in shipped:
         raise ConfigError(

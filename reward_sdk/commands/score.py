@@ -22,7 +22,8 @@ from reward_sdk.commands import set_option
 from reward_sdk.config import Source, read_set
 from reward_sdk.errors import ConfigError
 from reward_sdk.jsonl import BadRow, Row, count_lines, read_rows
-from reward_sdk.reward_set import NO_TAGS, RewardSet
+from reward_sdk.member import NO_TAGS
+from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import Tags
 from reward_sdk.types import Sample
 
@@ -142,7 +143,6 @@ def score_file(
     rejected: list[BadRow] = []
     rows = _usable(data, rejected)
     with _opened(out, key) as (file, done, held):
-        some = held > 0
         if held:
             resumes(held)
         while chunk := list(islice(rows, _CHUNK)):
@@ -157,8 +157,7 @@ def score_file(
                 file.write(f"{json.dumps(line)}\n".encode())
             file.flush()
             progress(chunk[-1].number)
-            some = True
-        if not (some or rejected):
+        if not (file.tell() or rejected):
             raise ConfigError(f"{data} has no row")
         if rejected:
             text = "".join(json.dumps({"set": key} | asdict(line)) + "\n" for line in rejected)

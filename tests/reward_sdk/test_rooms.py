@@ -15,7 +15,7 @@ ROOMS = [  # from the ground floor up; a folder is a room with all that is in it
     {"models"},
     {"registry", "config"},
     {"rewards"},
-    {"reward_set"},
+    {"member", "reward_set"},
     {"metrics"},
     {"batching", "wire", "client"},
     {"audit"},

@@ -67,8 +67,8 @@ def test_more_keys_and_empty_lines_are_no_trouble(folder):
 
 
 studies_lists = st.lists(
-    st.tuples(st.text(min_size=1).filter(str.strip), st.none() | st.text()), min_size=1, max_size=4,
-    unique_by=lambda study: study[0],
+    st.tuples(st.text(min_size=1).filter(str.strip), st.none() | st.text().filter(str.strip)),
+    min_size=1, max_size=4, unique_by=lambda study: study[0],
 )  # fmt: skip
 
 
@@ -78,6 +78,10 @@ def test_written_studies_are_read_back(folder, drawn):
     studies = [Study(name, folder / "films/a.png", report) for name, report in drawn]
     write_studies(studies, folder / "round.jsonl")
     assert read_studies(folder / "round.jsonl") == studies
+
+
+def test_a_blank_report_is_none(folder):
+    assert read(folder, row(report=" \n"))[0].report is None
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c"])
