@@ -13,9 +13,8 @@ from reward_sdk.config import parse_set
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.registry import name_of
 from valor_plugin.data.studies import Study, problems_of
-from valor_plugin.host import cpu
 from valor_plugin.host.command import host_command
-from valor_plugin.host.seams import SEAMS, SeamError
+from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
 from valor_plugin.host.versions import INSTALL, TESTED, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
@@ -80,10 +79,7 @@ def seams() -> Iterator[Check]:
     if absent := missing(["openrlhf", "torch", "vllm"]):
         yield Check("host", False, f"not looked at without {', '.join(absent)}")
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        cpu.provide_flash_attn()  # without which the host cannot be imported
+    provide_flash_attn()
     for seam in SEAMS:
         try:
             seam.find()

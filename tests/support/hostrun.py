@@ -122,7 +122,7 @@ def watch(out: Path, *secrets: str) -> Watched:
                 *(f"process {pid}" for pid, words in lines.items() if secret in " ".join(words)),
             )
         ],
-        logged=bool(holding("VALOR_HOST_SETTINGS", ray)),
+        logged=bool(holding(gcs.cmdline()[-1].split("=")[-1], ray)),
         listening={
             connection.laddr.ip.removeprefix("::ffff:")
             for process in processes

@@ -62,14 +62,14 @@ def run(folder: RunFolder, monkeypatch, host: str) -> list[tuple[int, int]]:
     settings = HostSettings(
         run=uuid.uuid4().hex, records=str(folder.path), device="cpu", trainable=("projector",),
         lora=Lora(), advantage=Advantage(), rewards={"format": {}}, served=None, bounds=(0, 1),
-        log_keys=("format",), rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
+        log_keys=("format",), actors=3, rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
     )  # fmt: skip
     seen: list[tuple[int, int]] = []
 
     def report(step: Step, total: int) -> None:
         seen.append((step.step, total))
 
-    command = HostCommand((), {}, 1, steps=9)
+    command = HostCommand((), {}, steps=9)
     process.run(process.PreparedRun(folder, command, settings, resumes=False), report)
     return seen
 

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from valor_plugin.host.settings import HostSettings
 
+HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
+"""Where a worker of Ray finds the name of the function that it calls first. Ray sets it from the
+runtime environment; workers that are started in advance have none."""
+
 _LOOPBACK = "127.0.0.1"
 _ON_LOOPBACK = {
     # Ray's own address is then 127.0.0.1, as it is on other systems than Linux. There is no other

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.host import cluster, reference
-from valor_plugin.host.options import MODULE, gpus, read_options
+from valor_plugin.host.options import MODULE, count_actors, count_gpus, read_options
 from valor_plugin.host.rows import KEYS, check_path
 from valor_plugin.host.versions import check_host
 from valor_plugin.recipe import Recipe
@@ -59,15 +59,23 @@ class HostCommand:
         argv: the host's arguments, without the interpreter and the module.
         options: dotted name -> value of every option that the host has, as its own parser reads
             them.
-        gpus: number of GPUs that the host reserves.
         steps: number of policy steps that the run takes; 0 until `fitted` knows of how many
             studies.
     """
 
     argv: tuple[str, ...]
     options: Mapping[str, Any]
-    gpus: int
     steps: int = 0
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the host reserves."""
+        return count_gpus(self.options)
+
+    @property
+    def actors(self) -> int:
+        """How many Ray actors it starts."""
+        return count_actors(self.options)
 
     @property
     def rollout_images(self) -> int:
@@ -188,7 +196,7 @@ def host_command(
     _check_ours(recipe)
     chosen = _complete(recipe, paths, device, resumes)
     argv, options = read_options(recipe, chosen)
-    wanted = gpus(options)
+    wanted = count_gpus(options)
     if device == "cpu":
         from valor_plugin.host import cpu
 
@@ -199,7 +207,7 @@ def host_command(
                 "openrlhf.actor.num_gpus_per_node (the host's default is 8), "
                 "openrlhf.ref.num_gpus_per_node and openrlhf.vllm.num_engines to 1."
             )
-    return HostCommand(tuple(argv), MappingProxyType(options), wanted)
+    return HostCommand(tuple(argv), MappingProxyType(options))
 
 
 def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> dict[str, Any]:

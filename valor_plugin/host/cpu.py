@@ -1,14 +1,12 @@
 """Stand-ins for what OpenRLHF, DeepSpeed and vLLM can only do on CUDA.
 
-The host's algorithm is untouched: what is replaced is device selection, the flash-attention
-helpers that it imports at module level, and the transport of weights to vLLM.
+The host's algorithm is untouched: what is replaced is device selection and the transport of weights
+to vLLM.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine works itself: a process less to start
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it could save in small runs
 }
 
 LOGICAL_GPUS = 8
@@ -34,35 +34,6 @@ HOST_OPTIONS = {
     "train.colocate_all": False,
 }
 """What the host must be told on a machine without CUDA, whatever the recipe says."""
-
-
-def provide_flash_attn() -> None:
-    """The helpers of flash-attn that `openrlhf.models.ring_attn_utils` imports, and uses only with
-    packing; before the host is imported."""
-    if "flash_attn" in sys.modules:
-        return
-    from einops import rearrange
-    from transformers import modeling_flash_attention_utils as flash
-
-    package = _module("flash_attn")
-    package.bert_padding = _module(
-        "flash_attn.bert_padding",
-        index_first_axis=flash._index_first_axis,
-        pad_input=flash._pad_input,
-        unpad_input=flash._unpad_input,
-        rearrange=rearrange,
-    )
-    package.utils = _module("flash_attn.utils")
-    package.utils.distributed = _module("flash_attn.utils.distributed", all_gather=None)
-
-
-def _module(name: str, **members: Any) -> Any:
-    module = ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None, is_package=True)
-    module.__path__ = []
-    vars(module).update(members)
-    sys.modules[name] = module
-    return module
 
 
 def device_name(_: Any, settings: HostSettings) -> Callable[[], str]:

@@ -48,23 +48,23 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         environment |= cpu.ENVIRONMENT
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
     os.environ.update(environment)
-    address, options = cluster.joined(), {}
+    address, hook = cluster.joined(), "valor_plugin.host.seams.start_worker"
     if address is None:
         cluster.close_to_strangers()
-        options = {"_temp_dir": ray_dir, "include_dashboard": False}
+        # Workers inherit the environment, so that Ray may start them before it knows of any task:
+        # one for every actor, which import while the driver does.
+        os.environ[cluster.HOOK] = hook
+        options = {"_temp_dir": ray_dir, "include_dashboard": False, "num_cpus": settings.actors}
         if settings.device == "cpu":
-            options |= {"num_cpus": 16, "num_gpus": cpu.LOGICAL_GPUS}
-    seams.adapt()
+            options["num_gpus"] = cpu.LOGICAL_GPUS
+    else:  # Ray logs a runtime environment
+        runtime = {"worker_process_setup_hook": hook, "env_vars": environment}
+        options = {"runtime_env": runtime}
     import ray
 
-    ray.init(
-        address=address or "local",
-        runtime_env={
-            "worker_process_setup_hook": "valor_plugin.host.seams.adapt",
-            "env_vars": environment,  # which Ray logs
-        },
-        **options,
-    )
+    ray.init(address=address or "local", **options)
+    seams.adapt()
+    seams.find_all(settings)
     sys.argv = [MODULE, *arguments]
     runpy.run_module(MODULE, run_name="__main__")
     ray.shutdown()

@@ -211,7 +211,7 @@ def _check_placement(recipe: Recipe, options: Mapping[str, Any]) -> None:
         )
 
 
-def gpus(options: Mapping[str, Any]) -> int:
+def count_gpus(options: Mapping[str, Any]) -> int:
     """How many GPUs the host reserves under these options."""
     actor, ref, engines = _sizes(options)
     if options["train.colocate_all"]:
@@ -219,3 +219,10 @@ def gpus(options: Mapping[str, Any]) -> int:
     if options["train.colocate_actor_ref"] or not options["algo.kl.init_coef"]:
         return actor + engines
     return actor + ref + engines
+
+
+def count_actors(options: Mapping[str, Any]) -> int:
+    """How many Ray actors the host starts under these options, and CPUs it reserves at most: one
+    each for the trainer, every worker of policy and reference, and every engine."""
+    actor, ref, engines = _sizes(options)
+    return 1 + actor + engines + (ref if options["algo.kl.init_coef"] else 0)

@@ -1,16 +1,22 @@
 """What is replaced in the host, in one table, and the loop that does it.
 
 A wrapper is a function of this folder, named "file:function": given what stands at the target and
-the run's settings, it returns what shall stand there. Ray runs `adapt` in every worker before any
-task is unpickled, the driver before it runs the host; vLLM's processes, which are no Ray workers,
-come through `valor_plugin.host.vllm_plugin`.
+the run's settings, it returns what shall stand there. It is put there as soon as the target's module
+has been imported, so that no process imports what it does not use. Ray runs `start_worker` in every
+worker before any task is unpickled; the driver asks for the seams before it runs the host; vLLM's
+processes, which are no Ray workers, come through `valor_plugin.host.vllm_plugin`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import gc
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from reward_sdk.errors import one_line
@@ -59,16 +65,20 @@ class Seam:
     process: str
     wanted: Callable[[HostSettings], bool] = _always
 
+    @property
+    def module(self) -> str:
+        """The module that holds the target."""
+        return self.target.partition(":")[0]
+
     def find(self) -> tuple[Any, str, Any]:
         """The object that holds the target, the target's name in it, and the target.
 
         Raises:
             SeamError: the installed host has no such place.
         """
-        module, _, path = self.target.partition(":")
-        *outer, name = path.split(".")
+        *outer, name = self.target.partition(":")[2].split(".")
         try:
-            owner: Any = import_module(module)
+            owner: Any = import_module(self.module)
             for step in outer:
                 owner = getattr(owner, step)
             return owner, name, getattr(owner, name)
@@ -100,8 +110,9 @@ SEAMS = (
          "cpu:gather_one_by_one", "policy", _on_cpu),
     Seam(f"{_DEEPSPEED}:init_device_mesh", "cpu:cpu_mesh", "policy", _on_cpu),
     Seam("openrlhf.trainer.ppo_utils.replay_buffer:torch", "cpu:torch_on_cpu", "policy", _on_cpu),
-    Seam("openrlhf.trainer.ray.ppo_actor:stateless_init_process_group", "cpu:sync_over_tcp",
-         "policy", _on_cpu),
+    Seam("deepspeed.comm.torch:build_shm_op", "cpu:nothing", "policy", _on_cpu),
+    Seam("openrlhf.utils.distributed_util:stateless_init_process_group", "cpu:sync_over_tcp",
+         "all", _on_cpu),
     # A run that has its own Ray is closed to others.
     Seam("torch.distributed.rendezvous:TCPStore", "cluster:listen_on_loopback", "all"),
     # A model folder's code is never executed.
@@ -109,6 +120,7 @@ SEAMS = (
     # Which parts train, and what of them goes where.
     Seam("openrlhf.models.actor:Actor.__init__", "policy:train_parts", "policy"),
     Seam(f"{_DEEPSPEED}:get_optimizer_grouped_parameters", "policy:group_by_shape", "policy"),
+    Seam(f"{_DEEPSPEED}:get_train_ds_config", "policy:use_torch_adam", "policy"),
     Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.ppo_train", "policy:count_synced",
          "policy"),
     Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.broadcast_to_vllm", "policy:send_merged",
@@ -127,7 +139,6 @@ SEAMS = (
     # An image of a group is opened, sent and encoded once.
     Seam("openrlhf.utils.vlm_utils:process_prompt_with_images", "images:prepare_once", "rollout"),
     Seam("openrlhf.utils.vlm_utils:merge_mm_train_inputs", "images:merge_names", "policy"),
-    Seam("openrlhf.trainer.ray.ppo_actor:merge_mm_train_inputs", "images:merge_names", "policy"),
     Seam("transformers.models.llava.modeling_llava:LlavaModel.get_image_features",
          "images:encode_once", "policy"),
     # Rollouts know their step, rewards become advantages, and steps are recorded.
@@ -139,8 +150,6 @@ SEAMS = (
     # In vLLM's own processes.
     Seam("vllm.model_executor.models.llava:LlavaForConditionalGeneration.hf_to_vllm_mapper",
          "vllm_plugin:read_both_spellings", "vLLM"),
-    Seam("openrlhf.utils.distributed_util:stateless_init_process_group", "cpu:sync_over_tcp",
-         "vLLM", _on_cpu),
     Seam("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap.update_weight", "cpu:reload_together",
          "vLLM", _on_cpu),
 )  # fmt: skip
@@ -151,21 +160,63 @@ _adapted: set[str] = set()
 
 
 def adapt(processes: Collection[str] = IN_RAY) -> None:
-    """Replaces in this process what its run needs, once; does nothing outside of our runs.
+    """Lets this process replace what its run needs, once; does nothing outside of our runs.
 
-    A worker of Ray does not know yet what it will be, so it gets what any of them needs.
-
-    Raises:
-        SeamError: the installed host lacks a target.
+    A worker of Ray does not know yet what it will be, so it is prepared for anything. What is
+    imported later is replaced then, and a missing target is a SeamError of that import.
     """
     settings = HostSettings.current()
     if settings is None:
         return
-    if settings.device == "cpu":
-        from valor_plugin.host import cpu
+    import wrapt
 
-        cpu.provide_flash_attn()
+    provide_flash_attn()
     for seam in SEAMS:
         if seam.process in processes and seam.target not in _adapted and seam.wanted(settings):
-            seam.apply(settings)
             _adapted.add(seam.target)
+            wrapt.register_post_import_hook(_replacing(seam, settings), seam.module)
+
+
+def provide_flash_attn() -> None:
+    """Lets the host find the helpers that it imports from flash-attn. Their folder is the last on
+    the path and no regular package, so that an installed flash-attn goes before."""
+    folder = str(Path(__file__).with_name("without_flash_attn"))
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _replacing(seam: Seam, settings: HostSettings) -> Callable[[ModuleType], None]:
+    return lambda _module: seam.apply(settings)
+
+
+def start_worker() -> None:
+    """What a worker of Ray does first: it is adapted, and imports what every actor of the host
+    needs, so that this is done while the driver still imports."""
+    adapt()
+    if HostSettings.current() is not None:
+        with _without_collecting():
+            import_module("openrlhf.trainer.ray")
+
+
+def find_all(settings: HostSettings) -> None:
+    """Looks for everything that will be replaced in Ray's processes, so that a host that lacks a
+    place ends a run at its start.
+
+    Raises:
+        SeamError: the installed host lacks a target.
+    """
+    with _without_collecting():
+        for seam in SEAMS:
+            if seam.process in IN_RAY and seam.wanted(settings):
+                seam.find()
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """For imports, of whose time the collection of garbage takes a quarter, and finds none."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()  # what was imported stays
+    finally:
+        gc.enable()

@@ -35,6 +35,7 @@ class HostSettings(BaseModel):
         served: digest of the set that reward servers serve; None without servers.
         bounds: range (low, high) of the set's totals.
         log_keys: keys of the logs of every score.
+        actors: number of Ray actors that the host starts.
         rollout_images: number of images that a rollout has.
         banned_tokens: ids of tokens that the policy must never sample.
         seed: random seed of the order of the studies.
@@ -53,6 +54,7 @@ class HostSettings(BaseModel):
     served: str | None
     bounds: tuple[float, float]
     log_keys: tuple[str, ...]
+    actors: int
     rollout_images: int
     banned_tokens: tuple[int, ...]
     seed: int

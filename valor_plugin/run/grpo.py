@@ -67,6 +67,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         served=None if isinstance(rewards, RewardSet) else rewards.set,
         bounds=rewards.bounds,
         log_keys=tuple(rewards.log_keys),
+        actors=command.actors,
         rollout_images=command.rollout_images,
         banned_tokens=model.image_tokens,
         seed=recipe.seed,
