@@ -179,15 +179,23 @@ def convert_command(source: str, target: str, tower: str | None) -> None:
 
 @main.command("doctor")
 @click.argument("model", required=False, type=click.Path())
-def doctor_command(model: str | None) -> None:
-    """Says what is installed, whether the host's seams are there, and whether MODEL will load.
+@click.option("--recipe", "path", type=click.Path(),
+              help="A recipe of stage grpo: how much GPU memory it needs.")  # fmt: skip
+def doctor_command(model: str | None, path: str | None) -> None:
+    """Says what is installed, whether this machine's GPUs can be used and the host's seams are
+    there, and whether MODEL will load.
 
     Exit codes: 0 all is well, 1 something is not.
     """
     from valor_plugin import doctor
     from valor_plugin.host.versions import INSTALL
+    from valor_plugin.recipe import find_recipe, load_recipe
 
-    sections = {"installed": doctor.packages, "seams": doctor.seams}
+    sections = {"installed": doctor.packages, "GPUs": doctor.gpus, "seams": doctor.seams}
+    if path is not None:
+        recipe = load_recipe(find_recipe(path))
+        model = model or recipe.model.path
+        sections[recipe.name] = lambda: doctor.memory(recipe)
     if model is not None:
         sections[model] = lambda: doctor.model(model)
     wrong = 0

@@ -4,7 +4,6 @@ doctor` and `openrlhf train --dry-run`."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,16 @@ from reward_sdk.config import parse_set
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.registry import name_of
 from valor_plugin.data.studies import Study, problems_of
+from valor_plugin.host import machine
 from valor_plugin.host.command import host_command
+from valor_plugin.host.machine import Check
 from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
 from valor_plugin.host.versions import INSTALL, TESTED, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
 from valor_plugin.run import calibration, rewards
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.grpo import memory_of
 
 PURPOSES = {
     "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
@@ -30,21 +32,6 @@ PURPOSES = {
 }  # fmt: skip
 """Package -> what needs it."""
 ENTRY_POINTS = {"vllm.general_plugins": "valor", "torch.backends": "valor_torchvision_schemas"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        what: what was looked at, such as the name of a package.
-        ok: whether what was looked at is as it must be; None where it differs from what was tested.
-        detail: what was found, and what to do if it is not ok.
-    """
-
-    what: str
-    ok: bool | None
-    detail: str
 
 
 def missing(packages: Iterable[str]) -> list[str]:
@@ -64,10 +51,35 @@ def packages() -> Iterator[Check]:
             yield Check(package, False, check_host() or found.version)
         else:
             yield Check(package, None, f"{found.version}, tested with {tested}")
+    flash = installed("flash-attn")
+    detail = f"{flash.version}, which attention will use" if flash else "none: attention is torch's"
+    yield Check("flash-attn", True, detail)
+
+
+def gpus() -> Iterator[Check]:
+    """The GPUs of this machine and, where torch is a CUDA build, whether they can be used."""
     if missing(["torch"]):
+        yield Check("GPU", False, "not looked at without torch")
         return
-    count = _gpus()
-    yield Check("CUDA", True, f"{count} devices" if count else "none: runs use the CPU")
+    yield from machine.gpus()
+    import torch
+
+    if torch.version.cuda is not None:
+        yield from machine.system()
+
+
+def memory(recipe: Recipe) -> Iterator[Check]:
+    """Whether the GPUs have the memory that a recipe of stage grpo needs."""
+    try:
+        needed = memory_of(recipe, host_command(recipe, RunFolder(Path("run")), "cuda").options)
+    except (ConfigError, ModuleNotFoundError) as error:
+        yield Check("memory", False, str(error))
+        return
+    yield (
+        machine.fits(needed)
+        if machine.countmachine.count_gpus()
+        else Check("memory", True, str(needed))
+    )
 
 
 def seams() -> Iterator[Check]:
@@ -223,7 +235,7 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
     reports = sum(study.report is not None for study in studies)
     place = "a CPU" if device == "cpu" else "GPUs"
-    if device != "cpu" and not _gpus():
+    if device != "cpu" and not machine.count_gpus():
         place += " (none is here; `--device cpu` checks for a CPU)"
     summary = [
         f"{recipe.name} can run: stage {recipe.stage}, on {place}",
@@ -235,22 +247,16 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
             problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
         summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
     else:
-        problems += map(str, rewards.problems_of(recipe, studies, gpu=_gpus() > 0))
+        problems += map(str, rewards.problems_of(recipe, studies, gpu=machine.count_gpus() > 0))
         if "openrlhf" not in absent:
             found, line = _host(recipe, folder, device, None if lines else len(studies))
             problems += found
             summary.append(line)
+            if device != "cpu" and not problems:
+                summary += [f"memory   {check.detail}" for check in memory(recipe)]
         summary.append(f"rewards  {', '.join(_weights(recipe))}")
     summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")
     return problems, "\n".join(summary)
-
-
-def _gpus() -> int:
-    if missing(["torch"]):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _host(
@@ -266,7 +272,7 @@ def _host(
         positions = check_model(recipe.model.path).positions
     except (ConfigError, ModuleNotFoundError):  # said of the model already
         positions = None
-    there = "cuda" if device != "cpu" and _gpus() else "cpu"
+    there = "cuda" if device != "cpu" and machine.count_gpus() else "cpu"
     found = [str(misfit) for misfit in command.misfits(recipe, studies, positions, there)]
     if found or studies is None:
         return found, ""

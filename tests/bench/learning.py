@@ -72,7 +72,7 @@ def control(name: str, overrides: tuple[str, ...]) -> Path:
     if not (root / name / "evaluation.json").exists():
         shutil.rmtree(root / name, ignore_errors=True)
         pipeline.run_stage(RECIPES / "stage2.yaml", root, root / name, "cpu", SEEDS[0], overrides)
-        pipeline.evaluate(root, name)
+        pipeline.evaluate(root, name, "cpu")
     return root
 
 

@@ -318,7 +318,7 @@ def served(chain: Chain) -> Served:
 
 
 def test_no_secret_is_in_the_files_or_command_lines_of_a_run(served: Served):
-    assert served.watched.logged, "Ray logs the run's settings, so the search must find them"
+    assert served.watched.logged, "Ray logs the path of its folder, so the search must find it"
     assert served.watched.leaks == []
     for secret in SECRETS.values():
         assert holding(secret, served.chain.root / "served", served.wandb) == []

@@ -82,7 +82,7 @@ class Watched:
 
     Attributes:
         leaks: files and command lines that had one of the secrets.
-        logged: whether the run's settings were found by the same search, as Ray logs them.
+        logged: whether the same search found what Ray does log, the path of its folder.
         listening: addresses where its processes listened.
         mode: permissions of the folder that holds everything of its Ray.
         stranger: what a stranger said who tried to join.
@@ -122,7 +122,7 @@ def watch(out: Path, *secrets: str) -> Watched:
                 *(f"process {pid}" for pid, words in lines.items() if secret in " ".join(words)),
             )
         ],
-        logged=bool(holding(gcs.cmdline()[-1].split("=")[-1], ray)),
+        logged=bool(holding(str(ray), ray)),
         listening={
             connection.laddr.ip.removeprefix("::ffff:")
             for process in processes

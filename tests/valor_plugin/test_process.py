@@ -62,7 +62,8 @@ def run(folder: RunFolder, monkeypatch, host: str) -> list[tuple[int, int]]:
     settings = HostSettings(
         run=uuid.uuid4().hex, records=str(folder.path), device="cpu", trainable=("projector",),
         lora=Lora(), advantage=Advantage(), rewards={"format": {}}, served=None, bounds=(0, 1),
-        log_keys=("format",), actors=3, rollout_images=4, banned_tokens=(3,), seed=1, deterministic=False,
+        log_keys=("format",), actors=3, rollout_images=4, banned_tokens=(3,), seed=1,
+        deterministic=False,
     )  # fmt: skip
     seen: list[tuple[int, int]] = []
 

@@ -26,11 +26,12 @@ from valor_plugin import __version__
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
 from valor_plugin.demo.phantoms import read_phantoms
+from valor_plugin.host.versions import check_build
 from valor_plugin.recipe import load_recipe
 from valor_plugin.records import read_steps
 from valor_plugin.run import calibration
 from valor_plugin.run.folder import RunFolder
-from valor_plugin.train import describe, train
+from valor_plugin.train import choose_device, describe, train
 
 STAGES = {"sft": "SFT", "stage1": "Stage 1", "stage2": "Stage 2"}
 """The stages that are evaluated: folder and recipe -> title."""
@@ -98,6 +99,9 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     Raises:
         ConfigError: a recipe is wrong, or `root` holds files that are none of the demo's.
     """
+    device = choose_device(device)
+    if problem := check_build(device):
+        raise ConfigError(problem)
     for stage in RUNS:
         describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)
     for module in ("curves", "page"):  # what the last step needs is missed now, not after minutes
@@ -116,10 +120,10 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         if target:
             from valor_plugin.demo.pretrain import train_expert
 
-            train_expert(read_phantoms(root / "train"), target)
+            train_expert(read_phantoms(root / "train"), target, device)
     with step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
         if target:
-            _base(root / "train", target, seed)
+            _base(root / "train", target, device, seed)
     for stage, title in RUNS.items():
         with step(root / stage / "model", f"{title}: {recipes.name}/{stage}.yaml") as target:
             if target:
@@ -132,7 +136,7 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
             target, f"{title}: evaluation on {STUDIES['test'][0]} held-out phantoms"
         ) as target:
             if target:
-                evaluate(root, stage)
+                evaluate(root, stage, device)
     with step(root / "audit", f"audit of the rewards of {STAGES['stage2']}") as target:
         if target:
             audit_stage2(root, target)
@@ -210,7 +214,7 @@ def mispaired(studies: Sequence[Study], share: float, seed: int) -> list[Study]:
     return result
 
 
-def _base(data: Path, folder: Path, seed: int) -> None:
+def _base(data: Path, folder: Path, device: str, seed: int) -> None:
     from valor_plugin.demo import model, pretrain
     from valor_plugin.llava_med import checkpoint
 
@@ -219,11 +223,11 @@ def _base(data: Path, folder: Path, seed: int) -> None:
     shape = model.Shape()
     processor = model.make_processor([*texts, *[PLAIN_REPORT] * 200], shape)
     network = model.make_model(processor, shape, seed)
-    pretrain.train_tower(network, processor, phantoms, seed=seed)
+    pretrain.train_tower(network, processor, phantoms, device, seed=seed)
     checkpoint.save(network.bfloat16(), processor, folder)
 
 
-def evaluate(root: Path, stage: str) -> None:
+def evaluate(root: Path, stage: str, device: str) -> None:
     """Samples a report for every held-out phantom; writes responses.jsonl and evaluation.json."""
     from reward_sdk.rewards.image_text import image_text
     from valor_plugin.evaluation.evaluate import evaluate_model, write_responses
@@ -232,7 +236,7 @@ def evaluate(root: Path, stage: str) -> None:
     judge = image_text(str(root / "expert.pt"), str(_calibration(root)))
     evaluation, responses = evaluate_model(
         root / stage / "model", studies, PLAIN_REPORT, judge,
-        temperature=1.0, max_new_tokens=_MAX_NEW_TOKENS,
+        temperature=1.0, max_new_tokens=_MAX_NEW_TOKENS, device=device,
     )  # fmt: skip
     write_responses(root / stage / "responses.jsonl", studies, responses)
     (root / stage / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")

@@ -20,27 +20,28 @@ from valor_plugin.llava_med.processor import open_rgb
 
 
 def train_expert(
-    phantoms: Sequence[PhantomStudy], path: Path, *, steps: int = 500, seed: int = 0
+    phantoms: Sequence[PhantomStudy], path: Path, device: str, *, steps: int = 500, seed: int = 0
 ) -> None:
     """Trains a small DenseNet of torchxrayvision's class to tell the CheXpert observations of
     phantoms and saves it as torchxrayvision's own files are: a pickled module.
 
     Outputs of observations that phantoms do not show stay untrained and unnamed, as in published
-    weights. Operating points maximise sensitivity + specificity on studies held out.
+    weights. Operating points maximise sensitivity + specificity on studies held out. The saved
+    module is on the CPU, wherever it was trained.
     """
     import torchxrayvision
 
     torch.manual_seed(seed)
     network = torchxrayvision.models.DenseNet(
         growth_rate=12, block_config=(2, 4, 4), num_init_features=24, num_classes=18
-    )
+    ).to(device)
     shown = set(OBSERVATION_OF.values())
     names = [CHEXPERT_NAME.get(name, name) for name in torchxrayvision.models.DenseNet.targets]
     trained = [i for i, name in enumerate(names) if name in shown]
-    pixels = torch.stack([_expert_pixels(phantom) for phantom in phantoms])
+    pixels = torch.stack([_expert_pixels(phantom) for phantom in phantoms]).to(device)
     labels = torch.tensor(
         [[float(names[i] in {OBSERVATION_OF[f] for f in phantom.findings}) for i in trained]
-         for phantom in phantoms]
+         for phantom in phantoms], device=device
     )  # fmt: skip
     held_out = len(phantoms) // 8
     _fit(
@@ -55,7 +56,8 @@ def train_expert(
     )
     network.eval()
     with torch.no_grad():
-        scores = torch.sigmoid(network(pixels[:held_out])[:, trained]).numpy()
+        scores = torch.sigmoid(network(pixels[:held_out])[:, trained]).cpu().numpy()
+    network, labels = network.cpu(), labels.cpu()
     thresholds = torch.full((18,), math.nan)
     for column, output in enumerate(trained):
         thresholds[output] = _operating_point(scores[:, column], labels[:held_out, column].numpy())
@@ -84,19 +86,21 @@ def _operating_point(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def train_tower(
-    model: Any, processor: Any, phantoms: Sequence[PhantomStudy], *, steps: int = 500, seed: int = 0
-) -> None:
+    model: Any, processor: Any, phantoms: Sequence[PhantomStudy], device: str, *,
+    steps: int = 500, seed: int = 0,
+) -> None:  # fmt: skip
     """Teaches the vision tower to see the findings, in place, from image-level labels.
 
     Every patch votes for every finding; the votes of an image are pooled by log-mean-exp (multiple
     instance learning), so that patches near a finding learn to carry it.
     """
     torch.manual_seed(seed)
-    tower = model.model.vision_tower
+    tower = model.model.vision_tower.to(device)
     images = [open_rgb(str(phantom.study.image)) for phantom in phantoms]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    labels = torch.tensor([[float(f in p.findings) for f in DRAWABLE] for p in phantoms])
-    votes = nn.Linear(model.config.vision_config.hidden_size, len(DRAWABLE))
+    pixels = pixels.to(device)
+    labels = [[float(f in p.findings) for f in DRAWABLE] for p in phantoms]
+    votes = nn.Linear(model.config.vision_config.hidden_size, len(DRAWABLE), device=device)
     layer = model.config.vision_feature_layer
 
     def forward(rows: Tensor) -> Tensor:
@@ -105,7 +109,11 @@ def train_tower(
         return torch.logsumexp(patches, 1) - math.log(patches.shape[1])
 
     both = nn.ModuleList([tower, votes])
-    _fit(both, forward, labels, offset=0, steps=steps, rate=1e-3, title="vision tower", seed=seed)
+    _fit(
+        both, forward, torch.tensor(labels, device=device),
+        offset=0, steps=steps, rate=1e-3, title="vision tower", seed=seed,
+    )  # fmt: skip
+    tower.cpu()
 
 
 def _fit(

@@ -16,7 +16,7 @@ from reward_sdk.errors import ConfigError
 from valor_plugin.host import cluster, reference
 from valor_plugin.host.options import MODULE, count_actors, count_gpus, read_options
 from valor_plugin.host.rows import KEYS, check_path
-from valor_plugin.host.versions import check_host
+from valor_plugin.host.versions import check_host, installed
 from valor_plugin.recipe import Recipe
 
 _REFUSED = {
@@ -195,6 +195,11 @@ def host_command(
     check_path(paths.rows)
     _check_ours(recipe)
     chosen = _complete(recipe, paths, device, resumes)
+    if chosen["ds.attn_implementation"] == "flash_attention_2" and not installed("flash-attn"):
+        raise recipe.error(
+            "openrlhf.ds.attn_implementation: flash_attention_2 needs flash-attn, which is not "
+            "installed. Leave the key out for torch's own attention, sdpa"
+        )
     argv, options = read_options(recipe, chosen)
     wanted = count_gpus(options)
     if device == "cpu":
@@ -216,6 +221,7 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
     ranked = recipe.advantage.rank != "off"  # the host then adds nothing: its means are 0 already
     result: dict[str, Any] = {
         "algo.advantage.estimator": "dr_grpo" if ranked else "group_norm",
+        "ds.attn_implementation": "flash_attention_2" if installed("flash-attn") else "sdpa",
         **recipe.openrlhf,
         "actor.model_name_or_path": recipe.model.path,
         "data.prompt_dataset": str(paths.rows),

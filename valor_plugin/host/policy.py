@@ -67,9 +67,9 @@ def group_by_shape(_: Any, settings: HostSettings) -> Callable[[Any, float], lis
 
 
 def use_torch_adam(build: Callable[..., dict], settings: HostSettings) -> Callable[..., dict]:
-    """For `get_train_ds_config`: AdamW is torch's own fused one. DeepSpeed's would be compiled at the
-    first start of a machine, which takes 40 s and more, and a CUDA toolkit that torch does without.
-    An optimizer that is offloaded to the CPU stays DeepSpeed's."""
+    """For `get_train_ds_config`: AdamW is torch's own fused one. DeepSpeed's would be compiled at
+    the first start on a machine, which takes 40 s and more and, for GPUs, a CUDA toolkit. An
+    optimizer that is offloaded to the CPU stays DeepSpeed's."""
 
     def build_without_compiling(*args: Any, **kwargs: Any) -> dict:
         config = build(*args, **kwargs)

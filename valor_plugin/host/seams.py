@@ -1,10 +1,10 @@
 """What is replaced in the host, in one table, and the loop that does it.
 
 A wrapper is a function of this folder, named "file:function": given what stands at the target and
-the run's settings, it returns what shall stand there. It is put there as soon as the target's module
-has been imported, so that no process imports what it does not use. Ray runs `start_worker` in every
-worker before any task is unpickled; the driver asks for the seams before it runs the host; vLLM's
-processes, which are no Ray workers, come through `valor_plugin.host.vllm_plugin`.
+the run's settings, it returns what shall stand there. It is put there as soon as the target's
+module has been imported, so that no process imports what it does not use. Ray runs `start_worker`
+in every worker before any task is unpickled; the driver looks for every target before it runs the
+host; vLLM's processes, which are no Ray workers, come through `valor_plugin.host.vllm_plugin`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-_TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
+TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
+"""Names of the layers that get adapters, a pattern."""
 _ADAPTER = "default"
 
 
@@ -21,7 +22,7 @@ def add(model: Any, rank: int, alpha: float) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, _ADAPTER)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:  # bfloat16 would lose many of an optimizer's steps

@@ -283,6 +283,22 @@ def model_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return {file_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def model_sizes(path: str) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """The shapes of a model folder's tensors, as its configuration says, and the configuration of
+    its language model.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
+    """
+    from transformers import LlavaConfig
+
+    try:
+        config: Any = LlavaConfig.from_pretrained(path)
+        return model_shapes(config), config.text_config
+    except Exception as error:  # transformers raises anything for a configuration
+        raise ConfigError(f"model.path: config.json of {path}: {one_line(error)}") from None
+
+
 def _check_names(shards: list[Shard], shapes: dict[str, tuple[int, ...]]) -> None:
     seen: dict[str, Path] = {}
     for shard in shards:

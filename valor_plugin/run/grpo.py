@@ -4,14 +4,23 @@ host."""
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import click
+
+from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
 from valor_plugin.data.studies import read_studies
+from valor_plugin.host import cluster, machine
 from valor_plugin.host.command import host_command
+from valor_plugin.host.memory import Memory, estimate
 from valor_plugin.host.rows import write_rows
 from valor_plugin.host.settings import HostSettings
+from valor_plugin.host.versions import check_build
 from valor_plugin.llava_med.check import check_model
+from valor_plugin.llava_med.plan import model_sizes
 from valor_plugin.recipe import Lora, Recipe
 from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
@@ -51,6 +60,13 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
     model = check_model(recipe.model.path)
     studies = read_studies(recipe.data.train)
     command = command.fitted(recipe, len(studies), model.positions, device)
+    if problem := check_build(device):
+        raise ConfigError(problem)
+    click.echo(f"attention: {command.options['ds.attn_implementation']}")
+    if device == "cuda" and cluster.joined() is None:
+        for check in (*machine.system(), machine.fits(memory_of(recipe, command.options))):
+            if not check.ok:
+                click.echo(f"warning: {check.what}: {check.detail}", err=True)
 
     folder.begin(recipe.to_yaml(), device, str(command), resumes)
     write_rows(studies, recipe.data.prompt, folder.rows, must_match=resumes)
@@ -74,3 +90,13 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         deterministic=command.deterministic,
     )
     return PreparedRun(folder, command, settings, resumes)
+
+
+def memory_of(recipe: Recipe, options: Mapping[str, Any]) -> Memory:
+    """The GPU memory that a recipe needs under the host's options.
+
+    Raises:
+        ConfigError: the configuration of the recipe's model cannot be read.
+    """
+    sizes = model_sizes(recipe.model.path)
+    return estimate(options, recipe.model.trainable, recipe.model.lora or Lora(), *sizes)
