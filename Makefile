@@ -39,7 +39,7 @@ test-all: $(READY)
 
 # On one GPU of 80 GB, in under ten minutes; each test is skipped without one.
 test-gpu: $(READY)
-	$(BIN)/python -m pytest -m gpu tests/e2e/test_gpu.py
+	$(BIN)/python -m pytest -m gpu --need-gpu --durations=10
 
 # Each stack's real package, in an environment of its own where its pins collide with OpenRLHF's.
 # nemo-gym's metadata asks for Python 3.12; what is used of it here runs with 3.11.
@@ -75,8 +75,11 @@ bench-gpu: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/gpu.py
 	$(BIN)/reward-sdk bench --device cuda
 
+# What start-up is compared with: the state before it was worked on.
+BASE ?= 5d5ef0e
+
 bench-startup: $(READY)
-	PYTHONPATH=tests $(BIN)/python tests/bench/startup.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/startup.py $(BASE)
 
 bench-overhead: $(READY)
 	$(BIN)/python tests/bench/overhead.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from support.hostrun import Chain, openrlhf
+from support.hostrun import DEVICE, ONE_GPU, Chain, openrlhf
 
 from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study, write_studies
@@ -32,7 +32,7 @@ openrlhf:
   data.max_len: 128
   train.batch_size: 16
   train.micro_batch_size: 8
-"""
+""" + ONE_GPU.lstrip("\n")
 STAGE1 = """
 name: stage1
 stage: grpo
@@ -115,7 +115,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         path = root / f"{stage}.yaml"
         path.write_text(recipe.format(root=root))
         done = openrlhf(
-            "train", "--recipe", str(path), "--out", str(root / stage), "--device", "cpu",
+            "train", "--recipe", str(path), "--out", str(root / stage), "--device", DEVICE,
             PYTHONPATH=str(root / "plugin"), SEEN=str(root / "seen.jsonl"),
         )  # fmt: skip
         printed[stage] = done.stdout + done.stderr

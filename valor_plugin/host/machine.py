@@ -54,10 +54,11 @@ def gpus() -> Iterator[Check]:
     try:
         torch.cuda.init()
     except RuntimeError as error:  # which says whether driver or card is missing, or the former old
+        why = str(error).split(". ")[0]
         yield Check(
             "GPU", False,
-            f"torch {torch.__version__} is a CUDA build and finds no GPU: {one_line(error)} "
-            "Compare `nvidia-smi`; for a machine without a GPU: make setup STACK=cpu",
+            f"torch {torch.__version__} is a CUDA build and finds no GPU: {why}. Compare "
+            "`nvidia-smi`; for a machine without a GPU: make setup STACK=cpu",
         )  # fmt: skip
         return
     cards = range(torch.cuda.device_count())
