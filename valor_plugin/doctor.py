@@ -75,11 +75,7 @@ def memory(recipe: Recipe) -> Iterator[Check]:
     except (ConfigError, ModuleNotFoundError) as error:
         yield Check("memory", False, str(error))
         return
-    yield (
-        machine.fits(needed)
-        if machine.countmachine.count_gpus()
-        else Check("memory", True, str(needed))
-    )
+    yield (machine.fits(needed) if machine.count_gpus() else Check("memory", True, str(needed)))
 
 
 def seams() -> Iterator[Check]:

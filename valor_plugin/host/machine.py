@@ -65,11 +65,13 @@ def gpus() -> Iterator[Check]:
     for i, (free, total) in enumerate(_memory()):
         name = torch.cuda.get_device_name(i)
         yield Check(f"GPU {i}", True, f"{name}, {free / GB:.1f} of {total / GB:.1f} GB are free")
-    version = ".".join(map(str, torch.cuda.nccl.version()))
+    from torch.cuda import nccl
+
+    version = ".".join(map(str, nccl.version()))
     what = f"a sum over {len(cards)} GPUs with NCCL {version}, CUDA {torch.version.cuda}"
     try:  # which also tells whether torch has kernels for the cards
         tensors = [torch.ones(4, device=f"cuda:{i}") for i in cards]
-        torch.cuda.nccl.all_reduce(tensors)
+        nccl.all_reduce(tensors)
         right = all(tensor.tolist() == [len(cards)] * 4 for tensor in tensors)
         yield Check("NCCL", right, what if right else f"{what} is wrong")
     except RuntimeError as error:

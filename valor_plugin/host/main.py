@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from valor_plugin import records
 from valor_plugin.host import cluster, failures, seams
@@ -42,6 +43,10 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         # Our hook runs, and CUDA may be initialised, before Ray would hide the other GPUs from a
         # worker; the host then takes its GPU by index instead.
         environment["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
+        # flashinfer compiles its sampler at the first start, if there is a CUDA toolkit.
+        environment["VLLM_USE_FLASHINFER_SAMPLER"] = os.environ.get(
+            "VLLM_USE_FLASHINFER_SAMPLER", "0"
+        )
     if settings.device == "cpu":
         from valor_plugin.host import cpu
 
@@ -49,6 +54,7 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
     os.environ.update(environment)
     address, hook = cluster.joined(), "valor_plugin.host.seams.start_worker"
+    options: dict[str, Any]
     if address is None:
         cluster.close_to_strangers()
         # Workers inherit the environment, so that Ray may start them before it knows of any task:

@@ -20,7 +20,6 @@ from valor_plugin.host.rows import write_rows
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.host.versions import check_build
 from valor_plugin.llava_med.check import check_model
-from valor_plugin.llava_med.plan import model_sizes
 from valor_plugin.recipe import Lora, Recipe
 from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
@@ -98,5 +97,7 @@ def memory_of(recipe: Recipe, options: Mapping[str, Any]) -> Memory:
     Raises:
         ConfigError: the configuration of the recipe's model cannot be read.
     """
+    from valor_plugin.llava_med.plan import model_sizes
+
     sizes = model_sizes(recipe.model.path)
     return estimate(options, recipe.model.trainable, recipe.model.lora or Lora(), *sizes)
