@@ -110,7 +110,7 @@ def recipes_command(target: str | None) -> None:
         click.echo(f"{count} files: {target}")
         return
     for name, file in recipe.shipped_recipes().items():
-        click.echo(f"{name:<17} {recipe.about(file)}")
+        click.echo(f"{name:<20} {recipe.about(file)}")
     click.echo(
         "to run one: openrlhf train --recipe NAME; to change them: openrlhf recipes --copy DIR"
     )

@@ -476,7 +476,7 @@ def test_what_commands_import_first_needs_no_extra():
 
 def test_recipes_are_listed_and_copied(there):
     listed = CliRunner().invoke(main, ["recipes"]).output
-    assert "valor_stage2      Stage 2 in the manner of VALOR" in listed
+    assert "valor_stage2         Stage 2 in the manner of VALOR" in listed
     copied = CliRunner().invoke(main, ["recipes", "--copy", "mine"])
     assert re.fullmatch(r"\d+ files: mine\n", copied.output)
     assert "is there already" in refused("recipes", "--copy", "mine")

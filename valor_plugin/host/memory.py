@@ -8,7 +8,6 @@ divides. Fragments and buffers are a constant reserve. No run was measured again
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -105,9 +104,8 @@ def estimate(
     sizes: Counter[str] = Counter()
     for name, shape in shapes.items():
         sizes[part_of(name)] += prod(shape)
-        if re.fullmatch(lora.TARGETS + r"\.weight", name):
-            sizes["lora"] += adapters.rank * sum(shape)
-    whole = 2 * (sizes.total() - sizes["lora"])
+    whole = 2 * sizes.total()
+    sizes["lora"] = lora.count_parameters(shapes, adapters.rank)
     trained = sum(sizes[part] for part in trainable)
     stage = options["ds.zero_stage"]
     actor = options["actor.num_nodes"] * options["actor.num_gpus_per_node"]

@@ -6,11 +6,11 @@ vLLM or a file, is shown each such weight with its adapter added, under its usua
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
-"""Names of the layers that get adapters, a pattern."""
+_TARGETS = r".*\blanguage_model\.(.*\.)?(q|k|v|o|qkv|gate|up|gate_up|down)_proj"
 _ADAPTER = "default"
 
 
@@ -22,11 +22,18 @@ def add(model: Any, rank: int, alpha: float) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, _ADAPTER)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:  # bfloat16 would lose many of an optimizer's steps
             parameter.data = parameter.data.float()
+
+
+def count_parameters(shapes: Mapping[str, tuple[int, ...]], rank: int) -> int:
+    """How many parameters adapters of this rank add to a model, given the shapes of its tensors by
+    their names."""
+    pattern = re.compile(rf"{_TARGETS}\.weight")
+    return sum(rank * sum(shape) for name, shape in shapes.items() if pattern.fullmatch(name))
 
 
 class Merged:
