@@ -9,9 +9,12 @@ from support.hostrun import DEVICE, ONE_GPU, Chain, openrlhf
 
 from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study, write_studies
+from valor_plugin.host.versions import check_build
 
 pytest.importorskip("openrlhf")
 pytest.importorskip("vllm")
+if problem := check_build(DEVICE):
+    pytest.skip(problem, allow_module_level=True)
 
 REPORTS = (
     "The heart is enlarged. No pleural effusion.",
