@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class XrayExpert:
         features = [np.empty((0, directions.shape[1]), np.float32)]
         for start in range(0, len(prepared), _CHUNK):
             inputs = torch.from_numpy(np.stack(prepared[start : start + _CHUNK]))
-            with torch.no_grad():
+            with torch.no_grad(), _exact_convolutions():
                 pooled = self._model.features2(inputs.to(self._device))
                 p = xrv.models.op_norm(
                     torch.sigmoid(self._model.classifier(pooled)), self._model.op_threshs
@@ -118,6 +119,23 @@ class XrayExpert:
         """The classifier's weights: the direction of each finding among the features,
         float32 (len(findings), D)."""
         return self._model.classifier.weight.detach()[self._columns].float().cpu().numpy()
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """On a GPU torch rounds what float32 convolutions multiply to 10 bits unless told otherwise;
+    published thresholds are of values without that."""
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        place, name, exact = cudnn.conv, "fp32_precision", "ieee"
+    else:  # torch before 2.9; later ones refuse a mixture of the two
+        place, name, exact = cudnn, "allow_tf32", False
+    before = getattr(place, name)
+    setattr(place, name, exact)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
 
 
 @lru_cache(maxsize=256)  # ours; each has at most 160 kB at `MAX_PIXELS`

@@ -160,6 +160,20 @@ def test_many_images_go_through_in_chunks_with_the_same_result(tmp_path):
     np.testing.assert_allclose(encode(expert, images), one_by_one, atol=1e-5)
 
 
+def test_convolutions_are_not_rounded_on_a_gpu_and_other_networks_are_left_alone(tmp_path):
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    if convolutions is None:
+        pytest.skip("torch before 2.9")
+    seen, before = [], convolutions.fp32_precision
+    expert = load_expert(saved(small_densenet(), tmp_path / "w.pt"))
+    expert._model.features.register_forward_pre_hook(
+        lambda *_: seen.append(convolutions.fp32_precision)
+    )
+    encode(expert, noise_images(1))
+    assert seen == ["ieee"]
+    assert convolutions.fp32_precision == before
+
+
 def test_the_same_file_has_the_same_identity_wherever_it_lies(tmp_path):
     first = saved(small_densenet(), tmp_path / "w.pt")
     second = tmp_path / "copy.pt"
