@@ -119,7 +119,7 @@ def _densenet(device: str, films: int) -> Iterator[str]:
     random = np.random.default_rng(0)
     inputs = list(random.uniform(-1024, 1024, (films, 1, 224, 224)).astype(np.float32))
     few = inputs[:8]
-    alone = seconds(lambda: [expert.encode([film]) for film in few], device, 2) / len(few)
+    alone = seconds(lambda: [expert.encode([film]) for film in few], device) / len(few)
     together = seconds(lambda: expert.encode(inputs), device, 2) / films
     yield (
         f"DenseNet-121: {films} films at a time {alone / together:.1f} times one at a time "

@@ -77,12 +77,15 @@ class XrayExpert:
         Raises:
             ScoringError: the image's values have no known range.
         """
-        [pixels] = xrv.utils.normalize(self._crop(to_gray(image)[None]), 255)
+        [pixels] = self._crop(to_gray(image)[None])
+        # torchxrayvision's `normalize` in place, but for a factor of 2048, which rounds nothing.
+        pixels /= 255
+        pixels -= 0.5
         weights = _axis(len(pixels), self._resolution)
         resized = (weights @ (weights @ pixels).T).T
         if not resized.min() <= 0 <= resized.max():  # else the 0 around the film is left at edges
             resized = resized.clip(pixels.min(), pixels.max())
-        return resized[None]
+        return 2048 * resized[None]
 
     def encode(self, prepared: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """What the network makes of images, as `prepare` gives them.
