@@ -31,7 +31,9 @@ with warnings.catch_warnings():  # its import silences every warning of the proc
     import torchxrayvision as xrv
 
 CHEXPERT_NAME = {"Effusion": "Pleural Effusion"}
-_CHUNK = 32  # ours: images per forward pass; bounds the memory (about 1 GB at 224 x 224)
+# ours: images per forward pass; bounds the memory (30 MB each at 224 x 224). On a CPU, whose caches
+# hold no more, 4 at a time take less than half the seconds that 32 take.
+_CHUNK, _CHUNK_CUDA = 4, 32
 
 
 class XrayExpert:
@@ -103,8 +105,9 @@ class XrayExpert:
         directions = self._model.classifier.weight
         evidence = [np.empty((0, len(self.findings)), np.float32)]
         features = [np.empty((0, directions.shape[1]), np.float32)]
-        for start in range(0, len(prepared), _CHUNK):
-            inputs = torch.from_numpy(np.stack(prepared[start : start + _CHUNK]))
+        chunk = _CHUNK_CUDA if directions.is_cuda else _CHUNK
+        for start in range(0, len(prepared), chunk):
+            inputs = torch.from_numpy(np.stack(prepared[start : start + chunk]))
             with torch.no_grad(), _exact_convolutions():
                 pooled = self._model.features2(inputs.to(self._device))
                 p = xrv.models.op_norm(

