@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,9 @@ def compare(
 def seconds(call: Callable[[], object], device: str = "cpu", times: int = 3) -> float:
     """The best of a few runs, each until the device has done its work; on a GPU after one more that
     warms it up."""
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    if torch.device(device).type == "cuda":
+    on_gpu = torch.device(device).type == "cuda"
+    wait = partial(torch.cuda.synchronize, device) if on_gpu else lambda: None
+    if on_gpu:
         call()
     best = float("inf")
     for _ in range(times):
