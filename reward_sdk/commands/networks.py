@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchxrayvision as xrv
 from PIL import Image
 from transformers import BertConfig, BertModel
 
 from reward_sdk.errors import ConfigError, one_line
 from reward_sdk.images import to_gray
 from reward_sdk.models.bert import Bert
-from reward_sdk.models.xray_expert import XrayExpert
+from reward_sdk.models.xray_expert import XrayExpert, xrv  # whose import silences warnings
 
 _FILM = 2544, 3056  # width and height of many films of MIMIC-CXR
 
