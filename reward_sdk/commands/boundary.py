@@ -24,7 +24,7 @@ _EXTRAS = {
     ),
     "sft": ("peft", "trl"),
     "text": ("nltk",),
-    "vision": ("pydicom", "torch", "torchvision", "torchxrayvision"),
+    "vision": ("pydicom", "scipy", "torch", "torchvision", "torchxrayvision"),
 }  # fmt: skip
 _EXTRA_OF = {module: extra for extra, modules in _EXTRAS.items() for module in modules}
 

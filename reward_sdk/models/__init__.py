@@ -63,8 +63,8 @@ class Expert(Protocol):
     def directions(self) -> np.ndarray: ...
 
     def prepare(self, image: Image) -> np.ndarray:
-        """What `encode` reads of an image: small, so that the image itself can be let go. Raises
-        ScoringError for one that it cannot take."""
+        """What `encode` reads of an image: small, so that the image itself can be let go. Called by
+        several threads at once. Raises ScoringError for an image that it cannot take."""
         ...
 
     def encode(self, prepared: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

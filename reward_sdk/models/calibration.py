@@ -6,8 +6,12 @@ set. The file names the weights it was fitted with, so that the two cannot be mi
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +24,7 @@ from reward_sdk.types import ImageRef
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 _BATCH = 32  # ours: images encoded at a time while fitting
+_READERS = min(8, os.cpu_count() or 1)  # ours: threads; there is room for six films of 8 MB at once
 
 
 class Moments(BaseModel):
@@ -92,7 +97,7 @@ def fit_calibration(
         raise ConfigError(f"a calibration needs the training images, got {len(frontal)}")
     evidence, features = ([array] for array in expert.encode([]))
     for start in range(0, len(frontal), _BATCH):
-        batch = [prepared(expert, image) for image in frontal[start : start + _BATCH]]
+        batch = prepared(expert, frontal[start : start + _BATCH])
         for rows, new in zip((evidence, features), expert.encode(batch), strict=True):
             rows.append(new)
         progress(len(images) - len(frontal) + start + len(batch))
@@ -108,11 +113,32 @@ def fit_calibration(
     )
 
 
-def prepared(expert: Expert, ref: ImageRef) -> np.ndarray:
-    """What an expert reads of an image, which is open no longer than that takes; raises as `opened`
-    and `Expert.prepare` do."""
-    with opened(ref) as image:
-        return expert.prepare(image)
+def prepared(expert: Expert, images: Sequence[ImageRef]) -> list[np.ndarray]:
+    """What an expert reads of each image. A few threads share the work, since decoding a film takes
+    one core longer than a network takes for it, and no image is open longer than that takes.
+
+    Raises:
+        ScoringError: as `opened` and `Expert.prepare` raise it, for the first image that fails.
+        ExhaustedError: likewise.
+    """
+    results: list[Future[np.ndarray]] = [Future() for _ in images]
+    todo = iter(list(zip(images, results, strict=True)))
+
+    def work() -> None:
+        for ref, result in todo:
+            try:
+                with opened(ref) as image:
+                    result.set_result(expert.prepare(image))
+            except BaseException as error:
+                result.set_exception(error)
+
+    for _ in range(min(_READERS, len(images))):
+        # No ThreadPoolExecutor: a process could not end before an image that hangs.
+        Thread(target=work, daemon=True).start()
+    try:
+        return [result.result() for result in results]
+    finally:  # after an error nobody wants the others
+        deque(todo, maxlen=0)
 
 
 def _fit_features(expert: Expert, features: np.ndarray) -> Features:

@@ -243,11 +243,8 @@ class ImageText:
             known |= self._recalled(some)
             new = {key: image for key, image in some.items() if key not in known}
             # Not in turn: an image that takes for ever must not keep others from theirs.
-            inputs = {
-                key: prepared(self._expert, image)
-                for key, image in new.items()
-                if not is_lateral(image)
-            }
+            frontal = {key: image for key, image in new.items() if not is_lateral(image)}
+            inputs = dict(zip(frontal, prepared(self._expert, list(frontal.values())), strict=True))
             known |= dict.fromkeys(new)
             with self._turn.taken():  # two threads never encode the same image
                 known |= self._recalled(new)

@@ -13,7 +13,6 @@ import io
 import os
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from support.tiny_bert import LETTERS, SPECIAL
 from support.tiny_radgraph import write_radgraph
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
+from reward_sdk.commands.networks import seconds, share_of_product
 from reward_sdk.models.annotator import Annotator
 from reward_sdk.models.chexbert import load_chexbert
 from reward_sdk.models.radgraph import load_radgraph
@@ -34,16 +34,6 @@ from reward_sdk.text import tokens
 from reward_sdk.types import Sample
 
 GROUP = 8
-
-
-def seconds(call: Callable[[], object], times: int = 3) -> float:
-    """The best of a few runs."""
-    best = float("inf")
-    for _ in range(times):
-        began = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - began)
-    return best
 
 
 def write_bert_base(folder: Path, reports: list[str]) -> Path:
@@ -76,13 +66,13 @@ def score_groups(groups: list[list[str]], annotate: Callable[[list[str]], list])
             annotator._references[batch[0].reference or ""] = object()
             annotator.pairs(batch)
 
-    return seconds(run, 2)
+    return seconds(run, times=2)
 
 
 def label_groups(groups: list[list[str]], annotate: Callable[[list[str]], object]) -> float:
     """Seconds for all groups where every response and its reference are read anew."""
     texts = [[t for r in responses for t in (r, reference)] for reference, *responses in groups]
-    return seconds(lambda: [annotate(group) for group in texts], 2)
+    return seconds(lambda: [annotate(group) for group in texts], times=2)
 
 
 def write_chexbert_base(path: Path) -> tuple[BertModel, list[torch.nn.Linear]]:
@@ -113,7 +103,7 @@ def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
 
     classes = (None, 1, 0, -1)
     expected = [[classes[c] for c in row] for row in one_by_one(reports)]
-    theirs = seconds(lambda: one_by_one(reports), 2) / len(reports)
+    theirs = seconds(lambda: one_by_one(reports), times=2) / len(reports)
     groups = groups_of(reports)
     all_anew = label_groups(groups, one_by_one) / len(groups)
     size = sum(len(words(text)["input_ids"]) for text in reports)
@@ -126,18 +116,15 @@ def chexbert(folder: Path, bert: Path, reports: list[str]) -> None:
         batched = seconds(lambda ours=ours: ours(reports)) / len(reports)
         grouped = score_groups(groups, ours) / len(groups)
         dtype = getattr(torch, precision)
-        a, b = torch.randn(4096, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
-        limit = (
-            2 * 4096 * 768 * 3072 / seconds(lambda a=a, b=b: torch.nn.functional.linear(a, b), 9)
+        share, limit = share_of_product(
+            model.config, size, batched * len(reports), dtype, device="cpu"
         )
-        # 12 layers of 12 * 768 * 768 weights, two operations each; attention is left out
-        reached = 2 * 12 * 12 * 768 * 768 * size / (batched * len(reports))
         print(
             f"CheXbert {precision}: {theirs / batched:.1f} times f1chexbert's way per new report "
             f"({1e3 * batched:.0f} ms, {1e3 * theirs:.0f} ms), {all_anew / grouped:.1f} times "
             f"per group of {GROUP} whose reference is known ({1e3 * grouped:.0f} ms, "
             f"{1e3 * all_anew:.0f} ms); labels equal {sum(cells) / len(cells):.2%}; "
-            f"{reached / limit:.2f} of a matrix product's {limit / 1e9:.0f} GFLOP/s"
+            f"{share:.2f} of a matrix product's {limit / 1e9:.0f} GFLOP/s"
         )
 
 
@@ -156,8 +143,8 @@ def radgraph(folder: Path, bert: Path, reports: list[str]) -> None:
         package = RadGraph(model_type=path.name, model_cache_dir=str(folder), cuda=-1)
     ours = load_radgraph(str(path))
     lower = [report.lower() for report in reports]
-    theirs = seconds(lambda: package(lower), 2) / len(lower)
-    batched = seconds(lambda: ours(lower), 2) / len(lower)
+    theirs = seconds(lambda: package(lower), times=2) / len(lower)
+    batched = seconds(lambda: ours(lower), times=2) / len(lower)
     groups = groups_of(lower)
     all_anew = label_groups(groups, package) / len(groups)
     grouped = score_groups(groups, ours) / len(groups)
@@ -174,7 +161,8 @@ def radgraph(folder: Path, bert: Path, reports: list[str]) -> None:
 
 def rules(reports: list[str]) -> None:
     texts = [f"{report} {i}" for i, report in enumerate(reports)]  # none seen before
-    print(f"rule labeler: {len(texts) / seconds(lambda: label_reports(texts), 1):,.0f} reports/s")
+    taken = seconds(lambda: label_reports(texts), times=1)
+    print(f"rule labeler: {len(texts) / taken:,.0f} reports/s")
     if not GOLD.exists():
         return
     counts = gold_counts(label_reports)

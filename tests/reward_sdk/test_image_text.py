@@ -3,6 +3,8 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
+from time import sleep
 
 import numpy as np
 import pytest
@@ -12,7 +14,13 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.models.calibration import Calibration, Features, fit_calibration, read_calibration
+from reward_sdk.models.calibration import (
+    Calibration,
+    Features,
+    fit_calibration,
+    prepared,
+    read_calibration,
+)
 from reward_sdk.registry import factory
 from reward_sdk.rewards.image_text import ImageText, report_polarity, similarity
 from reward_sdk.text import wrap_report
@@ -313,6 +321,38 @@ def test_an_unreadable_image_is_a_scoring_error_that_names_it(tmp_path):
     for name in ("broken.png", "missing.png"):
         with pytest.raises(ScoringError, match=name):
             reward([sample("No edema.", ImageRef(path=str(tmp_path / name)))])
+
+
+class MeetingExpert(SimulatedExpert):
+    """Prepares images two at a time or not at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.meeting = Barrier(2)
+
+    def prepare(self, image):
+        self.meeting.wait(timeout=10)
+        return super().prepare(image)
+
+
+def test_images_are_prepared_side_by_side_and_stay_in_order(monkeypatch):
+    monkeypatch.setattr("reward_sdk.models.calibration._READERS", 2)
+    images = [ImageRef(pixels=image_of([e / 10] * 7)) for e in range(8)]
+    found = prepared(MeetingExpert(), images)
+    np.testing.assert_allclose([row[0, 0] for row in found], np.arange(8) / 10, atol=1e-4)
+
+
+def test_after_an_image_that_fails_no_other_is_prepared(monkeypatch, tmp_path):
+    monkeypatch.setattr("reward_sdk.models.calibration._READERS", 1)
+    seen = []
+    expert = SimulatedExpert()
+    expert.prepare = lambda image: seen.append(image) or sleep(0.05)
+    gone = ImageRef(path=str(tmp_path / "gone.png"))
+    good = ImageRef(pixels=image_of(EFFUSION))
+    with pytest.raises(ScoringError, match=r"gone\.png"):
+        prepared(expert, [good, gone, *[good] * 20])
+    sleep(0.2)
+    assert len(seen) <= 2
 
 
 def written(path, **changes):

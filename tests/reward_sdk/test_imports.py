@@ -15,9 +15,10 @@ HEAVY = {
     "prometheus_client", "radgraph", "nltk", "bert_score", "matplotlib", "jinja2", "openrlhf",
     "ray", "vllm", "trl", "valor_plugin",
 }  # fmt: skip
-ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve`
+ON_DEMAND = {  # imported by what loads their weights, or by `reward-sdk serve` or `bench`
     "reward_sdk.models.bert", "reward_sdk.models.xray_expert", "reward_sdk.models.dygie",
     "reward_sdk.models.radgraph", "reward_sdk.models.chexbert", "reward_sdk.models.weights",
+    "reward_sdk.commands.networks",
     "reward_sdk.server.intake", "reward_sdk.server.page", "reward_sdk.server.ray",
     "reward_sdk.server.routes",
     "reward_sdk.server.run", "reward_sdk.server.security", "reward_sdk.server.service",

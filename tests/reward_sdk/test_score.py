@@ -1,14 +1,18 @@
 import json
+import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from reward_sdk.cli import main
+from reward_sdk.commands.bench import measure
 from reward_sdk.commands.score import score_file
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.types import Sample
 
 SET = "rewards:\n  rouge_l: {weight: 0.5}\n  format: {weight: 0.5}\n"
 
@@ -325,6 +329,47 @@ def test_the_bench_names_a_reward_that_scores_nothing(files):
     files[0].write_text("rewards: {rouge_l: {}}")
     files[1].write_text('{"id": "a", "reference": ""}\n')
     assert run("bench", "--set", files[0], "--data", files[1]).exit_code == 2
+
+
+def test_the_bench_gives_its_device_to_every_reward_that_runs_on_one(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def where(samples, device='cpu'):\n"
+        "    return [1.0 if device == 'there' else None for _ in samples]\n"
+    )
+    source = {"rouge_l": {}, f"{file}:where": {}}
+    samples = [Sample("<report>Clear.</report>", "Clear.")]
+    assert len(list(measure(source, samples, device="there"))) == 2
+
+
+def test_the_bench_wants_a_set_with_its_data(files):
+    result = run("bench", "--set", files[0])
+    assert result.exit_code == 2
+    assert "--set and --data go together" in result.output
+
+
+def test_the_bench_says_that_a_device_is_not_there():
+    pytest.importorskip("torchxrayvision")
+    result = run("bench", "--device", "nowhere")
+    assert result.exit_code == 2
+    assert result.output.startswith("error: device 'nowhere': ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_the_bench_without_a_set_compares_networks_with_their_plain_use(monkeypatch):
+    networks = pytest.importorskip("reward_sdk.commands.networks")
+    small = networks.BertConfig(
+        hidden_size=128, num_hidden_layers=1, num_attention_heads=2, intermediate_size=256
+    )
+    monkeypatch.setattr(
+        networks, "compare", partial(networks.compare, reports=2, films=2, config=small)
+    )
+    monkeypatch.setattr(networks, "_FILM", (300, 400))
+    result = run("bench", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["cpu", "BERT,", "BERT,", "DenseNet-121:", "a"]
+    assert all(float(ratio) > 0 for ratio in re.findall(r"([\d.]+) times", result.output))
 
 
 def test_a_recipe_is_a_set_too(files):
