@@ -37,7 +37,7 @@ def start(tree: Path, folder: Path, caches: Path) -> tuple[float, float]:
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "train", "--recipe", str(folder / "recipe.yaml"),
          "--out", out, "--device", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     assert process.stdout is not None

@@ -73,6 +73,12 @@ def test_bfloat16_agrees_on_nearly_every_label(files, chexbert):
     assert sum(a == b for a, b in pairs) >= 0.98 * len(pairs)  # random heads have small margins
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_the_labels_that_a_cpu_gives(files, chexbert):
+    assert load_chexbert(**files, device="cuda")(REPORTS) == chexbert(REPORTS)
+
+
 def changed(tmp_path, files, change):
     content = torch.load(files["model"], weights_only=True)
     change(content)

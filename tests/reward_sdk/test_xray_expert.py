@@ -237,6 +237,15 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path):
         load_expert(saved(small_densenet(), tmp_path / "w.pt"), device="nowhere")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_the_evidence_that_a_cpu_gives(tmp_path):
+    path = saved(small_densenet(), tmp_path / "w.pt")
+    images = noise_images(40)
+    expected, found = (encode(load_expert(path, device), images) for device in ("cpu", "cuda"))
+    assert np.abs(expected - found).max() < 1e-4  # rounded to TF32, it would be more
+
+
 def test_outputs_that_are_no_numbers_are_a_scoring_error(tmp_path):
     model = small_densenet()
     model.classifier.bias.data[0] = float("nan")
