@@ -70,7 +70,7 @@ def main() -> None:
             seconds: dict[str, list[tuple[float, float]]] = {tree: [] for tree in trees}
             for _ in range(1 + LATER):
                 for tree, path in trees.items():
-                    caches = folder / f"caches of {tree}"
+                    caches = folder / f"caches-{path.name}"
                     seconds[tree].append(start(path, folder, caches))
                     step, end = seconds[tree][-1]
                     print(

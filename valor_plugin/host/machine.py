@@ -135,5 +135,9 @@ def _memory() -> list[tuple[float, float]]:
     cards = []
     for i in range(torch.cuda.device_count()):
         total = torch.cuda.get_device_properties(i).total_memory
-        cards.append((total - torch.cuda.device_memory_used(i), total))
+        try:
+            free = total - torch.cuda.device_memory_used(i)
+        except Exception:  # NVML is not everywhere, and has errors of its own
+            free, _ = torch.cuda.mem_get_info(i)
+        cards.append((free, total))
     return cards

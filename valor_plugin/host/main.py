@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,11 @@ def _run(settings: HostSettings, ray_dir: str, arguments: list[str]) -> None:
         options = {"runtime_env": runtime}
     import ray
 
-    ray.init(address=address or "local", **options)
     seams.adapt()
-    seams.find_all(settings)
+    with ThreadPoolExecutor(1) as beside:  # the host is imported while Ray starts
+        found = beside.submit(seams.find_all, settings)
+        ray.init(address=address or "local", **options)
+        found.result()
     sys.argv = [MODULE, *arguments]
     runpy.run_module(MODULE, run_name="__main__")
     ray.shutdown()

@@ -190,7 +190,7 @@ class RunFolder:
         if not resumes:
             for records_of_another in (self.steps, self.failures, self.trainable):
                 records_of_another.unlink(missing_ok=True)
-        found = [installed(package) for package in ("valor-rrg", *TESTED)]
+        found = [installed(package) for package in ("valor-rrg", "flash-attn", *TESTED)]
         record = {
             "digest": hashlib.sha256(recipe.encode()).hexdigest(),
             "device": device,
