@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 # CUDA's stack where `nvidia-smi` finds a GPU, else the CPU's; an environment that is there stays what
 # it is. STACK=cuda or STACK=cpu chooses, and makes it anew if it was the other's.
-STACK ?= $(or $(patsubst .venv/.ready-%,%,$(wildcard .venv/.ready-*)),$(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),cuda,cpu))
+STACK ?= $(or $(patsubst .venv/.stack-%,%,$(wildcard .venv/.stack-*)),$(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),cuda,cpu))
 $(if $(filter cpu cuda,$(STACK)),,$(error STACK is cpu or cuda, not '$(STACK)'))
 # Where pip finds a CPU build of torch. Only used if the indexes that pip is configured with have none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -18,8 +18,9 @@ setup: $(READY)
 
 $(READY): requirements/$(STACK).txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is needed; name another with PYTHON=..."; exit 1; }
-	@ls $(VENV)/.ready-* 2>/dev/null | grep -qv -- -$(STACK)$$ && rm -rf $(VENV) || true
+	@test -e $(VENV)/.stack-$(STACK) || rm -rf $(VENV)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/.stack-$(STACK)
 	@echo "setting up $(VENV) with requirements/$(STACK).txt (a few minutes, once)"
 	@$(BIN)/pip install --quiet --upgrade pip
 	@test $(STACK) = cuda || $(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null || \

@@ -73,7 +73,7 @@ class _Room:
                 self._changed.notify_all()
 
 
-_ROOM = _Room(2 * MAX_PIXELS)
+_ROOM = _Room(MAX_PIXELS)  # ours: three films of 8 million
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def opened(ref: ImageRef) -> Iterator[Image.Image]:
     """The decoded image of `ref`, to be let go at the end; of a DICOM file its grey values as a
     viewer shows them, 8 bits. One thread opens one at a time.
 
-    All that a process holds open has at most twice `MAX_PIXELS` pixels together; others wait.
+    All that a process holds open has at most `MAX_PIXELS` pixels together; others wait.
 
     Raises:
         ScoringError: there is no image, or its file is missing, corrupt, of unknown format, or

@@ -24,7 +24,7 @@ from reward_sdk.types import ImageRef
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 _BATCH = 32  # ours: images encoded at a time while fitting
-_READERS = min(8, os.cpu_count() or 1)  # ours: threads; there is room for six films of 8 MB at once
+_READERS = min(3, os.cpu_count() or 1)  # ours: threads; there is room for three films at once
 
 
 class Moments(BaseModel):
