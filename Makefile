@@ -4,8 +4,12 @@
 PYTHON ?= python3.11
 # CUDA's stack where `nvidia-smi` finds a GPU, else the CPU's; an environment that is there stays what
 # it is. STACK=cuda or STACK=cpu chooses, and makes it anew if it was the other's.
-STACK ?= $(or $(patsubst .venv/.stack-%,%,$(wildcard .venv/.stack-*)),$(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),cuda,cpu))
-$(if $(filter cpu cuda,$(STACK)),,$(error STACK is cpu or cuda, not '$(STACK)'))
+ifndef STACK
+STACK := $(or $(patsubst .venv/.stack-%,%,$(wildcard .venv/.stack-*)),$(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),cuda,cpu))
+endif
+ifneq ($(STACK),$(firstword $(filter $(STACK),cpu cuda)))
+$(error STACK is cpu or cuda, not '$(STACK)')
+endif
 # Where pip finds a CPU build of torch. Only used if the indexes that pip is configured with have none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv

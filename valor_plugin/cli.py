@@ -194,10 +194,13 @@ def doctor_command(model: str | None, path: str | None) -> None:
     sections = {"installed": doctor.packages, "GPUs": doctor.gpus, "seams": doctor.seams}
     if path is not None:
         recipe = load_recipe(find_recipe(path))
+        if recipe.stage != "grpo":
+            raise recipe.error("the memory of stage grpo alone is estimated, this is stage sft")
         model = model or recipe.model.path
-        sections[recipe.name] = lambda: doctor.memory(recipe)
     if model is not None:
         sections[model] = lambda: doctor.model(model)
+    if path is not None:
+        sections[recipe.name] = lambda: doctor.memory(recipe)
     wrong = 0
     marks = {True: ("ok", "green"), False: ("WRONG", "red"), None: ("untested", "yellow")}
     for title, look in sections.items():

@@ -16,7 +16,7 @@ from valor_plugin.host import machine
 from valor_plugin.host.command import host_command
 from valor_plugin.host.machine import Check
 from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
-from valor_plugin.host.versions import INSTALL, TESTED, check_host, installed
+from valor_plugin.host.versions import INSTALL, TESTED, check_build, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
 from valor_plugin.run import calibration, rewards
@@ -45,10 +45,11 @@ def packages() -> Iterator[Check]:
         found, tested = installed(package), TESTED.get(package)
         if found is None:
             yield Check(package, False, f"not installed: {user} needs it")
+        elif package == "openrlhf":
+            problem = check_host()
+            yield Check(package, problem is None, problem or found.version)
         elif tested in (None, found.version.partition("+")[0]):
             yield Check(package, True, found.version)
-        elif package == "openrlhf":
-            yield Check(package, False, check_host() or found.version)
         else:
             yield Check(package, None, f"{found.version}, tested with {tested}")
     flash = installed("flash-attn")
@@ -62,6 +63,9 @@ def gpus() -> Iterator[Check]:
         yield Check("GPU", False, "not looked at without torch")
         return
     yield from machine.gpus()
+    device = "cuda" if machine.count_gpus() else "cpu"
+    problem = check_build(device)
+    yield Check("vLLM", problem is None, problem or f"a build for this machine's {device.upper()}")
     import torch
 
     if torch.version.cuda is not None:
@@ -71,11 +75,20 @@ def gpus() -> Iterator[Check]:
 def memory(recipe: Recipe) -> Iterator[Check]:
     """Whether the GPUs have the memory that a recipe of stage grpo needs."""
     try:
-        needed = memory_of(recipe, host_command(recipe, RunFolder(Path("run")), "cuda").options)
-    except (ConfigError, ModuleNotFoundError) as error:
+        check_model(recipe.model.path)
+    except (ConfigError, ModuleNotFoundError):
+        yield Check("memory", None, "not estimated without the model")
+        return
+    try:
+        command = host_command(recipe, RunFolder(Path("run")), "cuda")
+    except ConfigError as error:
         yield Check("memory", False, str(error))
         return
-    yield (machine.fits(needed) if machine.count_gpus() else Check("memory", True, str(needed)))
+    needed = memory_of(recipe, command.options)
+    if machine.count_gpus():
+        yield machine.fits(needed, command.gpus)
+    else:
+        yield Check("memory", True, str(needed))
 
 
 def seams() -> Iterator[Check]:
@@ -244,6 +257,9 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
     else:
         problems += map(str, rewards.problems_of(recipe, studies, gpu=machine.count_gpus() > 0))
+        if device == "cpu" or machine.count_gpus():
+            problem = check_build("cpu" if device == "cpu" else "cuda")
+            problems += [problem] if problem else []
         if "openrlhf" not in absent:
             found, line = _host(recipe, folder, device, None if lines else len(studies))
             problems += found

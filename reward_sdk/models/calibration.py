@@ -132,10 +132,10 @@ def prepared(expert: Expert, images: Sequence[ImageRef]) -> list[np.ndarray]:
             except BaseException as error:
                 result.set_exception(error)
 
-    for _ in range(min(_READERS, len(images))):
-        # No ThreadPoolExecutor: a process could not end before an image that hangs.
-        Thread(target=work, daemon=True).start()
     try:
+        for _ in range(min(_READERS, len(images))):
+            # No ThreadPoolExecutor: a process could not end before an image that hangs.
+            Thread(target=work, daemon=True).start()
         return [result.result() for result in results]
     finally:  # after an error nobody wants the others
         deque(todo, maxlen=0)

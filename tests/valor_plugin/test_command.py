@@ -302,6 +302,21 @@ def test_a_recipe_may_name_its_attention(monkeypatch):
     assert eager.options["ds.attn_implementation"] == "eager"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("vllm.gpu_memory_utilization", 1, "above 0 and below 1, not 1.0"),
+        ("vllm.gpu_memory_utilization", 0, "above 0 and below 1, not 0.0"),
+        ("ds.zero_stage", 4, "is 0 to 3, not 4"),
+        ("ds.attn_implementation", "spda", "did you mean 'sdpa'?"),
+        ("ds.attn_implementation", "stranger/kernel", "none of transformers'"),
+    ],
+)
+def test_values_that_the_host_would_find_out_late_are_refused(name, value, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        built(recipe(), "cuda", **{name.replace(".", "__"): value})
+
+
 def test_a_recipe_that_wants_flash_attn_is_refused_without_it(monkeypatch):
     having(monkeypatch, command, flash_attn=None)
     with pytest.raises(ConfigError, match="Leave the key out for torch"):
@@ -330,7 +345,7 @@ def test_a_build_of_vllm_that_cannot_use_the_device_is_said(
 def test_a_host_that_throws_the_engines_weights_away_is_refused(monkeypatch):
     assert versions.check_host() is None
     monkeypatch.setattr(versions, "_sleep_level", lambda: 2)
-    assert "sleep at level 2, which throws its weights away" in versions.check_host()
+    assert "a level, 2, that is not 1" in versions.check_host()
 
 
 def test_a_machine_without_the_gpus_of_a_run_is_said(monkeypatch):

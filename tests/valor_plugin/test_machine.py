@@ -108,21 +108,31 @@ def cards(monkeypatch):
 
 def test_a_card_with_too_little_free_memory_is_told_with_what_to_lower(cards, llava_med):
     cards((79 * GB, 80 * GB), (20 * GB, 80 * GB))
-    found = machine.fits(needed("valor_stage2", llava_med))
+    found = machine.fits(needed("valor_stage2", llava_med), 2)
     assert found.ok is None
-    assert "20 GB are free. Lower openrlhf.vllm.gpu_memory_utilization" in found.detail
+    assert "of GPU 1 20 are. Lower openrlhf.vllm.gpu_memory_utilization" in found.detail
+    assert machine.fits(needed("valor_stage2", llava_med), 1).ok, "it needs the first one only"
+
+
+def test_the_policy_stands_beside_the_share_that_vllm_takes(cards, llava_med):
+    found = needed("valor_stage2_one_gpu", llava_med)
+    wanted = 0.4 * 80 * GB + found.weights + memory._RESERVE
+    assert found.of(80 * GB) == pytest.approx(wanted, rel=0.01)
+    cards((46 * GB, 80 * GB))
+    assert found.card < 46 * GB, "a smaller card would do, for vLLM would take less of it"
+    assert machine.fits(found, 1).ok is None
 
 
 def test_a_free_card_will_do(cards, llava_med):
     cards((79 * GB, 80 * GB))
-    assert machine.fits(needed("valor_stage2_one_gpu", llava_med)).ok
+    assert machine.fits(needed("valor_stage2_one_gpu", llava_med), 1).ok
 
 
 def test_vllm_refuses_a_card_whose_share_is_not_free_however_small_the_model(cards, tiny_model):
     cards((30 * GB, 80 * GB))
     options = host_command(recipe(tiny_model), FOLDER, "cuda").options
     assert options["vllm.gpu_memory_utilization"] * 80 > 30
-    assert machine.fits(memory_of(recipe(tiny_model), options)).ok is None
+    assert machine.fits(memory_of(recipe(tiny_model), options), 1).ok is None
 
 
 def test_a_cuda_build_without_a_driver_says_what_torch_says_and_what_to_do(monkeypatch):
@@ -149,17 +159,25 @@ def looked_at(what: str) -> machine.Check:
 
 
 @pytest.mark.parametrize(
-    ("scope", "user", "ok"),
-    [("0", 1000, True), ("1", 1000, None), ("1", 0, True), ("3", 0, None), (None, 1000, True)],
+    ("scope", "capabilities", "ok"),
+    [
+        ("0", "0000000000000000", True),
+        ("1", "00000000a80425fb", None),  # root in a container
+        ("1", "000001ffffffffff", True),
+        ("3", "000001ffffffffff", None),
+        (None, "0000000000000000", True),
+    ],
 )
 def test_cuda_ipc_is_doubted_where_processes_may_not_look_at_each_other(
-    tmp_path, monkeypatch, scope, user, ok
+    tmp_path, monkeypatch, scope, capabilities, ok
 ):
     path = tmp_path / "ptrace_scope"
     if scope is not None:
         path.write_text(f"{scope}\n")
     monkeypatch.setattr(machine, "_PTRACE_SCOPE", path)
-    monkeypatch.setattr(machine.os, "geteuid", lambda: user)
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpython\nCapEff:\t{capabilities}\n")
+    monkeypatch.setattr(machine, "_STATUS", status)
     found = looked_at("CUDA IPC")
     assert found.ok is ok
     assert ok or "sysctl kernel.yama.ptrace_scope=0" in found.detail

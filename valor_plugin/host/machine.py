@@ -3,7 +3,6 @@ where something is not so."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sysconfig
 from collections.abc import Iterator
@@ -33,6 +32,8 @@ class Check:
 _SHM = 1 * GB  # ours: Ray, NCCL and vLLM's processes share memory through it
 _SHM_FOLDER = Path("/dev/shm")
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
+_STATUS = Path("/proc/self/status")
+_CAP_SYS_PTRACE = 19
 
 
 def count_gpus() -> int:
@@ -78,8 +79,8 @@ def gpus() -> Iterator[Check]:
         yield Check("NCCL", False, f"{what} fails: {one_line(error)}")
 
 
-def system() -> Iterator[Check]:
-    """What the system must allow to a run on GPUs."""
+def system(colocated: bool = True) -> Iterator[Check]:
+    """What the system must allow to a run on GPUs, and if policy and engine share them."""
     try:
         size = shutil.disk_usage(_SHM_FOLDER).total
     except OSError:
@@ -88,18 +89,8 @@ def system() -> Iterator[Check]:
     if size < _SHM:
         detail += f", and {_SHM / GB:.0f} GB is the least: start the container with --shm-size=8g"
     yield Check("shared memory", size >= _SHM or None, detail)
-    try:
-        scope = int(_PTRACE_SCOPE.read_text())
-    except (OSError, ValueError):
-        scope = 0
-    allowed = scope == 0 or (scope < 3 and os.geteuid() == 0)
-    detail = f"kernel.yama.ptrace_scope is {scope}"
-    if not allowed:
-        detail += (
-            ": with openrlhf.train.colocate_all, weights go to vLLM by CUDA IPC, which this can "
-            "forbid (pidfd_getfd: Operation not permitted): sysctl kernel.yama.ptrace_scope=0"
-        )
-    yield Check("CUDA IPC", allowed or None, detail)
+    if colocated:
+        yield _cuda_ipc()
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_path("include"), "Python.h")
     absent = [
@@ -113,18 +104,37 @@ def system() -> Iterator[Check]:
     yield Check("compiler", not absent or None, detail)
 
 
-def fits(memory: Memory) -> Check:
-    """Whether the GPUs of this machine have as much memory free as a run needs."""
-    cards = _memory()
-    least = min(free for free, _ in cards)
-    wanted = max(memory.card, memory.share * max(total for _, total in cards))
-    detail = f"{memory}; {least / GB:.0f} GB are free"
-    if least < wanted:
+def _cuda_ipc() -> Check:
+    """Whether a process may take a handle of another one of the same user."""
+    try:
+        scope = int(_PTRACE_SCOPE.read_text())
+    except (OSError, ValueError):
+        scope = 0
+    status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    may_trace = int(status["CapEff"], 16) >> _CAP_SYS_PTRACE & 1
+    allowed = scope == 0 or (scope < 3 and may_trace)
+    detail = f"kernel.yama.ptrace_scope is {scope}"
+    if not allowed:
         detail += (
-            ". Lower openrlhf.vllm.gpu_memory_utilization, train.micro_batch_size or "
-            "rollout.micro_batch_size, let other programs end, or use more cards"
+            ": with openrlhf.train.colocate_all, weights go to vLLM by CUDA IPC, which this can "
+            "forbid (pidfd_getfd: Operation not permitted): sysctl kernel.yama.ptrace_scope=0"
         )
-    return Check("memory", least >= wanted or None, detail)
+    return Check("CUDA IPC", bool(allowed) or None, detail)
+
+
+def fits(memory: Memory, gpus: int) -> Check:
+    """Whether the first GPUs of this machine, as many as a run needs, have the memory free that it
+    needs."""
+    for i, (free, total) in enumerate(_memory()[:gpus]):
+        if free < memory.of(total):
+            return Check(
+                "memory", None,
+                f"{memory}; of {total / GB:.0f} GB, {memory.of(total) / GB:.0f} must be free, and "
+                f"of GPU {i} {free / GB:.0f} are. Lower openrlhf.vllm.gpu_memory_utilization, "
+                "train.micro_batch_size or rollout.micro_batch_size, let other programs end, or "
+                "use more cards",
+            )  # fmt: skip
+    return Check("memory", True, f"{memory}; that much is free")
 
 
 def _memory() -> list[tuple[float, float]]:

@@ -3,7 +3,8 @@
 Counted are weights in bfloat16, the optimizer (float32 weights and two moments, 12 bytes for every
 parameter that trains), gradients, the activations of one micro-batch with its logits, and vLLM's
 share of the card, `vllm.gpu_memory_utilization`, which it takes whole. ZeRO divides what it
-divides. Fragments and buffers are a constant reserve. No run was measured against this yet.
+divides. A constant reserve stands for fragments, buffers and what else is not counted: the tower's
+activations, and DeepSpeed's float32 copy of the gradients. No run was measured against this yet.
 """
 
 from __future__ import annotations
@@ -65,13 +66,21 @@ class Memory:
         return self.weights + self.reference + states + _RESERVE
 
     @property
+    def beside(self) -> float:
+        """What the policy holds at most on a GPU on which an engine has taken its share."""
+        if not self.colocated:
+            return 0.0
+        return self.waiting if self.engine_sleeps else self.training
+
+    @property
     def card(self) -> float:
         """The memory of the smallest card that will do."""
         engine = (self.least_engine + _RESERVE) / self.share
-        if not self.colocated:
-            return max(self.training, engine)
-        beside = self.waiting if self.engine_sleeps else self.training
-        return max(self.training, engine, beside / (1 - self.share))
+        return max(self.training, engine, self.beside / (1 - self.share))
+
+    def of(self, total: float) -> float:
+        """How much of a card with this memory must be free."""
+        return max(self.card, self.beside + self.share * total)
 
     def __str__(self) -> str:
         parts = {

@@ -53,6 +53,9 @@ _AT_LEAST_1 = (
 )  # fmt: skip
 """Options below which the host fails or hangs after its start."""
 
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Ways of attention that are in transformers itself; any other would be fetched from the hub."""
+
 _LANDMARKS = ("parse_args(", "hierarchize(args)", "args.use_ms")
 """What the host's statements hold: options are declared before the first of them, and checked
 between the others."""
@@ -156,6 +159,18 @@ def _check_values(recipe: Recipe, options: Mapping[str, Any]) -> None:
                     f"openrlhf.{name} {options[name]} does not go with `model.trainable: "
                     "lora`, whose weights are put together whole in every process"
                 )
+    if not 0 < options["vllm.gpu_memory_utilization"] < 1:
+        raise recipe.error(
+            "openrlhf.vllm.gpu_memory_utilization is the share of a GPU's memory that vLLM takes, "
+            f"above 0 and below 1, not {options['vllm.gpu_memory_utilization']}"
+        )
+    if options["ds.zero_stage"] not in range(4):
+        raise recipe.error(f"openrlhf.ds.zero_stage is 0 to 3, not {options['ds.zero_stage']}")
+    if (attention := options["ds.attn_implementation"]) not in _ATTENTION:
+        raise recipe.error(
+            f"openrlhf.ds.attn_implementation {attention!r} is none of transformers': "
+            f"{nearest(attention, _ATTENTION)}"
+        )
     saves = options["ckpt.save_steps"]
     if saves != -1 and saves < 1:
         raise recipe.error("openrlhf.ckpt.save_steps must be at least 1, or -1 for no checkpoints")

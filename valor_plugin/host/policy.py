@@ -66,22 +66,6 @@ def group_by_shape(_: Any, settings: HostSettings) -> Callable[[Any, float], lis
     return optimizer_groups
 
 
-def use_torch_adam(build: Callable[..., dict], settings: HostSettings) -> Callable[..., dict]:
-    """For `get_train_ds_config`: AdamW is torch's own fused one. DeepSpeed's would be compiled at
-    the first start on a machine, which takes 40 s and more and, for GPUs, a CUDA toolkit. An
-    optimizer that is offloaded to the CPU stays DeepSpeed's."""
-
-    def build_without_compiling(*args: Any, **kwargs: Any) -> dict:
-        config = build(*args, **kwargs)
-        offloaded = config["zero_optimization"]["offload_optimizer"]["device"] != "none"
-        optimizer = config.get("optimizer", {})  # absent where only the model is built
-        if optimizer.get("type") == "AdamW" and not offloaded:
-            optimizer["params"] |= {"torch_adam": True, "fused": True}
-        return config
-
-    return build_without_compiling
-
-
 def count_synced(
     ppo_train: Callable[..., dict], settings: HostSettings
 ) -> Callable[[Any, float], dict]:

@@ -120,7 +120,7 @@ SEAMS = (
     # Which parts train, and what of them goes where.
     Seam("openrlhf.models.actor:Actor.__init__", "policy:train_parts", "policy"),
     Seam(f"{_DEEPSPEED}:get_optimizer_grouped_parameters", "policy:group_by_shape", "policy"),
-    Seam(f"{_DEEPSPEED}:get_train_ds_config", "policy:use_torch_adam", "policy"),
+    Seam("deepspeed.ops.adam.fused_adam:FusedAdam", "adam:torch_adam", "policy"),
     Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.ppo_train", "policy:count_synced",
          "policy"),
     Seam("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer.broadcast_to_vllm", "policy:send_merged",

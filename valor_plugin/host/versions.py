@@ -45,8 +45,8 @@ def check_host() -> str | None:
         )
     if (level := _sleep_level()) != 1:
         return (
-            f"the installed OpenRLHF lets vLLM sleep at level {level}, which throws its weights "
-            "away, and only what trains is sent to it afterwards: it would write with no weights. "
+            f"the installed OpenRLHF lets vLLM sleep at a level, {level}, that is not 1: level 2 "
+            "throws the weights away, and only what trains is sent again. "
             f"Install it anew: `pip install --force-reinstall --no-deps openrlhf=={wanted}`."
         )
     return None
@@ -58,10 +58,13 @@ def _sleep_level() -> object:
     assert spec is not None
     assert spec.origin is not None
     path = Path(spec.origin).with_name("trainer") / "ray" / "vllm_engine.py"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.AsyncFunctionDef) and node.name == "sleep":
-            return ast.literal_eval(node.args.defaults[0])
-    return None
+    try:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.AsyncFunctionDef) and node.name == "sleep":
+                return ast.literal_eval(node.args.defaults[0])
+    except (OSError, SyntaxError, IndexError, ValueError):
+        pass
+    return "that cannot be found"
 
 
 def check_build(device: str) -> str | None:

@@ -63,7 +63,9 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         raise ConfigError(problem)
     click.echo(f"attention: {command.options['ds.attn_implementation']}")
     if device == "cuda" and cluster.joined() is None:
-        for check in (*machine.system(), machine.fits(memory_of(recipe, command.options))):
+        needed = memory_of(recipe, command.options)
+        colocated = command.options["train.colocate_all"]
+        for check in (*machine.system(colocated), machine.fits(needed, command.gpus)):
             if not check.ok:
                 click.echo(f"warning: {check.what}: {check.detail}", err=True)
 
