@@ -202,7 +202,7 @@ def doctor_command(model: str | None, path: str | None) -> None:
     if path is not None:
         sections[recipe.name] = lambda: doctor.memory(recipe)
     wrong = 0
-    marks = {True: ("ok", "green"), False: ("WRONG", "red"), None: ("untested", "yellow")}
+    marks = {True: ("ok", "green"), False: ("WRONG", "red"), None: ("doubtful", "yellow")}
     for title, look in sections.items():
         click.echo(f"{title}:")
         for check in look():

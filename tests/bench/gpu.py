@@ -87,8 +87,8 @@ VARIANTS = {
     "images once a sample": Variant(without="images"),
     "CUDA graphs": Variant(options=("openrlhf.vllm.enforce_eager=false",)),
     "LoRA": Variant(trainable="lora, lora: {rank: 128, alpha: 256}"),
-    "a quarter, projector": Variant("quarter"),
-    "a quarter, everything": Variant("quarter", "[projector, language]"),
+    "projector of a quarter": Variant("quarter"),
+    "everything of a quarter": Variant("quarter", "[projector, language]"),
 }
 STEPS = 3
 
@@ -217,7 +217,7 @@ def main() -> None:
             found[variant] = run(root, variant, how)
             print(f"{variant:<22} {told(*found[variant])}", flush=True)
     for variant, how in VARIANTS.items():
-        against = "as it is" if how.model == "whole" else "a quarter, projector"
+        against = "as it is" if how.model == "whole" else "projector of a quarter"
         if variant == against:
             continue
         (step, peaks), (other, others) = found[variant], found[against]
