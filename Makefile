@@ -42,7 +42,7 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest
 
-# On one GPU of 80 GB, in under ten minutes; each test is skipped without one.
+# On one GPU of 80 GB, where ten minutes should do; each test is skipped without one.
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu --need-gpu --durations=10
 

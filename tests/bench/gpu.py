@@ -15,52 +15,30 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from support.hostrun import COMMAND, DEVICE, WITHOUT, Chain, steps
+from support.hostrun import COMMAND, DEVICE, RECIPE, WITHOUT, Chain, steps, write_large_films
 from support.serving import misbehaving
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.demo.model import Shape, make_processor, write
 from valor_plugin.llava_med import checkpoint
 from valor_plugin.records import Step
 
 TINY = "--tiny" in sys.argv
 PHASES = ("generation", "experience", "training", "sync")  # in the order in which a step has them
-RECIPE = """
-name: bench
-stage: grpo
-model: {{path: {model}, trainable: {trainable}}}
-data: {{train: {root}/studies.jsonl}}
-rewards:
-  slow: {{weight: 1.0}}  # the length of the response, whatever it says
-openrlhf:
-  algo.kl.init_coef: 0.01
-  algo.kl.use_loss: true
-  actor.adam.lr: 1.0e-4
-  actor.num_gpus_per_node: 1
-  ref.num_gpus_per_node: 1
-  actor.gradient_checkpointing_enable: true
-  train.colocate_all: true
-  ds.zero_stage: 2
-  ds.enable_sleep: true
-  vllm.num_engines: 1
-  vllm.enable_sleep: true
-  vllm.enforce_eager: true
-  vllm.gpu_memory_utilization: 0.4
-  rollout.batch_size: 8
-  rollout.n_samples_per_prompt: 8
-  rollout.micro_batch_size: 8
-  rollout.max_new_tokens: 200
-  data.max_len: 1024
-  train.batch_size: 64
-  train.micro_batch_size: 4
-"""
+OPTIONS = {
+    "algo.kl.use_loss": "true", "algo.advantage.is_correction_level": "null",
+    "actor.adam.lr": 1e-4, "actor.gradient_checkpointing_enable": "true", "ds.zero_stage": 2,
+    "vllm.gpu_memory_utilization": 0.4, "rollout.batch_size": 8,
+    "rollout.n_samples_per_prompt": 8, "rollout.micro_batch_size": 8,
+    "rollout.max_new_tokens": 16 if TINY else 200, "data.max_len": 1024, "train.batch_size": 64,
+    "train.micro_batch_size": 4,
+}  # fmt: skip
+"""What differs from the recipe that the tests of the host train by."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +49,13 @@ class Variant:
         model: which model, a key of `MODELS`.
         trainable: the recipe's `model.trainable`, as YAML.
         without: an adaptation that is taken back, a key of `WITHOUT`.
-        options: more options of the host, as `--set` takes them.
+        options: more options of the host.
     """
 
     model: str = "whole"
     trainable: str = "projector"
     without: str | None = None
-    options: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 MODELS = {"whole": 32, "quarter": 8}
@@ -85,7 +63,7 @@ VARIANTS = {
     "as it is": Variant(),
     "a separate reference": Variant(without="reference"),
     "images once a sample": Variant(without="images"),
-    "CUDA graphs": Variant(options=("openrlhf.vllm.enforce_eager=false",)),
+    "CUDA graphs": Variant(options={"vllm.enforce_eager": "false"}),
     "LoRA": Variant(trainable="lora, lora: {rank: 128, alpha: 256}"),
     "projector of a quarter": Variant("quarter"),
     "everything of a quarter": Variant("quarter", "[projector, language]"),
@@ -171,8 +149,8 @@ def run(root: Path, name: str, variant: Variant) -> tuple[Step, dict[str, float]
     environment = misbehaving(folder / "site")
     if variant.without:
         (folder / "site" / "sitecustomize.py").write_text(WITHOUT[variant.without])
-    options = (*variant.options, *(("openrlhf.rollout.max_new_tokens=16",) if TINY else ()))
-    sets = [word for option in options for word in ("--set", option)]
+    options = {**OPTIONS, **variant.options}.items()
+    sets = [word for name, value in options for word in ("--set", f"openrlhf.{name}={value}")]
     watch = Watch()
     done = subprocess.run(
         [COMMAND, "train", "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "out"),
@@ -204,14 +182,7 @@ def main() -> None:
         root = Path(name)
         for model, layers in MODELS.items():
             write_model(root / model, layers)
-        generator = np.random.default_rng(1)
-        studies = []
-        for i in range(8 * STEPS):  # films of 5 megapixels, as they come from a hospital
-            pixels = generator.integers(0, 255, (24, 20), dtype=np.uint8)
-            path = root / f"film{i}.jpg"
-            Image.fromarray(pixels).resize((2000, 2400)).save(path)
-            studies.append(Study(f"s{i}", path, "No pleural effusion."))
-        write_studies(studies, root / "studies.jsonl")
+        write_large_films(root, 8 * STEPS)
         found = {}
         for variant, how in VARIANTS.items():
             found[variant] = run(root, variant, how)

@@ -18,12 +18,9 @@ import time
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
-from PIL import Image
-from support.hostrun import COMMAND, WITHOUT, Chain, steps
+from support.hostrun import COMMAND, WITHOUT, Chain, steps, write_large_films
 from support.serving import misbehaving
 
-from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.demo.model import Shape, write
 
 SHAPE = Shape(image=336, patch=14, tower=256, tower_layers=3, language=768, language_layers=6,
@@ -109,14 +106,7 @@ def main() -> None:
         content["text_config"]["max_position_embeddings"] = 1024
         config.write_text(json.dumps(content))
         size = (root / "model/model.safetensors").stat().st_size
-        generator = np.random.default_rng(1)
-        studies = []
-        for i in range(8):  # films of 5 megapixels, as they come from a hospital
-            pixels = generator.integers(0, 255, (24, 20), dtype=np.uint8)
-            path = root / f"film{i}.jpg"
-            Image.fromarray(pixels).resize((2000, 2400)).save(path)
-            studies.append(Study(f"s{i}", path, "No pleural effusion."))
-        write_studies(studies, root / "studies.jsonl")
+        write_large_films(root, 8)
         print(f"model of {size / 1e6:.0f} MB; seconds of the second policy step", flush=True)
         found = {}
         for variant, (train, without) in VARIANTS.items():

@@ -22,7 +22,8 @@ REPORTS = (
     "No pleural effusion or pneumothorax. The lungs are clear.",
     "Right pneumothorax. No pleural effusion.",
 )
-HOST = """
+HOST = (
+    """
 openrlhf:
   algo.advantage.is_correction_level: token
   actor.adam.lr: 1.0e-3
@@ -35,7 +36,9 @@ openrlhf:
   data.max_len: 128
   train.batch_size: 16
   train.micro_batch_size: 8
-""" + ONE_GPU.lstrip("\n")
+"""
+    + ONE_GPU
+)
 STAGE1 = """
 name: stage1
 stage: grpo

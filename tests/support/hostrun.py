@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from PIL import Image
@@ -49,7 +50,7 @@ images.encode_once = lambda encode, settings: encode
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Where the runs of the tests are: the same tests hold on a GPU and without one."""
-ONE_GPU = """
+ONE_GPU = """\
   train.colocate_all: true
   ds.enable_sleep: true
   vllm.enable_sleep: true
@@ -180,7 +181,20 @@ def write_films(root: Path) -> None:
     write_studies(studies, root / "studies.jsonl")
 
 
-RECIPE = """
+def write_large_films(root: Path, count: int) -> None:
+    """Films of 5 megapixels, as they come from a hospital, and their studies file."""
+    generator = np.random.default_rng(1)
+    studies = []
+    for i in range(count):
+        pixels = generator.integers(0, 255, (24, 20), dtype=np.uint8)
+        path = root / f"film{i}.jpg"
+        Image.fromarray(pixels).resize((2000, 2400)).save(path)
+        studies.append(Study(f"s{i}", path, "No pleural effusion."))
+    write_studies(studies, root / "studies.jsonl")
+
+
+RECIPE = (
+    """
 name: films
 stage: grpo
 model: {{path: {model}, trainable: {trainable}}}
@@ -201,7 +215,9 @@ openrlhf:
   data.max_len: 160
   train.batch_size: 16
   train.micro_batch_size: 8
-""" + ONE_GPU.lstrip("\n")
+"""
+    + ONE_GPU
+)
 
 
 def train_on_films(

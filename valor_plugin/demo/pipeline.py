@@ -97,7 +97,8 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         seed: random seed of the model, the order of the data and the sampling.
 
     Raises:
-        ConfigError: a recipe is wrong, or `root` holds files that are none of the demo's.
+        ConfigError: a recipe is wrong, `root` holds files that are none of the demo's, or the
+            installed vLLM is a build for other devices.
     """
     device = choose_device(device)
     if problem := check_build(device):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -174,7 +175,8 @@ def adapt(processes: Collection[str] = IN_RAY) -> None:
     for seam in SEAMS:
         if seam.process in processes and seam.target not in _adapted and seam.wanted(settings):
             _adapted.add(seam.target)
-            wrapt.register_post_import_hook(_replacing(seam, settings), seam.module)
+            replace = partial(_replace, seam, settings)
+            wrapt.register_post_import_hook(replace, seam.module)
 
 
 def provide_flash_attn() -> None:
@@ -185,17 +187,17 @@ def provide_flash_attn() -> None:
         sys.path.append(folder)
 
 
-def _replacing(seam: Seam, settings: HostSettings) -> Callable[[ModuleType], None]:
-    return lambda _module: seam.apply(settings)
+def _replace(seam: Seam, settings: HostSettings, _: ModuleType) -> None:
+    """What is called with the module when it has been imported."""
+    seam.apply(settings)
 
 
 def start_worker() -> None:
     """What a worker of Ray does first: it is adapted, and imports what every actor of the host
     needs, so that this is done while the driver still imports."""
     adapt()
-    if HostSettings.current() is not None:
-        with _without_collecting():
-            import_module("openrlhf.trainer.ray")
+    with _without_collecting():
+        import_module("openrlhf.trainer.ray")
 
 
 def find_all(settings: HostSettings) -> None:
