@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
@@ -99,6 +100,8 @@ def test_what_a_killed_run_left_behind_is_named_and_ended(tmp_path, capsys):
     mark = f'{{"records":{json.dumps(str(folder.path))}}}'
     left = subprocess.Popen(["sleep", "60"], env={"VALOR_HOST_SETTINGS": mark})
     try:
+        while not Path(f"/proc/{left.pid}/environ").read_bytes():  # being started, it has none yet
+            time.sleep(0.01)
         assert folder.processes() == [left.pid]
         process._kill(folder.processes)
         assert left.wait(10) < 0
