@@ -1,38 +1,31 @@
 """A report labeler made of regular expressions: report -> the 14 CheXpert observations.
 
-Needs no weights and no packages. Each sentence is searched for mentions of the 13 findings; a
-mention is positive unless a trigger reaches it: negation and uncertainty before it ("no", "may
-represent") or after it ("is not seen", "cannot be excluded"), in the manner of ConText (Harkema
-et al., 2009). A trigger's scope ends at words that open a new statement ("but", "with").
+Needs no weights and no packages. Each statement (`reward_sdk.models.statements`) is searched for
+mentions of the 13 findings; what it says of a mention is told by `reward_sdk.models.polarity`.
 
 Over a report the strongest mention of an observation wins: positive, uncertain, negative, blank.
 
 Choices where labelers differ:
 
 * A normal statement is a negative of what it speaks of: a heart of normal size of Cardiomegaly, a
-  normal cardiomediastinal silhouette also of Enlarged Cardiomediastinum, clear lungs of Lung
-  Opacity and Consolidation, sharp costophrenic angles of Pleural Effusion, intact bones of
+  normal cardiomediastinal silhouette also of Enlarged Cardiomediastinum, clear or normal lungs of
+  Lung Opacity and Consolidation, sharp costophrenic angles of Pleural Effusion, intact bones of
   Fracture. "No acute abnormality" names nothing and labels nothing.
-* "Likely" and "probably" are uncertain, "unlikely" is negative. In "atelectasis versus scarring"
-  the first is positive and the second uncertain. A borderline heart is an enlarged one.
-* Vague words are uncertain: a nodular density is perhaps a Lung Lesion; vascular congestion and
-  heart failure are perhaps Edema. Granulomas are no Lung Lesion.
+* A borderline heart is an enlarged one. Vague words are uncertain: a nodular density is perhaps a
+  Lung Lesion; vascular congestion and heart failure are perhaps Edema. Granulomas are no Lung
+  Lesion.
 * Findings are not propagated to broader ones: a consolidation is not also a Lung Opacity.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
+from reward_sdk.models.polarity import Triggers, find_triggers, polarity
+from reward_sdk.models.statements import statements
 from reward_sdk.observations import OBSERVATIONS
-
-# Reports come with capitals and, in the R2Gen convention, without: full stops alone must do.
-_SENTENCE_END = re.compile(
-    r"(?<!\bvs)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-z]{2})|\n\s*(?=\n|[-*]|\d+[.)])"
-)
 
 
 def _words(*alternatives: str) -> re.Pattern[str]:
@@ -50,12 +43,12 @@ _BIG_AT_END = rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since)\w)"  # not 
 _MENTIONS = {
     "Enlarged Cardiomediastinum": _words(
         rf"{_WIDE} (?:of )?(?:the )?(?:\w+ )?(?:cardio-?)?mediastin(?:um|al)",
-        rf"(?:cardio-?)?mediastin(?:um|al) @{_WIDE}",
+        rf"(?:cardio-?)?mediastin(?:um|al):? @{_WIDE}",
     ),
     "Cardiomegaly": _words(
         r"cardiomegaly",
         rf"{_BIG} (?:of )?(?:the )?(?:heart|cardiac|cardio-?mediastinal)",
-        rf"(?:{_HEART}|cardio-?mediastinal silhouette) @{_BIG_AT_END}",
+        rf"(?:{_HEART}|cardio-?mediastinal silhouette):? @{_BIG_AT_END}",
     ),
     "Lung Opacity": _words(
         r"opaci\w+",
@@ -123,12 +116,23 @@ _MENTIONS = {
 }
 
 
+_SAYS = r"(?:is|are|was|were|has|have|appears?|remains?|seems?|looks?|shows?|demonstrates?)"
+# Not in a list of subjects that one statement speaks of: what says something of one alone.
+_SAID_ALONE = (
+    r"not|no|without|but|with|stable|unchanged|enlarged|prominent|increased|large|mild\w*"
+    r"|moderate\w*|borderline|tortuous|calcified"
+)
+
+
 def _said(what: str, subject: str) -> str:
-    """A pattern of something said of a subject, without "not" and in the same clause.
+    """A pattern of something said of a subject, which may stand in a list of several, by one verb
+    and without "not": "heart size, mediastinum and hila are normal".
 
     From its last mention on: a search from each of a thousand mentions takes too long.
     """
-    return rf"(?:{subject})\b(?:(?!\b(?:not|{subject})\b)[^;,])*\b(?:{what})"
+    between = rf"(?:(?!\b(?:{_SAID_ALONE}|{_SAYS}|{subject})\b)[^;])*"
+    said = rf"(?:(?!\b(?:not|{_SAYS}|{subject})\b)[^;,])*"
+    return rf"(?:{subject})\b{between}(?:\b{_SAYS}\b{said})?\b(?:{what})"
 
 
 _NORMAL = "normal|unremarkable|within normal limits"
@@ -147,72 +151,16 @@ _NORMAL_STATEMENTS = (
     ),
     (
         ("Lung Opacity", "Consolidation"),
-        _words(_said("clear(?! of)", "lungs?|lung fields"), r"clear lungs?"),
+        _words(
+            _said(rf"clear(?! of)|{_NORMAL}", "lungs?(?! volume)|lung fields"),
+            r"(?:clear|normal) lungs?",
+        ),
     ),
     (("Pleural Effusion",), _words(r"costophrenic \w+ (?:are|is) (?:\w+ )?(?:clear|sharp)")),
     (
         ("Fracture",),
         _words(_said("intact|normal|unremarkable", r"bon(?:y|es)|osseous|skelet\w+")),
     ),
-)
-
-_SEEN = r"(?:seen|identified|noted|present|visuali[sz]ed|demonstrated|evident|appreciated|detected)"
-_IS = r"(?:is|are|was|were|has|have|has\ been|have\ been)"
-# One alternative per kind of trigger; where two fit, the first one wins: "no change in" is no
-# negation and "cannot exclude" no denial.
-_TRIGGER = re.compile(
-    rf"""\b(?:
-    (?P<no_trigger>
-        (?:no|without|not)\ (?:(?:significant|substantial|interval|definite|appreciable)(?:ly)?\ )*
-            (?:change|increase|decrease|progression|improvement)d?
-      | not\ only)
-  | (?P<maybe_before>
-        (?:cannot|can\ not|not|to)\ (?:\w+\ )?(?:exclude|rule\ out) | rule\ out | evaluat\w+\ for
-      | may|might|could|possibl[ey]|possibility|potential(?:ly)?|perhaps|probabl[ey]
-      | (?:less\ )?likely|suspect(?:ed|s)?|suspicious|suspicion|suggest\w*
-      | concern(?:ing)?\ for|worrisome|question(?:able|ed)?|equivocal|versus|vs|rather\ than
-      | differential|consider|maybe|favor\w*|correlat\w+\ (?:\w+\ )?for)
-  | (?P<no_before>
-        ^(?:absent|resolved)
-      | no(?!\ longer\ {_SEEN})|without|non|nor|neither|nothing|den(?:y|ies)
-      | negative\ for|(?:absence|lack|free|clear|resolution|removal)\ of
-      | (?:do|does|did)\ not\ (?:show|demonstrate|reveal|suggest|see))
-  | (?P<maybe_after>
-        (?:{_IS}\ )?(?:cannot|can\ not|not)\ (?:\w+\ ){{0,3}}(?:excluded|ruled\ out)
-      | (?:difficult|hard)\ to\ (?:\w+\ )?exclude
-      | {_IS}\ (?:\w+\ )?(?:possible|suspected|question(?:ed|able)|likely)
-            (?=\W*$|[,;]|\ (?:and|in|at|on)\b)
-      | (?:may|might|could)\ be\ present)
-  | (?P<no_after>
-        (?:{_IS}\ )?(?:not|no\ longer)\ (?:well-|\w+\ )?{_SEEN}
-      | (?:{_IS}\ )?(?:(?!not\b)\w+\ )?(?:resolved|cleared|removed|absent
-            |excluded|ruled\ out|unlikely)
-      | \ ?[:-]\ (?:none|absent|negative|no)(?=\W*$))
-  | (?P<not_before> not|never)
-    )\b""",
-    re.VERBOSE,
-)
-_STATEMENT = (
-    r";|\b(?:but|however|although|though|yet|except|despite|which|aside from|apart from|other than"
-    r"|there (?:is|are|has|was|were)|(?<!consistent )(?<!compatible )with)\b"
-)
-_VERB = rf"\b(?:is|are|was|were|has|have|{_SEEN})\b"
-_SAID_AND = rf"{_VERB}(?:(?!{_VERB}).)*(?:,|\band\b)"  # from its last verb on, as in `_said`
-_REACH = 300  # ours: characters; long enough for any list, keeps endless sentences cheap
-# What ends the scope of each kind between the trigger and a mention.
-_SCOPE_ENDS = {
-    "no_before": re.compile(rf"{_STATEMENT}|\b(?:due|secondary) to\b|{_SAID_AND}"),
-    "not_before": re.compile(rf"{_STATEMENT}|,|\band\b"),
-    "maybe_before": re.compile(rf"{_STATEMENT}|\bwithout\b"),
-    "no_after": re.compile(rf"{_STATEMENT}|{_VERB}"),
-    "maybe_after": re.compile(rf"{_STATEMENT}|{_VERB}"),
-}
-# A list of denials goes over into a finding: "no pneumothorax, small effusion", but not in
-# "no pneumothorax, small effusion, or edema".
-_LIST_ENDS = re.compile(
-    r"(?:,|\band\b)(?: and)?(?= (?:an? |the )?(?:small|tiny|trace|minimal|mild|mildly|moderate"
-    r"|moderately|marked|stable|unchanged|persistent|possible|probable|likely|questionable)\b"
-    r"(?!.*\bor\b)| the heart\b| heart\b| (?:\w+ ){1,4}(?:stable|unchanged|persists?)\b)"
 )
 
 
@@ -230,31 +178,18 @@ def label_reports(texts: Sequence[str]) -> list[dict[str, int | None]]:
     return [_label_report(text) for text in texts]
 
 
-# ours: words, and characters, that are read together. No sentence has so many, but a policy that
-# repeats itself writes thousands, and the time grows with their square.
-_LONGEST, _WIDEST = 200, 2000
 _RANK = {None: 0, 0: 1, -1: 2, 1: 3}
 
 
 def _label_report(text: str) -> dict[str, int | None]:
     labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS)
-    for sentence in _sentences(text):
+    for sentence in statements(text):
         for observation, label in _label_sentence(sentence):
             if _RANK[label] > _RANK[labels[observation]]:
                 labels[observation] = label
     found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
     labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
     return labels
-
-
-def _sentences(text: str) -> Iterator[str]:
-    """The sentences in lower case, those that are too long in pieces."""
-    for sentence in _SENTENCE_END.split(text.lower()):
-        words = sentence.split()
-        for i in range(0, len(words), _LONGEST):
-            piece = " ".join(words[i : i + _LONGEST])
-            for j in range(0, len(piece), _WIDEST):
-                yield piece[j : j + _WIDEST]
 
 
 _SIDE = re.compile(
@@ -277,7 +212,7 @@ def stated_sides(text: str) -> dict[str, frozenset[str]]:
     {'Pleural Effusion': frozenset({'left'})}
     """
     found: dict[str, frozenset[str]] = {}
-    for sentence in _sentences(text):
+    for sentence in statements(text):
         stated = {name for name, label in _label_sentence(sentence) if label != 0}
         sides = _sides(sentence)
         if not stated or not sides:
@@ -331,42 +266,16 @@ def in_words(text: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur
 def _label_sentence(sentence: str) -> tuple[tuple[str, int], ...]:
-    """(observation, label) of every mention in one lower-case sentence."""
+    """(observation, label) of every mention in one statement."""
     mentions = [(name, m) for name, words in _MENTIONS.items() for m in words.finditer(sentence)]
-    triggers: dict[str, list[re.Match[str]]] = {}
-    for trigger in _TRIGGER.finditer(sentence) if mentions else ():
-        triggers.setdefault(str(trigger.lastgroup), []).append(trigger)
-    triggers.pop("no_trigger", None)
-    labels = [(name, _polarity(sentence, mention, triggers)) for name, mention in mentions]
+    triggers = find_triggers(sentence, [mention.span() for _, mention in mentions])
+    labels = [(name, _label(sentence, mention, triggers)) for name, mention in mentions]
     for observations, pattern in _NORMAL_STATEMENTS:
         if pattern.search(sentence):
             labels += [(name, 0) for name in observations]
-    return tuple(labels)
+    return tuple((name, label) for name, label in labels if label is not None)
 
 
-def _polarity(
-    sentence: str, mention: re.Match[str], triggers: Mapping[str, Sequence[re.Match[str]]]
-) -> int:
-    """0 if a negation reaches the mention, else -1 if an uncertainty does, else 1."""
-    reached = {kind for kind, found in triggers.items() if _reaches(sentence, kind, found, mention)}
-    if reached & {"no_before", "not_before", "no_after"}:
-        return 0
-    return -1 if reached or mention.lastgroup == "vague" else 1
-
-
-def _reaches(
-    sentence: str, kind: str, triggers: Sequence[re.Match[str]], mention: re.Match[str]
-) -> bool:
-    """Whether the mention lies in the scope of a trigger of this kind; one inside the mention does
-    reach it. The nearest one tells: what ends its scope ends those of all farther ones."""
-    i = bisect_left(triggers, mention.end(), key=re.Match.start)
-    after = kind.endswith("after")
-    if i == (len(triggers) if after else 0):
-        return False
-    start, end = (
-        (mention.end(), triggers[i].start()) if after else (triggers[i - 1].end(), mention.start())
-    )
-    if end - start > _REACH or _SCOPE_ENDS[kind].search(sentence, start, max(start, end)):
-        return False
-    turn = None if after else _LIST_ENDS.search(sentence, start, end + _REACH)
-    return turn is None or turn.end() > end
+def _label(sentence: str, mention: re.Match[str], triggers: Triggers) -> int | None:
+    label = polarity(sentence, mention.span(), triggers)
+    return -1 if label == 1 and mention.lastgroup == "vague" else label
