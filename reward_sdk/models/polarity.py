@@ -35,7 +35,7 @@ _MUCH = (
     r"|discernible|perceptible|meaningful|radiographic|serial|recent|new|any|short-term)"
 )
 _CHANGE = (
-    r"(?:changed?|increased?|decreased?|progress(?:ion|ed)|progressive|improve(?:ment|d)"
+    r"(?:changed?|increas(?:ed?|ing)|decreas(?:ed?|ing)|progress(?:ion|ed)|progressive|improve(?:ment|d)"
     r"|worsen(?:ing|ed)|resolution|resolved|regression|clearing|cleared|reduction|difference"
     r"|deteriorat(?:ion|ed)|evolution|growth|enlargement(?!\ of\ (?:the\ )?(?:heart|card|mediast)))"
 )
@@ -47,13 +47,13 @@ _GONE = r"(?:resolved|cleared|disappeared|vanished|gone)"
 _GOING = r"(?:resolution|clearing|clearance|disappearance|evacuation)"
 # What gives the reason or the place of a judgement, and not its object.
 _GIVEN = r"(?:given|because|since|considering|based|due|and|but|as|in|at|on|by|with)\b"
-_UNLIKELY = r"unlikely(?!\ (?:due|represent|reflect|to\ (?!be\ (?:present|seen))))"
+_UNLIKELY = r"unlikely(?!\ (?:due|that|represent|reflect|to\ (?!be\ (?:present|seen))))"
 # One alternative per kind of trigger; where two fit, the first one wins: "no change in" is no
 # negation and "cannot exclude" no denial.
 _TRIGGER = re.compile(
     rf"""\b(?:
     (?P<nothing>
-        (?:no|without|not|never)\ (?:{_MUCH}\ ){{0,3}}{_CHANGE}
+        (?:no|without|not|never)\ (?:evidence\ of\ )?(?:{_MUCH}\ ){{0,3}}{_CHANGE}
       | not\ only
       | (?:{_IS}\ (?:\w+\ )?)?{_PARTLY}[ -](?:\w+\ )?(?:{_GONE}|{_GOING}|removed))
   | (?P<but_some> (?:{_IS}\ (?:\w+\ )?)?(?:{_GONE}|drained|evacuated)
@@ -75,21 +75,20 @@ _TRIGGER = re.compile(
       | negative\ for|(?:absence|lack|free|clear|removal|{_GOING})\ of
       | exclu(?:des|ding)
       | (?:do|does|did)\ not\ (?:show|demonstrate|reveal|suggest|see|have|contain|indicate)
-      | unlikely(?=\ (?!{_GIVEN}|to\ be\ (?:present|seen))\w)
+      | unlikely\ due\ to | unlikely(?=\ (?!{_GIVEN}|to\ be\ (?:present|seen))\w)
       | not\ (?:likely|suspected|thought|felt|believed|considered|typical|suggestive|indicative))
   | (?P<maybe_after>
         (?:{_IS}\ )?(?:cannot|can\ not|could\ not|not|must|should|needs?\ to|has\ to|have\ to|to
             |yet\ to)\ (?:\w+\ ){{0,3}}(?:excluded|ruled\ out)
       | (?:difficult|hard|not\ possible|impossible)\ to\ (?:\w+\ )?(?:exclude|rule\ out)
-      | {_IS}\ (?:\w+\ )?(?:possible|suspected|question(?:ed|able)|likely|probable|considered)
+      | {_IS}\ (?:(?!not\b)\w+\ )?(?:possible|suspected|question(?:ed|able)|likely|probable|considered)
             (?=\W*$|[,;)]|\ (?:and|in|at|on)\b)
       | (?:may|might|could)\ be\ present)
   | (?P<no_after>
         (?:{_IS}\ )?(?:not|no\ longer|cannot\ be|not\ be)\ (?:well-|\w+\ )?{_SEEN}
       | (?:{_IS}\ (?:(?!not\b)\w+\ ){{0,2}})?(?:{_GONE}|removed|absent|excluded|ruled\ out)
-      | {_IS}\ (?:(?!not\b)\w+\ ){{0,2}}{_UNLIKELY}
-      | \ ?:\ (?:none|absent|negative|no|nil)(?=\W*$|,)
-      | \ -\ (?:none|absent|negative|no|nil)(?=\W*$|,))
+      | {_IS}\ (?:(?!not\b)\w+\ ){{0,3}}{_UNLIKELY} | {_IS}\ not\ (?:suspected|likely|favored)
+      | \ ?[:-]\ (?:none|absent|negative|no|nil)(?:\ (?:{_SEEN}|evidence|bilaterally))?(?=\W*$|,))
   | (?P<one_after> {_UNLIKELY})
   | (?P<not_before> not|never|no\ longer)
     )\b | (?P<no_after_too> \((?:none|absent|negative|no|nil)\) | \bnone(?=\W*$))""",

@@ -173,7 +173,7 @@ def _mended(word: str) -> str:
     return next((_NEAR[piece] for piece in _without_a_letter(word) if piece in _NEAR), word)
 
 
-_WORD = re.compile(r"[a-z][a-z0-9]*(?:[/'][a-z0-9]+)?")
+_WORD = re.compile(r"[a-z][a-z0-9]*(?:'[a-z]+|/[a-z]\b)?")
 _ASKED_BEFORE = re.compile(r"(?:^|(?<=[\s(:,]))\?\s*(?=\w)|\+/-\s*(?=\w)")
 _ASKED_AFTER = re.compile(r"(?<=[\w)])\s?\?")
 _GREATER = re.compile(r"\b(l|r|left|right) ?> ?(l|r|left|right)\b")
