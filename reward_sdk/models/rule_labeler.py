@@ -40,16 +40,18 @@ _WIDE = r"(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen(?:t|ce))"
 _BIG = r"(?:enlarge(?:d|ment)|prominen(?:t|ce)|increased|large|big|globular)"
 _BIG_AT_END = rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since)\w)"  # not "large effusion"
 
+WIDE_MEDIASTINUM = _words(
+    rf"{_WIDE} (?:of )?(?:the )?(?:\w+ )?(?:cardio-?)?mediastin(?:um|al)",
+    rf"(?:cardio-?)?mediastin(?:um|al):? @{_WIDE}",
+)
+BIG_HEART = _words(
+    r"cardiomegaly",
+    rf"{_BIG} (?:of )?(?:the )?(?:heart|cardiac|cardio-?mediastinal)",
+    rf"(?:{_HEART}|cardio-?mediastinal silhouette):? @{_BIG_AT_END}",
+)
 _MENTIONS = {
-    "Enlarged Cardiomediastinum": _words(
-        rf"{_WIDE} (?:of )?(?:the )?(?:\w+ )?(?:cardio-?)?mediastin(?:um|al)",
-        rf"(?:cardio-?)?mediastin(?:um|al):? @{_WIDE}",
-    ),
-    "Cardiomegaly": _words(
-        r"cardiomegaly",
-        rf"{_BIG} (?:of )?(?:the )?(?:heart|cardiac|cardio-?mediastinal)",
-        rf"(?:{_HEART}|cardio-?mediastinal silhouette):? @{_BIG_AT_END}",
-    ),
+    "Enlarged Cardiomediastinum": WIDE_MEDIASTINUM,
+    "Cardiomegaly": BIG_HEART,
     "Lung Opacity": _words(
         r"opaci\w+",
         r"infiltrat\w+",

@@ -1,0 +1,292 @@
+"""A clinical reward without a network that also reads side, place, severity, size, certainty and
+change: `findings_score`.
+
+Report and reference are read by `reward_sdk.models.rule_findings`. Every finding weighs what it
+means for the patient (`SIGNIFICANCE`), more if it is large, less if it is small or only possible.
+With C the weight of what both state, in so far as its attributes agree, M that of what the
+reference states and the report lacks or has otherwise, F that of what the report alone states, and
+n the weight of all that is normal in a film, the score is
+
+    (n + 2 C) / (n + 2 C + F + M)
+
+the weighted Dice coefficient with a prior, in (0, 1]. Normal and absent findings neither earn nor
+cost: a report that states no finding against a reference without any earns 1, and so does any
+report that states the reference's findings as the reference does, in whatever words. It is not
+symmetric: what the report says beyond the reference about a finding that both state (a side, a
+place, a size) cannot be judged and costs nothing, what it leaves out costs a little, and what it
+says otherwise more.
+
+The classes of significance follow the reading of errors in CRIMSON (urgent, actionable, not
+actionable, benign; github.com/rajpurkarlab/CRIMSON) and ReXVal (Yu et al., 2023), the numbers are
+ours. Where a sample says the patient's age or why the film was made, signs of age weigh more in the
+young, and what the indication asks about weighs more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.models.annotator import Annotator
+from reward_sdk.models.rule_findings import (
+    NAMES,
+    Attributes,
+    Findings,
+    mentioned,
+    merged,
+    read_findings,
+)
+from reward_sdk.registry import reward
+from reward_sdk.types import Evidence, Outcome, Sample
+
+# ours: what a finding weighs: about 1 if somebody must act now, .5 if somebody must act, .25 if it
+# should be known, .1 and less if it changes nothing.
+SIGNIFICANCE: Mapping[str, float] = {
+    "pneumothorax": 1.0,
+    "pneumoperitoneum": 1.0,
+    "pneumomediastinum": 0.9,
+    "mediastinal shift": 0.9,
+    "aortic aneurysm": 0.9,
+    "malposition": 0.9,
+    "mass": 0.8,
+    "metastases": 0.8,
+    "cavity": 0.8,
+    "mediastinal widening": 0.6,
+    "pneumonia": 0.6,
+    "consolidation": 0.6,
+    "edema": 0.6,
+    "heart failure": 0.6,
+    "nodule": 0.5,
+    "bone lesion": 0.5,
+    "hilar enlargement": 0.5,
+    "pleural effusion": 0.5,
+    "fracture": 0.5,
+    "subcutaneous emphysema": 0.5,
+    "pericardial effusion": 0.5,
+    "opacity": 0.5,
+    "lucency": 0.4,
+    "congestion": 0.4,
+    "cardiomegaly": 0.4,
+    "interstitial disease": 0.4,
+    "fibrosis": 0.4,
+    "vertebral fracture": 0.4,
+    "atelectasis": 0.3,
+    "volume loss": 0.3,
+    "costophrenic blunting": 0.3,
+    "bronchial thickening": 0.3,
+    "emphysema": 0.3,
+    "elevated hemidiaphragm": 0.25,
+    "pleural thickening": 0.25,
+    "hyperinflation": 0.2,
+    "endotracheal tube": 0.25,
+    "chest tube": 0.25,
+    "enteric tube": 0.2,
+    "central line": 0.2,
+    "pacemaker": 0.15,
+    "other device": 0.15,
+    "hiatal hernia": 0.15,
+    "scarring": 0.15,
+    "old fracture": 0.1,
+    "granuloma": 0.1,
+    "low lung volumes": 0.1,
+    "osteopenia": 0.1,
+    "scoliosis": 0.1,
+    "aortic tortuosity": 0.1,
+    "atherosclerosis": 0.1,
+    "degenerative change": 0.05,
+    "postoperative change": 0.05,
+}
+_NORMAL = 0.5  # ours: n; a false pneumothorax in a normal film leaves a third
+
+# ours: what naming one for the other earns, of 1; the same thing in other words earns all of it.
+_KIN: dict[frozenset[str], float] = {
+    frozenset(pair): credit
+    for credit, pairs in {
+        1.0: [("consolidation", "pneumonia")],
+        0.8: [("emphysema", "hyperinflation"), ("scarring", "fibrosis")],
+        0.7: [
+            ("opacity", "consolidation"), ("nodule", "mass"), ("edema", "congestion"),
+            ("heart failure", "edema"), ("heart failure", "congestion"),
+            ("costophrenic blunting", "pleural effusion"), ("metastases", "nodule"),
+            ("costophrenic blunting", "pleural thickening"), ("metastases", "mass"),
+            ("volume loss", "atelectasis"), ("fracture", "old fracture"),
+        ],
+        0.6: [
+            ("opacity", "pneumonia"), ("opacity", "atelectasis"), ("interstitial disease", "edema"),
+            ("interstitial disease", "fibrosis"), ("interstitial disease", "opacity"),
+            ("cavity", "mass"), ("nodule", "granuloma"), ("hilar enlargement", "mass"),
+            ("fracture", "vertebral fracture"), ("aortic tortuosity", "aortic aneurysm"),
+        ],
+        0.5: [
+            ("atelectasis", "consolidation"), ("atelectasis", "scarring"), ("opacity", "scarring"),
+            ("opacity", "nodule"), ("opacity", "mass"), ("opacity", "edema"),
+            ("interstitial disease", "congestion"), ("lucency", "pneumothorax"),
+            ("mediastinal widening", "aortic aneurysm"), ("cavity", "lucency"),
+            ("pleural effusion", "pleural thickening"), ("emphysema", "lucency"),
+            ("bronchial thickening", "interstitial disease"), ("opacity", "fibrosis"),
+        ],
+        0.4: [
+            ("atelectasis", "pneumonia"), ("heart failure", "cardiomegaly"),
+            ("cardiomegaly", "mediastinal widening"), ("low lung volumes", "atelectasis"),
+            ("central line", "other device"), ("chest tube", "other device"),
+            ("enteric tube", "other device"), ("pacemaker", "other device"),
+            ("endotracheal tube", "other device"), ("pericardial effusion", "cardiomegaly"),
+        ],
+    }.items()
+    for pair in pairs
+}  # fmt: skip
+
+# ours: what is left of a finding's credit by attribute, where the report says otherwise, and where
+# it does not say what the reference says.
+_WRONG_SIDE, _NO_SIDE = 0.4, 0.85
+_WRONG_PLACE, _NO_PLACE = 0.7, 0.92
+_PER_DEGREE, _NO_DEGREE = 0.12, 0.95  # lost by each degree of the four between the two
+_NO_SIZE = 0.93
+_UNCERTAIN = 0.8
+_OPPOSITE_CHANGE, _OTHER_CHANGE, _NO_CHANGE = 0.7, 0.85, 0.95
+# ours: how much more a finding weighs by its degree, and how much less if it is only possible.
+_BY_DEGREE = {1: 0.6, 2: 0.8, 3: 1.0, 4: 1.25}
+_POSSIBLE = 0.6
+
+_OF_AGE = frozenset(
+    {"atherosclerosis", "aortic tortuosity", "degenerative change", "osteopenia", "emphysema"}
+)
+_ASKED = 1.5  # ours: how much more a finding weighs that the indication asks about
+# ours: what an indication asks about that names a complaint.
+_COMPLAINTS = (
+    (re.compile(r"\b(?:fever|febrile|cough|leuko|sputum)"), ("pneumonia", "consolidation")),
+    (re.compile(r"\b(?:trauma|fall|fell|mva|mvc|injury)"), ("fracture", "pneumothorax")),
+    (re.compile(r"\b(?:dyspn|shortness of breath|sob\b|hypox)"), ("edema", "pleural effusion")),
+    (
+        re.compile(r"\b(?:placement|position|intubat|tube\b|line\b)"),
+        ("endotracheal tube", "enteric tube", "central line", "chest tube", "malposition"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What became of one finding.
+
+    Attributes:
+        finding: name of the finding, as the reference has it, or the report if the reference has
+            none.
+        weight: what it weighs, of report or reference.
+        credit: how much of it is right, 0 to 1; 0 for one that is missing or false.
+        kind: "matched", "missing" (the reference alone states it) or "false" (the report alone).
+        notes: what of its attributes is wrong or left out, for people.
+        other: the finding that the report names instead; "" if it names the same.
+    """
+
+    finding: str
+    weight: float
+    credit: float
+    kind: str
+    notes: tuple[str, ...] = ()
+    other: str = ""
+
+
+def compare(
+    report: Findings,
+    reference: Findings,
+    significance: Mapping[str, float] = SIGNIFICANCE,
+) -> tuple[float, list[Match]]:
+    """The score of a report's findings, in (0, 1], and what became of each finding.
+
+    Args:
+        report: findings of the judged report, by `read_findings`.
+        reference: findings of the reference report.
+        significance: what each finding weighs, at least 0; one that is not there weighs 0.
+    """
+    pairs = []
+    for theirs in reference:
+        for ours in report:
+            kin = 1.0 if ours == theirs else _KIN.get(frozenset((ours, theirs)), 0.0)
+            if kin:
+                credit, notes = _credit(report[ours], reference[theirs])
+                pairs.append((kin * credit, ours == theirs, theirs, ours, notes))
+    pairs.sort(key=lambda pair: pair[:2], reverse=True)
+    matches: dict[str, Match] = {}
+    used: set[str] = set()
+    for credit, same, theirs, ours, notes in pairs:
+        if theirs not in matches and ours not in used:
+            weight = _weight(theirs, reference[theirs], significance)
+            matches[theirs] = Match(theirs, weight, credit, "matched", notes, "" if same else ours)
+            used.add(ours)
+    found = [
+        matches.get(name) or Match(name, _weight(name, has, significance), 0.0, "missing")
+        for name, has in reference.items()
+    ]
+    found += [
+        Match(name, _weight(name, has, significance), 0.0, "false")
+        for name, has in report.items()
+        if name not in used
+    ]
+    right = _NORMAL + 2 * sum(match.weight * match.credit for match in found)
+    return right / (right + sum(match.weight * (1 - match.credit) for match in found)), found
+
+
+def _weight(name: str, sides: Mapping[str, Attributes], significance: Mapping[str, float]) -> float:
+    degree = max((has.severity or 3 for has in sides.values()), default=3)
+    certain = any(has.certain for has in sides.values())
+    by_degree = _BY_DEGREE[int(degree)]
+    return significance.get(name, 0.0) * by_degree * (1 if certain else _POSSIBLE)
+
+
+def _credit(
+    ours: Mapping[str, Attributes], theirs: Mapping[str, Attributes]
+) -> tuple[float, tuple[str, ...]]:
+    """How much of a finding is right by its attributes, above 0 and up to 1, and what is not."""
+    our_sides, their_sides = ours.keys() - {""}, theirs.keys() - {""}
+    common = our_sides & their_sides
+    credit, notes = 1.0, []
+    if their_sides and not our_sides:
+        credit, notes = _NO_SIDE, ["no side"]
+    elif our_sides and their_sides and our_sides != their_sides:
+        share = len(common) / len(our_sides | their_sides)
+        credit, notes = _WRONG_SIDE + (1 - _WRONG_SIDE) * share, ["wrong side"]
+    pairs = [(ours[side], theirs[side]) for side in sorted(common)] or [
+        (merged(ours), merged(theirs))
+    ]
+    factors = []
+    for our, their in pairs:
+        factor = 1.0
+        for left, note in _differences(our, their):
+            factor *= left
+            notes += [note] if note not in notes else []
+        factors.append(factor)
+    return credit * sum(factors) / len(factors), tuple(notes)
+
+
+def _differences(ours: Attributes, theirs: Attributes) -> Iterable[tuple[float, str]]:
+    """(what is left of the credit, what is wrong) by attribute."""
+    if ours.certain != theirs.certain:
+        yield _UNCERTAIN, "certainty"
+    if theirs.zones and not ours.zones:
+        yield _NO_PLACE, "no place"
+    elif theirs.zones and ours.zones and not ours.zones & theirs.zones:
+        yield _WRONG_PLACE, "wrong place"
+    if theirs.size is not None and ours.size is not None:
+        ratio = min(ours.size, theirs.size) / max(ours.size, theirs.size, 1e-9)
+        if ratio < 0.9:
+            yield 0.5 + 0.5 * ratio, "size"
+    elif theirs.severity is not None and ours.severity is not None:
+        if apart := abs(ours.severity - theirs.severity):
+            yield 1 - _PER_DEGREE * apart, "severity"
+    elif theirs.size is not None:
+        yield _NO_SIZE, "no size"
+    elif theirs.severity is not None:
+        yield _NO_DEGREE, "no severity"
+    if theirs.change != ours.change:
+        if theirs.change is None:
+            if ours.change != "same":
+                yield _NO_CHANGE, "a change that the reference does not state"
+        elif ours.change is None:
+            yield _NO_CHANGE, "no change"
+        elif {ours.change, theirs.change} in ({"better", "worse"}, {"better", "new"}):
+            yield _OPPOSITE_CHANGE, "change"
+        else:
+            yield _OTHER_CHANGE, "change"
