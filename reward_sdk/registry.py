@@ -75,6 +75,7 @@ _BUILT_IN = {
     "cider": "reward_sdk.rewards.cider",
     "bertscore": "reward_sdk.rewards.bertscore",
     "findings_f1": "reward_sdk.rewards.findings",
+    "findings_score": "reward_sdk.rewards.findings_score",
     "chexbert_f1": "reward_sdk.rewards.clinical",
     "chexbert_similarity": "reward_sdk.rewards.clinical",
     "radgraph_f1": "reward_sdk.rewards.clinical",

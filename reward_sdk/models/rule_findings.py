@@ -149,6 +149,13 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
     ),
     "mediastinal widening": (("mediastin",), WIDE_MEDIASTINUM),
     "cardiomegaly": (("cardio", "heart", "cardiac"), BIG_HEART),
+    "borderline heart": (
+        ("borderline", "top normal", "upper limit"),
+        _any(
+            r"borderline (?:\w+ )?(?:heart|cardiac)(?: size| silhouette)?",
+            r"(?:heart|cardiac)(?: \w+){0,3} (?:borderline|top[ -]normal|(?:at )?(?:the )?upper limits?)",
+        ),
+    ),
     "pneumonia": (
         ("pneumoni", "infect", "aspirat"),
         _any(
@@ -172,14 +179,18 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"calcified (?:\w+ ){0,2}(?:nodules?|nodes?|lymph)(?: nodes?)?",
         ),
     ),
+    "tuberculosis": (("tubercul",), _any(r"tubercul\w+")),
     "metastases": (("metasta",), _any(r"metasta\w+")),
     "cavity": (("cavit", "abscess"), _any(r"cavit(?:y|ies|ation|ary)(?: lesions?)?", r"abscess\w*")),
     "hilar enlargement": (
-        ("hil", "adenopathy"),
+        ("hil", "adenopathy", "pulmonary"),
         _any(
             r"(?:hilar|hilum|hila) (?:\w+ ){0,3}(?:enlarge\w*|prominen\w+|fullness|mass"
             r"|(?:lymph)?adenopathy)",
             rf"(?:enlarge\w*|prominen\w+|fullness) {_THE}hil(?:ar|a|um)", r"(?:lymph)?adenopathy",
+            r"(?:enlarge\w*|prominen\w+|dilat\w+) (?:of )?(?:the )?(?:\w+ )?pulmonary arter\w+",
+            r"pulmonary arter(?:y|ies|ial) (?:\w+ ){0,2}(?:enlarge\w*|prominen\w+|hypertension)",
+            r"pulmonary hypertension",
         ),
     ),
     "bone lesion": (
@@ -214,7 +225,10 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"(?:increased|prominent|coarse(?:ned)?|thickened) (?:\w+ )?interstiti\w+(?: markings)?",
             r"interstitial (?:lung )?(?:disease|process|changes?|prominence|thickening|pattern"
             r"|opaci\w+|abnormalit\w+)",
-            r"interstitial markings (?:\w+ ){0,2}(?:increased|prominent|coarse(?:ned)?)",
+            r"interstitial markings? (?:\w+ ){0,2}(?:increased|prominent|coarse(?:ned)?)",
+            r"(?:prominence|coarsening|thickening|accentuation) of (?:the )?(?:\w+ )?interstiti\w+"
+            r"(?: markings)?",
+            r"(?:chronic|diffuse|accentuated) (?:\w+ )?interstitial markings?",
             r"(?:increased|prominent|coarse\w*) (?:bronchovascular|lung|pulmonary) markings",
             r"reticul\w+(?: opaci\w+)?",
         ),
@@ -228,11 +242,11 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ),
     ),
     "opacity": (
-        ("opaci", "infiltrat", "densit", "glass", "haz", "shadow"),
+        ("opaci", "infiltrat", "densit", "glass", "haz", "shadow", "streak", "opaque"),
         _any(
             r"(?:ground[ -]glass )?opaci\w+", r"infiltrat\w+", r"ground[ -]glass", r"haz(?:e|iness)",
-            r"(?:patchy|hazy|streaky|increased|ill-defined|focal|vague|linear|rounded|abnormal)"
-            r" (?:\w+ )?(?:densit(?:y|ies)|shadow\w*)",
+            r"(?<!bone )(?<!mineral )densit(?:y|ies)", r"streak(?:iness|y)|opaque",
+            r"(?:patchy|hazy|ill-defined|abnormal) shadow\w*",
         ),
     ),
     "lucency": (("lucen",), _any(r"(?:hyper|radio)?lucen(?:cy|cies|t)")),
@@ -248,11 +262,11 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         _any(r"emphysema\w*", r"copd|chronic obstructive", r"bull(?:a|ae|ous)", r"blebs?"),
     ),
     "low lung volumes": (
-        ("volume", "inflat", "expan", "aerat", "inspirat"),
+        ("volume", "inflat", "expan", "aerat", "inspirat", "ventilat"),
         _any(
-            r"(?:low|small|reduced|decreased|diminished|shallow) (?:\w+ )?(?:volumes?|inspirat\w+)",
-            r"hypo-?(?:inflat|expan|aerat)\w+", r"(?:poor|limited|suboptimal) inspirat\w+",
-            r"volumes (?:are )?low",
+            r"(?:lower?|small|reduced|decreased|diminished|shallow) (?:\w+ )?(?:volumes?|inspirat\w+)",
+            r"hypo-?(?:inflat|expan|aerat|ventilat)\w+", r"(?:poor|limited|suboptimal) inspirat\w+",
+            r"volumes (?:are |remain )?(?:\w+ )?low",
         ),
     ),
     "elevated hemidiaphragm": (
@@ -271,16 +285,17 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ),
     ),
     "old fracture": (
-        ("fracture",),
+        ("fracture", "deformit"),
         _any(
             r"(?:old|healed|healing|chronic|remote|prior) (?:\w+ ){0,4}fractur\w+",
-            r"fracture deformit\w+",
+            r"fracture deformit\w+", r"ribs? deformit\w+", r"deformit\w+ of (?:the )?(?:\w+ ){0,3}ribs?",
         ),
     ),
     "fracture": (("fractur", "dislocat"), _any(r"(?:rib )?fractur\w+", r"dislocat\w+")),
     "osteopenia": (("osteop", "deminerali"), _any(r"osteopen\w+", r"osteopor\w+", r"deminerali\w+")),
     "scoliosis": (
-        ("scolio", "kypho", "curvature"), _any(r"scolio\w+", r"kypho\w+", r"spinal curvature")
+        ("scolio", "kypho", "curvature", "pectus"),
+        _any(r"(?:dextro|levo)?(?:scolio\w+|curvature)", r"kypho\w+", r"pectus \w+"),
     ),
     "degenerative change": (
         ("degenerat", "spondyl", "osteophyt", "arthr", "spur"),
@@ -300,6 +315,15 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"calcifi\w+ (?:of |in )?(?:the )?(?:\w+ ){0,2}(?:aort\w+|arch|knob|coronar\w+)",
             r"(?:aort\w+|arch|knob|coronar\w+) (?:\w+ ){0,2}calcifi\w+", r"calcified (?:\w+ )?aorta",
         ),
+    ),
+    "foreign body": (
+        ("foreign", "bullet", "shrapnel", "metallic"),
+        _any(r"foreign (?:body|bodies|object)", r"bullets?|shrapnel", r"metallic (?:\w+ )?fragments?"),
+    ),
+    "dilated bowel": (
+        ("bowel", "ileus", "gastric"),
+        _any(r"dilat\w+ (?:\w+ ){0,2}bowel", r"ileus", r"bowel (?:obstruction|dilat\w+)",
+             r"gastric (?:distention|distension)"),
     ),
     "malposition": (
         ("malposition", "mainstem", "main stem", "main bronch", "advanc", "reposition", "withdraw",
@@ -365,6 +389,13 @@ _FINDINGS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
 NAMES = tuple(_FINDINGS)
 """The findings that are known, in the order of the rules."""
 
+_ORDER = {name: i for i, name in enumerate(NAMES)}
+# Letters -> the findings whose mentions may hold them.
+_LETTERS = tuple(
+    (letters, tuple(name for name, (some, _) in _FINDINGS.items() if letters in some))
+    for letters in sorted({letters for some, _ in _FINDINGS.values() for letters in some})
+)
+
 # Findings that can be on one side, and those that have a place within it.
 _SIDELESS = frozenset(
     {
@@ -373,14 +404,14 @@ _SIDELESS = frozenset(
         "pneumoperitoneum", "hiatal hernia", "vertebral fracture", "osteopenia", "scoliosis",
         "degenerative change", "aortic tortuosity", "atherosclerosis", "endotracheal tube",
         "enteric tube", "hyperinflation", "emphysema", "low lung volumes", "postoperative change",
-        "malposition", "other device",
+        "malposition", "other device", "borderline heart", "dilated bowel",
     }
 )  # fmt: skip
 _PLACED = frozenset(
     {
         "pneumonia", "atelectasis", "nodule", "mass", "cavity", "consolidation", "fibrosis",
         "scarring", "interstitial disease", "opacity", "granuloma", "pneumothorax", "lucency",
-        "bronchial thickening", "pleural thickening", "volume loss",
+        "bronchial thickening", "pleural thickening", "volume loss", "tuberculosis",
     }
 )  # fmt: skip
 
@@ -453,8 +484,13 @@ def mentioned(text: str) -> frozenset[str]:
 
 def _read(text: str) -> Findings:
     found: dict[str, dict[str, Attributes]] = {}
+    last = ""
     for statement in statements(text):
-        for mention in _stated(statement):
+        stated = _stated(statement)
+        if last and not stated and (size := _size_of_it(statement)):
+            found[last] = {s: replace(has, size=size) for s, has in found[last].items()}
+        for mention in stated:
+            last = mention.name
             sides = found.setdefault(mention.name, {})
             for side in mention.sides or ("",):
                 sides[side] = _merged(sides[side], mention.has) if side in sides else mention.has
@@ -491,13 +527,13 @@ def merged(sides: Mapping[str, Attributes]) -> Attributes:
 
 def _mentions(statement: str) -> list[tuple[int, int, str]]:
     """(start, end, finding) of every mention, in order."""
+    here = {name for letters, names in _LETTERS if letters in statement for name in names}
     found: list[tuple[int, int, str]] = []
-    for name, (letters, words) in _FINDINGS.items():
-        if any(some in statement for some in letters):
-            for m in words.finditer(statement):
-                start, end = m.span()
-                if not any(start < e and s < end for s, e, _ in found):
-                    found.append((start, end, name))
+    for name in sorted(here, key=_ORDER.__getitem__):
+        for m in _FINDINGS[name][1].finditer(statement):
+            start, end = m.span()
+            if not any(start < e and s < end for s, e, _ in found):
+                found.append((start, end, name))
     found.sort()
     return found
 
@@ -617,6 +653,12 @@ def _severities(part: str) -> dict[str, float]:
     degrees = [_severity(half) for half in halves]
     found = zip(sides, degrees, strict=True)
     return {s[0]: d for s, d in found if d is not None} if None not in degrees else {}
+
+
+@lru_cache(maxsize=1 << 16)  # ours, as above
+def _size_of_it(statement: str) -> float | None:
+    """The size in mm that a statement gives to what the one before names: "It measures 3 cm"."""
+    return _size(statement) if statement.startswith(("it ", "this ")) else None
 
 
 def _size(part: str) -> float | None:

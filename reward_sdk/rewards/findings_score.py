@@ -54,6 +54,7 @@ SIGNIFICANCE: Mapping[str, float] = {
     "mass": 0.8,
     "metastases": 0.8,
     "cavity": 0.8,
+    "tuberculosis": 0.8,
     "mediastinal widening": 0.6,
     "pneumonia": 0.6,
     "consolidation": 0.6,
@@ -70,6 +71,8 @@ SIGNIFICANCE: Mapping[str, float] = {
     "lucency": 0.4,
     "congestion": 0.4,
     "cardiomegaly": 0.4,
+    "foreign body": 0.4,
+    "dilated bowel": 0.4,
     "interstitial disease": 0.4,
     "fibrosis": 0.4,
     "vertebral fracture": 0.4,
@@ -89,6 +92,7 @@ SIGNIFICANCE: Mapping[str, float] = {
     "other device": 0.15,
     "hiatal hernia": 0.15,
     "scarring": 0.15,
+    "borderline heart": 0.15,
     "old fracture": 0.1,
     "granuloma": 0.1,
     "low lung volumes": 0.1,
@@ -115,6 +119,7 @@ _KIN: dict[frozenset[str], float] = {
             ("volume loss", "atelectasis"), ("fracture", "old fracture"),
         ],
         0.6: [
+            ("borderline heart", "cardiomegaly"),
             ("opacity", "pneumonia"), ("opacity", "atelectasis"), ("interstitial disease", "edema"),
             ("interstitial disease", "fibrosis"), ("interstitial disease", "opacity"),
             ("cavity", "mass"), ("nodule", "granuloma"), ("hilar enlargement", "mass"),
@@ -151,9 +156,11 @@ _OPPOSITE_CHANGE, _OTHER_CHANGE, _NO_CHANGE = 0.7, 0.85, 0.95
 _BY_DEGREE = {1: 0.6, 2: 0.8, 3: 1.0, 4: 1.25}
 _POSSIBLE = 0.6
 
+# ours: signs of age, and how much more they weigh up to an age in years.
 _OF_AGE = frozenset(
     {"atherosclerosis", "aortic tortuosity", "degenerative change", "osteopenia", "emphysema"}
 )
+_YOUNG = ((40.0, 5.0), (65.0, 2.0))
 _ASKED = 1.5  # ours: how much more a finding weighs that the indication asks about
 # ours: what an indication asks about that names a complaint.
 _COMPLAINTS = (
@@ -290,3 +297,97 @@ def _differences(ours: Attributes, theirs: Attributes) -> Iterable[tuple[float, 
             yield _OPPOSITE_CHANGE, "change"
         else:
             yield _OTHER_CHANGE, "change"
+
+
+class FindingsScore:
+    """The reward `findings_score`.
+
+    Args:
+        significance: what each of `NAMES` weighs, at least 0.
+    """
+
+    name, light = "findings_score", True
+    bounds = (0.0, 1.0)
+    needs = frozenset({"report", "reference"})
+
+    def __init__(self, significance: Mapping[str, float]) -> None:
+        self._significance = significance
+        self._annotator = Annotator(read_findings)
+        self._for = lru_cache(maxsize=1 << 12)(self._in_context)  # ours: a group shares its context
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        found = self._annotator.pairs(samples)
+        return [
+            Outcome(compare(*pair, self._for(sample.age, sample.indication))[0])
+            for sample, pair in zip(samples, found, strict=True)
+        ]
+
+    def explain(self, sample: Sample) -> list[Evidence]:
+        """What became of each finding that report or reference states."""
+        [(ours, theirs)] = self._annotator.pairs([sample])
+        _, matches = compare(ours, theirs, self._for(sample.age, sample.indication))
+        return [
+            Evidence(
+                match.finding,
+                "not stated" if match.kind == "missing" else _in_words(match, ours),
+                "not stated" if match.kind == "false" else _words(theirs[match.finding]),
+                agrees=match.credit >= 0.5,
+                note="; ".join(
+                    [match.kind, *match.notes, f"{match.credit:.2f} of {match.weight:.2f}"]
+                ),
+            )
+            for match in matches
+        ]
+
+    def _in_context(self, age: float | None, indication: str | None) -> Mapping[str, float]:
+        """What each finding weighs for this patient."""
+        factors = dict.fromkeys(self._significance, 1.0)
+        if age is not None:
+            more = next((factor for limit, factor in _YOUNG if age < limit), 1.0)
+            factors |= dict.fromkeys(_OF_AGE, more)
+        if indication:
+            asked = set(mentioned(indication))
+            for words, names in _COMPLAINTS:
+                asked |= set(names) if words.search(indication.lower()) else set()
+            for name in asked:
+                factors[name] *= _ASKED
+        return {name: weight * factors[name] for name, weight in self._significance.items()}
+
+
+def _in_words(match: Match, ours: Findings) -> str:
+    words = _words(ours[match.other or match.finding])
+    return f"{match.other}: {words}" if match.other else words
+
+
+_DEGREES = {1.0: "trace", 2.0: "small", 3.0: "moderate", 4.0: "large"}
+
+
+def _words(sides: Mapping[str, Attributes]) -> str:
+    """A finding's attributes for people: "present, left, lower, small, 12 mm, new"."""
+    has = merged(sides)
+    return ", ".join(
+        [
+            "present" if has.certain else "possible",
+            *sorted(sides.keys() - {""}),
+            *sorted(has.zones),
+            *([_DEGREES[float(int(has.severity))]] if has.severity else []),
+            *([f"{has.size:g} mm"] if has.size is not None else []),
+            *([has.change] if has.change else []),
+        ]
+    )
+
+
+@reward("findings_score")
+def findings_score(significance: dict[str, float] | None = None) -> FindingsScore:
+    """Agreement of the findings with their attributes, weighted by significance, in (0, 1].
+
+    Args:
+        significance: what findings weigh that shall not weigh what `SIGNIFICANCE` says, by name, at
+            least 0.
+    """
+    for name, weight in (significance or {}).items():
+        if name not in NAMES:
+            raise ConfigError(f"significance: no finding {name!r}: {nearest(name, NAMES)}")
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(f"significance: {name!r} weighs {weight}: write 0 or more")
+    return FindingsScore({**SIGNIFICANCE, **(significance or {})})
