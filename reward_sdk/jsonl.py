@@ -5,8 +5,11 @@ One JSON object a line; images are relative to the file:
     {"id": "s1", "response": "<report> Clear. </report>", "reference": "Clear.", "image": "s1.png"}
 
 Of the keys only `id` must be there, a text or an integer. `report` is another name of `reference`,
-so that a studies file works as it is; `view` says how the image was taken, see `ImageRef`. A line
-has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed over.
+so that a studies file works as it is; a report that still has its tags is taken out of them. `view`
+says how the image was taken, see `ImageRef`; `age` is the patient's, a number of years or a text
+such as "82", "64 years" or DICOM's "082Y" and "006M"; `indication` is why the study was made. A
+line has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed
+over.
 """
 
 from __future__ import annotations
@@ -14,18 +17,21 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.text import MAX_TEXT
+from reward_sdk.text import MAX_TEXT, plain_reference, years_of
 from reward_sdk.types import ImageRef
 
 _HEADER = re.compile(rb'"?[\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+')
 
-_KEYS = ("id", "response", "reference", "report", "image", "view")
+_TEXTS = ("response", "reference", "report", "image", "view", "indication")
+_KEYS = ("id", "age", *_TEXTS)
+T = TypeVar("T")
+
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
 
 
@@ -41,6 +47,8 @@ class Row:
             neither.
         report: what the row has under `report` alone; None if nothing.
         image: the X-ray, its path joined to the file's folder; None if the row has none.
+        age: the patient's age in years, 0 to 150; None if the row has none.
+        indication: why the study was made; None if the row does not say it.
         has: the end of a message about a key that the row lacks: those that it has beside ours.
     """
 
@@ -50,6 +58,8 @@ class Row:
     reference: str | None
     report: str | None
     image: ImageRef | None
+    age: float | None
+    indication: str | None
     has: str
 
 
@@ -145,6 +155,19 @@ def _given(row: dict[str, Any], key: str) -> str | None:
     return text if text and text.strip() else None
 
 
+def _read(row: dict[str, Any], key: str, reader: Callable[[Any], T]) -> T:
+    """What a reader makes of the value under a key; ConfigError, which names it, for its
+    ValueError."""
+    try:
+        return reader(row.get(key))
+    except ValueError as error:
+        raise ConfigError(f"{key!r}: {error}") from None
+
+
+def _report(text: str | None) -> str | None:
+    return None if text is None else plain_reference(text)
+
+
 def _row(number: int, text: bytes, folder: Path) -> Row:
     if len(text) > MAX_LINE:
         raise ConfigError(f"the line has more than {MAX_LINE:,} bytes")
@@ -161,14 +184,15 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         name = str(int(name))  # as pandas writes MIMIC-CXR's, 1.0 where the column has a gap
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"the row has no 'id' (a text or an integer){_has(row)}")
-    for key in _KEYS[1:]:
+    for key in _TEXTS:
         if row.get(key) != row.get(key):  # NaN, which pandas has for what is not there
             row[key] = None
         if not isinstance(row.get(key), str | None):
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
         if len(row.get(key) or "") > MAX_TEXT:
             raise ConfigError(f"{key!r} has more than {MAX_TEXT:,} characters")
-    image, reference, report = (_given(row, key) for key in ("image", "reference", "report"))
+    image = _given(row, "image")
+    reference, report = (_read(row, key, _report) for key in ("reference", "report"))
     return Row(
         number,
         name,
@@ -176,5 +200,7 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         reference or report,
         report,
         ImageRef(str(folder / image), view=row.get("view")) if image else None,
+        _read(row, "age", years_of),
+        _given(row, "indication"),
         _has(row),
     )

@@ -20,7 +20,7 @@ from reward_sdk.config import Entry
 from reward_sdk.errors import ScoringError, exhausted, one_line, plain
 from reward_sdk.registry import Reward
 from reward_sdk.text import has_tags
-from reward_sdk.types import Outcome, RewardInfo, Sample
+from reward_sdk.types import Evidence, Outcome, RewardInfo, Sample
 
 NO_TAGS = "no <report> tags; a set with `tags: optional` takes the whole response"
 """The reason of a part of a response without tags, where a set requires them."""
@@ -90,13 +90,33 @@ class Member:
             raise ScoringError(f"{self.name} failed on sample {sample.id!r}: {part.reason}")
         return Outcome(float(policy), "failed", part.reason)
 
+    def evidence(self, sample: Sample, part: Outcome) -> tuple[Sequence[Evidence], str] | None:
+        """What the reward read about each finding, and why it cannot say it, "" if it can; None of
+        a reward that explains nothing, and where there is nothing to explain: no value, or none of
+        a report.
+
+        Args:
+            sample: the sample that was scored.
+            part: what the reward gave it.
+        """
+        explain = getattr(self.reward, "explain", None)
+        if explain is None or sample.report is None or part.status != "ok":
+            return None
+        try:
+            rows = list(explain(sample))
+            if not all(isinstance(row, Evidence) for row in rows):
+                raise TypeError("explain gave something else than Evidence")
+        except (Exception, SystemExit) as error:  # where a reward's errors become words
+            return [], one_line(error)
+        return rows, ""
+
     def _before(self, sample: Sample) -> Outcome | None:
         """The part of a sample that the reward need not see, or None."""
         needs = self.reward.needs
         if "image" in needs and sample.image is None:
-            return Outcome(None, "skipped", "no image")
+            return Outcome(None, "not_applicable", "no image")
         if "reference" in needs and sample.reference is None:
-            return Outcome(None, "skipped", "no reference")
+            return Outcome(None, "not_applicable", "no reference")
         if "report" in needs and sample.report is None:
             why = "no well-formed report" if has_tags(sample.response) else NO_TAGS
             return Outcome(self.reward.bounds[0], "ok", why)
@@ -242,17 +262,18 @@ class _Misshapen(Exception):
 def _checked(reward: Reward, part: object) -> Outcome:
     """A part as it shall be: from an outcome, a number (also numpy's or torch's) or None."""
     if part is None:
-        return Outcome(None, "skipped", "does not apply")
+        return Outcome(None, "not_applicable", "does not apply")
     if not isinstance(part, Outcome):
         if not hasattr(part, "__float__"):
             raise _Misshapen(f"gave a {type(part).__name__} for a sample, no number")
         part = Outcome(float(part))  # type: ignore[arg-type]
-    if part.status in ("skipped", "failed"):
+    if part.status in ("not_applicable", "failed"):
         return Outcome(None, part.status, plain(part.reason or ""))
     low, high = reward.bounds
     value = math.nan if part.value is None else float(part.value)  # a numpy or torch scalar
     if part.status != "ok":
-        return Outcome(None, "failed", f"{reward.name} gave the unknown status {part.status!r}")
+        what = f"the status {part.status!r}, which is none of ok, not_applicable and failed"
+        return Outcome(None, "failed", f"{reward.name} gave {what}")
     if not low <= value <= high:
         what = f"{value}, outside of its range [{low}, {high}]"
         return Outcome(None, "failed", f"{reward.name} gave {what}")

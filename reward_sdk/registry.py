@@ -28,7 +28,7 @@ class Reward(Protocol):
         bounds: closed range (low, high) of every value.
         needs: what must be present in a sample, of {"report", "reference", "image"}. The set
             checks before the call: without a well-formed report a sample gets the lower bound,
-            without a reference or an image the reward is skipped.
+            without a reference or an image the reward does not apply.
 
     A class may leave them out: the name is then the one that a set calls it by, the range is 0 to
     1, and it needs a report.
@@ -38,7 +38,8 @@ class Reward(Protocol):
 
     A reward may also have a method `explain(sample) -> Sequence[Evidence]`: what it read about each
     finding in a sample that it gave a value. The server's page shows this of a report that a person
-    tries there; where only scores are asked, it is never called. It may be called in any thread.
+    tries there, and `reward-sdk score --explain` writes it down; where only scores are asked, it is
+    never called. It may be called in any thread.
     """
 
     @property

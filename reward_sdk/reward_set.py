@@ -28,10 +28,10 @@ class RewardSet:
     """Scores samples with several rewards.
 
     The total is the weighted sum of the parts that are "ok". When a part that should have counted
-    is missing (skipped for want of a reference or an image, or failed), the others are scaled up so
-    that totals stay comparable, within the set's range; when none is left, the total is None. A
-    reward that waits for its step (`every`) is not missing: it counts neither in the total nor in
-    the scaling.
+    is missing (failed, or not applicable to the sample), the others are scaled up so that totals
+    stay comparable, within the set's range; when none is left, the total is None. A reward that is
+    skipped, because it waits for its step (`every`), is not missing: it counts neither in the total
+    nor in the scaling.
 
     Args:
         rewards: (reward, how the set uses it) of each reward, in the order of the logs;
@@ -127,8 +127,8 @@ class RewardSet:
 
     @property
     def log_keys(self) -> tuple[str, ...]:
-        """The keys of every `Score.logs`: per reward its value (0 where it has none), whether it
-        counted and whether it failed."""
+        """The keys of every `Score.logs`: per reward its value (0 where it has none), and whether
+        it counted, failed, or did not apply."""
         return tuple(key for name in self.names for key in logs_of(name, NOT_THIS_STEP))
 
     @property
@@ -254,6 +254,7 @@ def logs_of(name: str, part: Outcome) -> dict[str, float]:
         name: 0.0 if part.value is None else part.value,
         f"{name}/applied": float(part.value is not None),
         f"{name}/failed": float(part.status == "failed"),
+        f"{name}/not_applicable": float(part.status == "not_applicable"),
     }
 
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Literal
 
 MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
@@ -79,6 +80,59 @@ def extract_report(response: str, tags: Tags = "required") -> str | None:
         response = f"{head}{ended}{wrap_report(rest)}"
     parsed = parse_response(response)
     return parsed and parsed.report
+
+
+def plain_reference(text: str) -> str | None:
+    """The report of a reference, which may still have its tags and the reasoning before them; None
+    where nothing but blanks is in it.
+
+    Raises:
+        ValueError: the tags are not well formed, so that what the report is cannot be told.
+
+    >>> plain_reference("<think> Hm. </think> <report> No effusion. </report>")
+    'No effusion.'
+    """
+    if not _TAG.search(text):
+        return text if text.strip() else None
+    if not _TAG.sub("", text.rpartition("</think>")[2]).strip():
+        return None
+    report = extract_report(text, "optional")
+    if report is None:
+        raise ValueError("its <report> tags are not one pair around all of the report")
+    return report
+
+
+_AGE = re.compile(
+    r"(\d+(?:\.\d+)?)[ -]?(?:(y|yo|yrs?|years?)|(m|months?)|(w|weeks?)|(d|days?))?(?:[ -]old)?",
+    re.IGNORECASE,
+)
+_PER_YEAR = (1, 12, 52.18, 365.25)
+OLDEST = 150  # ours: years
+
+
+def years_of(age: float | str | None) -> float | None:
+    """An age in years, 0 to 150, from a number of years or a text such as "82", "64 years" or
+    DICOM's "082Y", "006M", "003W" and "012D"; None for None, a blank text and NaN.
+
+    Raises:
+        ValueError: it is no such age.
+
+    >>> years_of("082Y"), years_of("006M"), years_of("64 years")
+    (82.0, 0.5, 64.0)
+    """
+    if age is None or age != age or (isinstance(age, str) and not age.strip()):
+        return None
+    if isinstance(age, str):
+        found = _AGE.fullmatch(age.strip())
+        number, *units = found.groups() if found else ("nan",)
+        per_year = next((n for unit, n in zip(units, _PER_YEAR, strict=False) if unit), 1)
+        years = float(number) / per_year
+    else:
+        numeric = hasattr(age, "__float__") and not isinstance(age, bool)
+        years = float(age) if numeric else nan
+    if not 0 <= years <= OLDEST:
+        raise ValueError(f"no age: {str(age)[:100]!r}; write years (82) or as DICOM does (006M)")
+    return years
 
 
 def wrap_report(report: str) -> str:

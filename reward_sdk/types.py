@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 from reward_sdk.errors import ScoringError
-from reward_sdk.text import Tags, extract_report
+from reward_sdk.text import Tags, extract_report, plain_reference, years_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = "ImageRef | str | Path | bytes | Image"
 """What `ImageRef.of` takes."""
 
-Status = Literal["ok", "skipped", "failed"]
+Status = Literal["ok", "skipped", "not_applicable", "failed"]
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,25 @@ class Sample:
 
     Attributes:
         response: the generated text, special tokens removed, tags kept.
-        reference: the radiologist's report without tags, or None where a study has none; a blank
-            text becomes None.
+        reference: the radiologist's report without tags, or None where a study has none. Its tags,
+            if it still has them, are taken off; a text that is blank, also between its tags,
+            becomes None. So does one whose tags are not well formed, since what the report is
+            cannot be told: rewards that compare do not apply to the sample. Files that are read
+            (`reward_sdk.jsonl`) refuse such a row.
         image: the X-ray the response describes, or None. A path, a file's bytes or a PIL image
             becomes an `ImageRef`.
         id: the study's name, used in messages only; an integer becomes a text.
         tags: whether `report` needs `<report>` tags in the response: "required", or "optional", by
             which a response without any is a report itself. A set whose `tags` are optional says so
             here.
+        age: the patient's age in years, 0 to 150, or None where it is not known. A text as
+            `reward_sdk.text.years_of` reads it, such as DICOM's "082Y", becomes a number.
+        indication: why the study was made, or None where that is not known; a blank text becomes
+            None.
 
     Raises:
         TypeError: a value is of another type.
-        ValueError: `tags` is neither "required" nor "optional".
+        ValueError: `tags` is neither "required" nor "optional", or `age` is no age.
     """
 
     response: str
@@ -114,6 +122,8 @@ class Sample:
     image: ImageRef | None = None
     id: str = ""
     tags: Tags = "required"
+    age: float | None = None
+    indication: str | None = None
 
     if TYPE_CHECKING:
 
@@ -124,19 +134,29 @@ class Sample:
             image: ImageLike | None = None,
             id: str | int = "",
             tags: Tags = "required",
+            age: float | str | None = None,
+            indication: str | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         _be("Sample", "response", self.response, str)
         _be("Sample", "reference", self.reference, str | None)
-        if self.reference is not None and not self.reference.strip():
-            object.__setattr__(self, "reference", None)
+        if self.reference is not None:
+            reference = None
+            with suppress(ValueError):
+                reference = plain_reference(self.reference)
+            object.__setattr__(self, "reference", reference)
         object.__setattr__(self, "image", ImageRef.of(self.image))
         if hasattr(self.id, "__index__") and not isinstance(self.id, bool):  # also numpy's
             object.__setattr__(self, "id", str(self.id))
         _be("Sample", "id", self.id, str)
         if self.tags not in get_args(Tags):
             raise ValueError(f"Sample: tags are required or optional, not {self.tags!r}")
+        if self.age is not None:
+            object.__setattr__(self, "age", years_of(self.age))
+        _be("Sample", "indication", self.indication, str | None)
+        if self.indication is not None and not self.indication.strip():
+            object.__setattr__(self, "indication", None)
 
     @cached_property
     def report(self) -> str | None:
@@ -173,7 +193,8 @@ class Outcome:
     Attributes:
         value: finite and within the reward's bounds when status is "ok"; otherwise None, unless the
             set names a value for failures (`on_failure`).
-        status: "ok"; "skipped" (not applicable: no reference, no image, not this step); "failed".
+        status: "ok"; "skipped" (the set's schedule leaves this policy step out); "not_applicable"
+            (the reward does not concern the sample: no reference, no image, a side view); "failed".
         reason: why the part is not a plain "ok", for people.
     """
 
@@ -191,8 +212,9 @@ class Score:
     """What a reward set says of one sample.
 
     Attributes:
-        total: weighted sum of the parts that have a value, scaled up for those that are missing,
-            within the set's range; None when no part that weighs has a value.
+        total: weighted sum of the parts that have a value, scaled up for those that are missing
+            because they failed or do not apply, within the set's range; None when no part that
+            weighs has a value.
         parts: reward name -> outcome, for every reward of the set.
         logs: numbers under keys that never vary within a set, see `RewardSet.log_keys`.
     """
@@ -204,18 +226,29 @@ class Score:
     @property
     def missing(self) -> tuple[str, ...]:
         """The rewards that count on this step and have no value, so that the total stands on the
-        others."""
+        others: those that failed, and those of `not_applicable`."""
         return tuple(
             name
             for name, part in self.parts.items()
-            if part.value is None and part != NOT_THIS_STEP
+            if part.value is None and part.status != "skipped"
         )
 
     @property
+    def not_applicable(self) -> tuple[str, ...]:
+        """The rewards that do not concern the sample."""
+        return tuple(n for n, part in self.parts.items() if part.status == "not_applicable")
+
+    @property
     def coverage(self) -> str:
-        """On how many rewards the total stands: "1 of 2 rewards"; "" if on all that count."""
-        due = sum(part != NOT_THIS_STEP for part in self.parts.values())
-        return f"{due - len(self.missing)} of {due} rewards" if self.missing else ""
+        """On how many rewards the total stands, and why not on the others: "1 of 3 rewards, 1
+        failed, 1 not applicable"; "" if on all that count."""
+        if not self.missing:
+            return ""
+        due = sum(part.status != "skipped" for part in self.parts.values())
+        apart = len(self.not_applicable)
+        causes = ((len(self.missing) - apart, "failed"), (apart, "not applicable"))
+        whole = f"{due - len(self.missing)} of {due} rewards"
+        return ", ".join([whole, *(f"{n} {cause}" for n, cause in causes if n)])
 
     def __str__(self) -> str:
         total = "no total" if self.total is None else f"{self.total:.4f}"

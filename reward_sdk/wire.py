@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reward_sdk.errors import ConfigError, ScoringError, exhausted, explain
 from reward_sdk.images import check_pixels, to_gray
 from reward_sdk.reward_set import logs_of
-from reward_sdk.text import MAX_TEXT
+from reward_sdk.text import MAX_TEXT, OLDEST
 from reward_sdk.types import ImageRef, Sample, Score, SetInfo
 
 MAX_SAMPLES = 256  # ours: per request
@@ -94,9 +94,12 @@ class WireSample(_Wire):
 
     Attributes:
         response: the text that the policy wrote, tags kept, special tokens removed.
-        reference: the radiologist's report without tags; null where a study has none.
+        reference: the radiologist's report; null where a study has none, as for a blank one. Tags
+            that it still has are taken off, see `reward_sdk.Sample`.
         image: the X-ray that the response describes; null where a study has none.
         id: the study's name, used in messages only.
+        age: the patient's age in years; null where it is not known.
+        indication: why the study was made; null where that is not known.
         group: name of the prompt group that the sample belongs to, for the server's log; by default
             its id.
     """
@@ -105,6 +108,8 @@ class WireSample(_Wire):
     reference: Text | None = None
     image: ImageFile | ImageBytes | None = None
     id: Name = ""
+    age: Annotated[float, Field(ge=0, le=OLDEST)] | None = None
+    indication: Text | None = None
     group: Name = ""
 
 
@@ -180,7 +185,12 @@ def chunks(samples: Sequence[Sample], info: ServedSet) -> Iterator[list[WireSamp
         try:
             chunk.append(
                 WireSample(
-                    response=sample.response, reference=sample.reference, image=wire, id=sample.id
+                    response=sample.response,
+                    reference=sample.reference,
+                    image=wire,
+                    id=sample.id,
+                    age=sample.age,
+                    indication=sample.indication,
                 )
             )
         except ValidationError as error:
@@ -231,8 +241,10 @@ def impossible(score: Score, info: ServedSet) -> str:
     counted = False
     for reward in info.rewards:
         part = score.parts[reward.name]
-        if not _within(part.value, reward.bounds) or (part.status == "ok" and part.value is None):
+        if not _within(part.value, reward.bounds):
             return f"{reward.name} {part.value} ({part.status}), outside of {list(reward.bounds)}"
+        if part.status != "failed" and (part.value is not None) != (part.status == "ok"):
+            return f"{reward.name} {part.value}, which is {part.status}"
         counted |= part.value is not None and reward.weight != 0
         logs |= logs_of(reward.name, part)
     if score.logs != logs:

@@ -36,11 +36,14 @@ class RewardMeans:
         mean: mean of the reward's values; None where it gave none.
         applied: share of the samples that it gave a value, 0 to 1.
         failed: share of the samples on which it failed, 0 to 1.
+        not_applicable: share of the samples that it does not concern, 0 to 1; 0 in records that
+            older versions wrote, which counted none.
     """
 
     mean: float | None
     applied: float
     failed: float
+    not_applicable: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from importlib import import_module
 
 STACKS = ("trl", "verl", "swift", "openrlhf", "nemo_gym", "verifiers")
 _RUN = "Run for real"
-FIELDS = ("Receives", "Returns", "Logs", "On failure", "Does not", _RUN)
+FIELDS = ("Receives", "Returns", "Logs", "On failure", "Not applicable", "Does not", _RUN)
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,23 @@ Responses are reports between `<report>` tags. Where the policy writes reports w
 in the set, `tags: optional`, else rewards that read reports give their lowest value, and a warning.
 
 A row has its report under `reference`, `report` or `ground_truth`, its X-ray under `image` or
-`images`, and may have `view` and `id`. None, NaN and blank texts stand for what it does not have.
+`images`, and may have `view`, `id`, `age` (the patient's: years, or DICOM's "082Y") and
+`indication`. None, NaN and blank texts stand for what it does not have. A report that still has its
+tags is taken out of them.
 
 Components are logged one by one, and a failure is never a zero: it is None where the stack has
-that, else a key of its own. A part that is missing (no reference, no image, a failure) is left out
-of the total, and the others are scaled up. Stacks that sum weighted rewards themselves get one
+that, else a key of its own. So it is with a reward that does not apply to a sample (no reference,
+no image, a side view), under another key. A part that is missing for either cause is left out of
+the total, and the others are scaled up. Stacks that sum weighted rewards themselves get one
 function more, `missing_parts`, which is 0 as long as nothing is missing and otherwise makes their
 sum the set's total.
+
+**Stale image embeddings.** vLLM keeps what vision tower and projector made of an image. If these
+train, an image that comes again after an update gets the old embedding unless vLLM's encoder cache
+is reset. TRL 1.16 (its issue 7198) and OpenRLHF 0.11.2 by itself do not reset it; verl 0.9.1 and
+ms-swift 4.6 do. The plugin in this distribution does at every policy step, before the first sample
+of the step is generated. Elsewhere freeze both, or call vLLM's `reset_encoder_cache` after each
+update.
 
 `make test-contract` installs the real packages and drives them as their users would (minutes;
 set-up once). Run for real, on a CPU:

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from reward_sdk.adapters.rows import IMAGE, REFERENCE, row_sample
+from reward_sdk.adapters.rows import CONTEXT, IMAGE, REFERENCE, row_sample
 from reward_sdk.adapters.scorer import MISSING, Rewards, Scorer, values
 from reward_sdk.errors import ConfigError
 from reward_sdk.types import Sample
 
 logger = logging.getLogger(__name__)
+
+UNVALUED = ("failed", "not_applicable")
+"""The ends of the log keys that say why a reward has no value."""
 
 
 class Rollouts:
@@ -25,8 +28,9 @@ class Rollouts:
     Attributes:
         names: names of the functions that a trainer gets: the set's rewards, then `MISSING`.
         weights: one weight for each of `names`; that of `MISSING` is 1.
-        failed: reward name -> share of the last batch on which it failed, 0 to 1; empty before the
-            first batch.
+        shares: "<name>/failed" and "<name>/not_applicable" of each reward -> share of the last
+            batch on which it failed, or which it does not concern, 0 to 1; empty before the first
+            batch.
         samples: samples of the last batch, in its order; empty before the first batch.
     """
 
@@ -34,7 +38,7 @@ class Rollouts:
         self._scorer = Scorer(rewards, has_step=True)
         self.names = (*self._scorer.weights, MISSING)
         self.weights = [*self._scorer.weights.values(), 1.0]
-        self.failed: dict[str, float] = {}
+        self.shares: dict[str, float] = {}
         self.samples: list[Sample] = []
         self._completions: Any = None
         self._values: list[dict[str, float | None]] = []
@@ -61,9 +65,9 @@ class Rollouts:
             step = None if state is None else policy_step(state.global_step, args)
             scores = self._scorer.score(self.samples, step)
             self._values = [values(score, self._scorer.weights) for score in scores]
-            self.failed = {
-                name: sum(s.logs[f"{name}/failed"] for s in scores) / max(len(scores), 1)
-                for name in self._scorer.weights
+            keys = [f"{n}/{tail}" for n in self._scorer.weights for tail in UNVALUED]
+            self.shares = {
+                key: sum(score.logs[key] for score in scores) / max(len(scores), 1) for key in keys
             }
             self._completions = completions
         return self._values
@@ -98,7 +102,7 @@ def to_samples(
     Raises:
         ConfigError: a column that the set needs is not there, or holds values of another type.
     """
-    used = {n: columns[n] for n in (*REFERENCE, *IMAGE, "view", "id") if n in columns}
+    used = {n: columns[n] for n in (*REFERENCE, *IMAGE, *CONTEXT, "id") if n in columns}
     if "reference" in needs and not used.keys() & set(REFERENCE):
         raise _missing(columns, REFERENCE)
     if "image" in needs and not used.keys() & set(IMAGE):

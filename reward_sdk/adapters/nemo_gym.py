@@ -7,17 +7,24 @@
         ReportServer.run_webserver()
 
 Receives: the row and the response. Beside `responses_create_params` a row has `reference` (or
-    `report`, `ground_truth`), `image` (a path), `view` and `id`; without `image` the first
-    `input_image` of the prompt counts, which must be a data URL, since none is fetched.
+    `report`, `ground_truth`), `image` (a path), `view`, `id`, `age` and `indication`; without
+    `image` the first `input_image` of the prompt counts, which must be a data URL, since none is
+    fetched.
 Returns: `reward`, the sum of `reward_components`, which are the weighted parts and `missing_parts`.
 Logs: every key of the set's logs and `unscored`, as fields of the answer, which Gym aggregates.
 On failure: the parts that are left, with `<name>/failed` 1. A sample without any score, also for
     want of a server or by `on_failure: raise`, has `unscored` 1, `_ng_failure_class`, which sends
     it to Gym's file of failures, and reward 0, because the shape has nothing else: verifiers' NeMo
-    Gym client takes it for one, and records `unscored` as a metric.
+    Gym client takes it for one, and records `unscored` as a metric. Where Gym's answers have the
+    fields (0.7.0), `mask_sample` is true for such a sample, and `failure_kind`, `verifier_error`,
+    and `failure_reason` say of any sample that a reward failed on it.
+Not applicable: the parts that are left, with `<name>/not_applicable` 1, and 0 among the components.
+    A sample to which no reward applies is unscored and masked, its `_ng_failure_class` is
+    `reward_not_applicable`, and it has no `failure_kind`.
 Does not: see the policy step, so every reward counts on every call.
 Run for real: nemo-gym 0.4.0, with `recipes/nemo_gym/app.py` on its server, and its client; not
-    `ng_run`; on Python 3.11, which its metadata excludes.
+    `ng_run`; on Python 3.11, which its metadata excludes. Of 0.7.0 only the three fields' names
+    and meaning, in its source.
 
 `recipes/nemo_gym` is a resources server with its YAML and example rows. The standalone server
 (`reward-sdk serve`) answers `/verify` and `/seed_session`, for clients that take a URL.
@@ -95,7 +102,7 @@ def sample(request: VerifyRequest, needs: Collection[str]) -> Sample:
 
     Raises:
         ScoringError: the response holds no message.
-        ConfigError: the reference is no text, or the image is of no known type.
+        ConfigError: the reference is no text, the age is none, or the image is of no known type.
     """
     row = {"images": _prompt_image(request), **(request.model_extra or {})}
     return row_sample(_text(request.response), row, needs)
@@ -132,6 +139,7 @@ def reply(
     weights: Mapping[str, float],
     log_keys: Sequence[str],
     problem: str = "",
+    fields: Collection[str] = (),
 ) -> dict[str, Any]:
     """What NeMo Gym is told: the request, the reward, its components, and every log key.
 
@@ -141,17 +149,27 @@ def reply(
         weights: reward name -> weight, for every reward of the set.
         log_keys: keys of the set's logs; each is 0 where there is no score.
         problem: why there is no score; "" where the reasons of its parts say so.
+        fields: fields that an answer has in the version of NeMo Gym that asks; those of 0.7.0 that
+            tell of failures are filled in if they are among them.
     """
     logs = dict.fromkeys(log_keys, 0.0) if score is None else score.logs
     parts = dict.fromkeys((*weights, MISSING)) if score is None else values(score, weights)
     components = {name: weights.get(name, 1.0) * (value or 0.0) for name, value in parts.items()}
-    failure: dict[str, Any] = {UNSCORED: 0.0}
-    if score is None or score.total is None:
-        reasons = [] if score is None else [part.reason for part in score.parts.values()]
-        reason = problem or "; ".join(filter(None, reasons))
-        failure = {
-            UNSCORED: 1.0, "_ng_failure_class": "reward_failed", "_ng_failure_reason": reason,
-        }  # fmt: skip
+    unscored = score is None or score.total is None
+    found = [] if score is None else list(score.parts.values())
+    failed = score is None or any(part.status == "failed" for part in found)
+    told = ("failed", "not_applicable") if unscored else ("failed",)
+    reason = problem or "; ".join(part.reason for part in found if part.status in told)
+    failure: dict[str, Any] = {UNSCORED: float(unscored)}
+    if unscored:
+        failure["_ng_failure_class"] = "reward_failed" if failed else "reward_not_applicable"
+        failure["_ng_failure_reason"] = reason
+    newer = {
+        "mask_sample": unscored,
+        "failure_kind": "verifier_error" if failed else None,
+        "failure_reason": reason or None,
+    }
+    failure |= {field: value for field, value in newer.items() if field in fields}
     reward = sum(components.values())
     echo = request.model_dump()
     return {**echo, **logs, "reward": reward, "reward_components": components, **failure}
@@ -191,7 +209,8 @@ def resources_server() -> type:
             except RewardSDKError as error:
                 problem = str(error)
                 logger.warning("unscored: %s", problem)
-            answer = reply(request, score, self._scorer.weights, info.log_keys, problem)
+            fields = BaseVerifyResponse.model_fields
+            answer = reply(request, score, self._scorer.weights, info.log_keys, problem, fields)
             return ReportResponse.model_validate(answer)
 
     return ReportServer

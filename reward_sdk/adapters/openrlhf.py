@@ -5,12 +5,15 @@
     reward_func = make_reward_func("rewards.yaml")
 
 Receives: the decoded query, the prompt and the label column: JSON with `report` (or `reference`,
-    `ground_truth`), `id`, `image` (a path), `view`; any other text is the report itself.
+    `ground_truth`), `id`, `image` (a path), `view`, `age`, `indication`; any other text is the
+    report itself.
 Returns: the total as `rewards`, and in [0, 1], for dynamic filtering, as `scores`.
 Logs: every key of the set's logs and `unscored`, the same for every sample, as `train/<key>`.
 On failure: the parts that are left, with `<name>/failed` 1; a sample without any score, also for
     want of a server or by `on_failure: raise`, gets the set's lowest total and `unscored` 1. It
     never raises: OpenRLHF would drop the sample without a word.
+Not applicable: the parts that are left, with `<name>/not_applicable` 1 and `<name>/failed` 0; a
+    sample to which no reward applies gets the set's lowest total and `unscored` 1.
 Does not: see the policy step, so every reward counts on every call; nor the image, which only the
     label can name; nor rank. A file scores one sample at a time: serve sets that have models. The
     plugin in this distribution has none of these limits.
@@ -83,7 +86,7 @@ def sample(query: str, prompt: str, label: Any, needs: Collection[str]) -> Sampl
 
     Raises:
         ScoringError: the response cannot be found in the query, or the label cannot be read.
-        ConfigError: the reference is no text, or the image is of no known type.
+        ConfigError: the reference is no text, the age is none, or the image is of no known type.
     """
     return row_sample(response_of(query, prompt), _row(label), needs)
 

@@ -4,7 +4,7 @@
     image or images                      the X-ray: a path, a PIL image, a file's bytes, a mapping
                                          with `path` or `bytes`, or a list of these, whose first
                                          counts
-    view, id                             see `ImageRef` and `Sample`
+    view, id, age, indication            see `ImageRef` and `Sample`
 
 None, NaN and blank texts stand for what a row does not have. Images are looked at only where a
 reward needs them.
@@ -22,6 +22,7 @@ from reward_sdk.types import ImageRef, Sample
 
 REFERENCE = ("reference", "report", "ground_truth")
 IMAGE = ("image", "images")
+CONTEXT = ("view", "age", "indication")
 
 
 def row_sample(response: str, row: Mapping[str, Any], needs: Collection[str]) -> Sample:
@@ -35,21 +36,27 @@ def row_sample(response: str, row: Mapping[str, Any], needs: Collection[str]) ->
             "image" the row's image is not looked at.
 
     Raises:
-        ConfigError: the reference is no text, or the image is of no known type.
+        ConfigError: the reference or the indication is no text, the age is none, or the image is of
+            no known type.
     """
     reference = _first(row, REFERENCE)
     if not isinstance(reference, str | None):
         raise ConfigError(f"a reference is a text or None, not {type(reference).__name__}")
     view, name = row.get("view"), row.get("id")
-    return Sample(
-        response=response,
-        reference=reference,
-        image=image_ref(
-            _first(row, IMAGE) if "image" in needs else None,
-            view if isinstance(view, str) else None,
-        ),
-        id="" if _absent(name) else str(name),
+    image = image_ref(
+        _first(row, IMAGE) if "image" in needs else None, view if isinstance(view, str) else None
     )
+    try:
+        return Sample(
+            response=response,
+            reference=reference,
+            image=image,
+            id="" if _absent(name) else str(name),
+            age=_first(row, ["age"]),
+            indication=_first(row, ["indication"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def _first(row: Mapping[str, Any], names: Collection[str]) -> Any:

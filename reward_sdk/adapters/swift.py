@@ -6,13 +6,15 @@
     register("rewards.yaml")
 
 Receives: completions as texts; the columns `reference` (or `report`, `ground_truth`), `images`,
-    `view`, `id`; the step from `trainer_state`.
+    `view`, `id`, `age`, `indication`; the step from `trainer_state`.
 Returns: per sample each reward's value and `missing_parts`; ms-swift sums them by
     `--reward_weights`, which must be the set's, to the set's total.
 Logs: `rewards/<name>/mean` and `/std`; failures as warnings.
 On failure: None for the part, and `missing_parts` makes up for it. A sample without any score gets
     the mean of its group in this process, since ms-swift would count it as 0. A server that stays
     away, and `on_failure: raise`, end the run.
+Not applicable: None for the part, as where it failed, but without a warning; ms-swift's mean leaves
+    it out. A sample to which no reward applies gets the mean of its group.
 Does not: log shares of failures. Functions of your own come after the set's. Names of the set
     replace ms-swift's own (`format`, `repetition`). With `--scale_rewards gdpo`, which normalises
     each function, `missing_parts` is left out.

@@ -7,13 +7,16 @@
     GRPOTrainer(model, funcs, args, dataset).train()
 
 Receives: completions as texts or messages; the columns `reference` (or `report`, `ground_truth`),
-    `image` (or `images`, or in the prompt's messages), `view`, `id`; the step from `trainer_state`.
+    `image` (or `images`, or in the prompt's messages), `view`, `id`, `age`, `indication`; the step
+    from `trainer_state`.
 Returns: per sample each reward's value and `missing_parts`; TRL sums them by `reward_weights`,
     which are set here, to the set's total.
-Logs: `rewards/<name>/mean` and `/std`, `rewards/<name>/failed`.
+Logs: `rewards/<name>/mean` and `/std`, `rewards/<name>/failed` and `/not_applicable`.
 On failure: None for the part, and `missing_parts` makes up for it; None for all of a sample without
     any score, which TRL leaves out if it has no value of your own functions either. A server that
     stays away, and `on_failure: raise`, end the run.
+Not applicable: None for the part, as where it failed, which TRL's mean leaves out; counted in
+    `rewards/<name>/not_applicable`.
 Does not: anything after the sum, such as ranks. With `normalize_then_sum` TRL normalises
     `missing_parts` like a reward: leave the last function and weight out there. An evaluation has
     the step of the training around it, so rewards of a schedule count in some evaluations only.
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reward_sdk.adapters.columns import Rollouts
+from reward_sdk.adapters.columns import UNVALUED, Rollouts
 from reward_sdk.adapters.scorer import Rewards
 from reward_sdk.errors import ConfigError
 
@@ -41,9 +44,9 @@ class RewardFunc:
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         """Per completion the reward's value, None where it has none."""
         values = self._rollouts.values(completions, columns, self._args)
-        failed = self._rollouts.failed.get(self.__name__)
-        if failed is not None and "log_metric" in columns:
-            columns["log_metric"](f"rewards/{self.__name__}/failed", failed)
+        for key in (f"{self.__name__}/{tail}" for tail in UNVALUED):
+            if "log_metric" in columns and key in self._rollouts.shares:  # missing_parts has none
+                columns["log_metric"](f"rewards/{key}", self._rollouts.shares[key])
         return [value[self.__name__] for value in values]
 
 

@@ -5,13 +5,15 @@
     +reward.custom_reward_function.reward_kwargs.rewards=rewards.yaml
 
 Receives: the response's text; `reward_model.ground_truth` as the reference; of `extra_info` the
-    keys `image` (a path or bytes), `view`, `id`.
+    keys `image` (a path or bytes), `view`, `id`, `age`, `indication`.
 Returns: the total under `score`.
 Logs: every key of the set's logs and `unscored`, the same for every sample, in validation and in
     dumped rollouts; verl does not log extra keys of training batches.
 On failure: the parts that are left, with `<name>/failed` 1; a sample without any score gets the
     set's lowest total and `unscored` 1. A server that stays away, a value of another type, and
     `on_failure: raise` end the run.
+Not applicable: the parts that are left, with `<name>/not_applicable` 1 and `<name>/failed` 0; a
+    sample to which no reward applies gets the set's lowest total and `unscored` 1.
 Does not: see the policy step, so every reward counts on every call; nor images that are only in the
     prompt. In process each of verl's reward workers loads the set: serve those that have models,
     with quotes that the shell leaves: `'...rewards="http://node1:8000"'`.
@@ -72,12 +74,12 @@ async def compute_score(
         data_source: name of the data set, which verl gives; not used.
         solution_str: the text that the policy wrote.
         ground_truth: the radiologist's report; None where the row has none.
-        extra_info: a row with `image`, `view` and `id`, where they are known.
+        extra_info: a row with `image`, `view`, `id`, `age` and `indication`, where they are known.
         rewards: the set's YAML file, a mapping or a list of names, or the URLs of reward servers.
 
     Raises:
-        ConfigError: the set cannot be built, the reference is no text, or the image is of no known
-            type.
+        ConfigError: the set cannot be built, the reference is no text, the age is none, or the
+            image is of no known type.
         ServerError: no server answered in time.
     """
     scorer = _scorer(rewards)

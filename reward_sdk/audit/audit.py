@@ -51,8 +51,10 @@ class Cell:
             is 0.
         at_bound: number of pairs left out because the original has the lowest score already and
             cannot fall; 0 for edits that must not matter.
-        unscored: number of pairs left out because one side was skipped or failed.
-        reason: why the first of the unscored pairs has no score; "" if there is none.
+        unscored: number of pairs left out because to one side the reward did not apply, or it
+            failed there.
+        reason: why the first of the unscored pairs has no score, and which of the two it is; "" if
+            there is none.
     """
 
     n: int
@@ -216,7 +218,7 @@ def _total(score: Score) -> Outcome:
     if failed:
         return failed[0]
     if score.total is None:
-        return Outcome(None, "skipped", "no reward gave a value")
+        return Outcome(None, "not_applicable", "no reward gave a value")
     return Outcome(score.total)
 
 
@@ -225,9 +227,10 @@ def _cell(pairs: Sequence[tuple[Outcome, Outcome]], kind: Kind, low: float) -> C
     tolerance = TOLERANCE[kind]
     gaps, at_bound, reasons = [], 0, []
     for before, after in pairs:
-        failed = "failed" in (before.status, after.status)  # a value for failures is no judgement
+        part = before if before.status != "ok" else after
+        failed = part.status == "failed"  # also with a value: one for failures is no judgement
         if failed or before.value is None or after.value is None:
-            reasons.append(before.reason or after.reason)
+            reasons.append(f"{part.status.replace('_', ' ')}: {part.reason}")
         elif kind == "must lower" and before.value <= low + tolerance:
             at_bound += 1
         else:
@@ -278,7 +281,9 @@ def _sample(row: Row | BadRow) -> Sample:
     response = row.response or row.reference
     if "<report>" not in response:
         response = wrap_report(response)
-    sample = Sample(response, row.reference, row.image, row.id)
+    sample = Sample(
+        response, row.reference, row.image, row.id, age=row.age, indication=row.indication
+    )
     if sample.report is None:
         raise ConfigError("its report is empty, or its tags are not one pair around everything")
     return sample

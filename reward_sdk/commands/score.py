@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from reward_sdk.jsonl import BadRow, Row, count_lines, read_rows
 from reward_sdk.member import NO_TAGS
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import Tags
-from reward_sdk.types import Sample
+from reward_sdk.types import Sample, Status
 
 _SHOWN = 10  # ours: lines that are told on the screen
 _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
@@ -39,7 +40,10 @@ _CHUNK = 64  # ours: rows scored and written at a time; what a stop can cost
 @click.option("--out", required=True, type=click.Path(), help="JSONL; continued if it is there.")
 @click.option("--tags", type=click.Choice(get_args(Tags)), help="Instead of the set's `tags`.")
 @click.option("--step", type=click.IntRange(min=1), help="Policy step, for sets with a schedule.")
-def score(rewards: Source, data: str, out: str, tags: Tags | None, step: int | None) -> None:
+@click.option("--explain", is_flag=True, help="Say in every row what rewards read in the reports.")
+def score(
+    rewards: Source, data: str, out: str, tags: Tags | None, step: int | None, explain: bool
+) -> None:
     """Scores the responses of a file, with every reward's part in every row.
 
     `reward_sdk.jsonl` describes the data. Lines that cannot be scored are named and kept apart.
@@ -51,14 +55,16 @@ def score(rewards: Source, data: str, out: str, tags: Tags | None, step: int | N
         rewards = read_set(rewards)[0] | {"tags": tags}
     with tqdm(total=_lines(data), desc="scoring", unit="line", disable=None) as bar:
         summaries, rejected = score_file(
-            rewards, Path(data), Path(out), step=step,
+            rewards, Path(data), Path(out), step=step, explain=explain,
             progress=lambda line: bar.update(line - bar.n),
             resumes=lambda rows: bar.write(f"{out} has {rows:,} rows; scoring others", sys.stderr),
         )  # fmt: skip
-    click.echo(f"{'':20} {'mean':>7} {'scored':>7} {'skipped':>7} {'failed':>7}")
+    heads = ("scored", "skipped", "not applicable", "failed")
+    click.echo(" ".join([" " * 20, f"{'mean':>7}", *(f"{head:>7}" for head in heads)]))
     for name, summary in summaries.items():
         mean = "-" if summary.mean is None else f"{summary.mean:.3f}"
-        counts = f"{summary.scored:7} {summary.skipped:7} {summary.failed:7}"
+        apart = f"{summary.skipped:7} {summary.not_applicable:14}"
+        counts = f"{summary.scored:7} {apart} {summary.failed:7}"
         click.echo(f"{name:20} {mean:>7} {counts}  {summary.note}".rstrip())
     for row in rejected[:_SHOWN]:
         click.echo(f"rejected: {data}, line {row.number}: {row.problem}", err=True)
@@ -86,16 +92,21 @@ class Summary:
     Attributes:
         mean: mean of the values; None if no row has one.
         scored: number of rows with a value.
-        skipped: number of rows that the reward does not apply to; for the total, of rows without
-            one.
-        failed: number of rows that the reward failed on; 0 for the total.
-        note: why the reward failed on the first of these rows; for the total, how many rows stand
-            on fewer rewards than the set has. "" if there is nothing to say.
+        skipped: number of rows that the reward is left out of by the set's schedule; of the total,
+            of rows without one for that alone.
+        not_applicable: number of rows that the reward does not concern; of the total, of rows
+            without one on which nothing failed.
+        failed: number of rows that the reward failed on; of the total, of rows without one on which
+            a reward failed.
+        note: why the reward failed on the first of these rows, or could not explain one; for the
+            total, how many rows stand on fewer rewards than the set has. "" if there is nothing to
+            say.
     """
 
     mean: float | None
     scored: int
     skipped: int
+    not_applicable: int
     failed: int
     note: str
 
@@ -106,16 +117,18 @@ def score_file(
     out: Path,
     *,
     step: int | None = None,
+    explain: bool = False,
     progress: Callable[[int], object] = lambda line: None,
     resumes: Callable[[int], object] = lambda rows: None,
 ) -> tuple[dict[str, Summary], list[BadRow]]:
     """Scores the rows of `data` and appends one JSON object each to `out`.
 
     A row of `out` holds the `line` of the data, `id`, `total`, under `missing` the rewards that the
-    total stands without, and per reward `value`, `status` and `reason`. Lines that cannot be scored
-    go to a file beside it, `rejected_path(out)`. If `out` is there already, from the same set, data
-    and step, the rows that it holds are not scored again; whether weights that the set names have
-    changed is not looked at.
+    total stands without, under `not_applicable` those of them that do not concern the row, and per
+    reward `value`, `status` and `reason`. Lines that cannot be scored go to a file beside it,
+    `rejected_path(out)`. If `out` is there already, from the same set, data, step and `explain`,
+    the rows that it holds are not scored again; whether weights that the set names have changed is
+    not looked at.
 
     Args:
         source: the set: a YAML file, a mapping or a list of names.
@@ -123,6 +136,9 @@ def score_file(
             `response`.
         out: JSONL file that the scores are appended to, made if need be.
         step: the policy step, counted from 1; needed by sets with a schedule.
+        explain: whether the part of a reward that can explain the value that it gave also has
+            `evidence`, a list with the fields of `reward_sdk.types.Evidence` for each finding, and
+            `unexplained`, why it could not say it this time, "" if it could.
         progress: called after every chunk of rows with the number of the last line of `data` in it.
         resumes: called with the number of rows that `out` holds already, if it holds any.
 
@@ -139,7 +155,7 @@ def score_file(
     rewards = RewardSet.from_config(source)
     if step is None and rewards.needs_step:
         raise ConfigError("the set has rewards with `every` > 1: say the policy step, --step N")
-    key = _key(rewards.digest, data, step)
+    key = _key(f"{rewards.digest} {step}{' explained' if explain else ''}", data)
     rejected: list[BadRow] = []
     rows = _usable(data, rejected)
     with _opened(out, key) as (file, done, held):
@@ -147,12 +163,19 @@ def score_file(
             resumes(held)
         while chunk := list(islice(rows, _CHUNK)):
             new = [row for row in chunk if row.number > done]
-            scores = rewards.score([_sample(row) for row in new], step)
-            for row, score in zip(new, scores, strict=True):
+            samples = [_sample(row, rewards.tags) for row in new]
+            scores = rewards.score(samples, step)
+            for row, sample, score in zip(new, samples, scores, strict=True):
                 parts = {name: asdict(part) for name, part in score.parts.items()}
+                for member in rewards.members if explain else ():
+                    found = member.evidence(sample, score.parts[member.name])
+                    if found is not None:
+                        evidence, problem = [asdict(row) for row in found[0]], found[1]
+                        parts[member.name] |= {"evidence": evidence, "unexplained": problem}
                 line = {
                     "set": key, "line": row.number, "id": row.id, "total": score.total,
-                    "missing": score.missing, "parts": parts,
+                    "missing": score.missing, "not_applicable": score.not_applicable,
+                    "parts": parts,
                 }  # fmt: skip
                 file.write(f"{json.dumps(line)}\n".encode())
             file.flush()
@@ -185,13 +208,15 @@ def _usable(data: Path, rejected: list[BadRow]) -> Iterator[Row]:
             yield row
 
 
-def _sample(row: Row) -> Sample:
-    return Sample(row.response or "", row.reference, row.image, row.id)
+def _sample(row: Row, tags: Tags) -> Sample:
+    return Sample(
+        row.response or "", row.reference, row.image, row.id, tags, row.age, row.indication
+    )
 
 
-def _key(rewards: str, data: Path, step: int | None) -> str:
-    """Tells apart what must not be mixed in one file of scores."""
-    digest = hashlib.sha256(f"{rewards} {step}".encode())
+def _key(how: str, data: Path) -> str:
+    """Tells apart what must not be mixed in one file of scores: how, and of what data."""
+    digest = hashlib.sha256(how.encode())
     if not data.is_file():
         raise ConfigError(f"{data}: no such file, or one that can be read only once")
     with data.open("rb") as file:
@@ -240,8 +265,8 @@ def _opened(out: Path, key: str) -> Iterator[tuple[BinaryIO, int, int]]:
                 raise ConfigError(f"{out} is there and no file of scores: name another") from None
             if made_with != key:
                 raise ConfigError(
-                    f"{out} holds scores of another set, data or step: name another file, or "
-                    "remove it"
+                    f"{out} holds scores of another set, data or step, or explained otherwise: "
+                    "name another file, or remove it"
                 )
             whole, rows = whole + len(text), rows + 1
         file.truncate(whole)
@@ -253,16 +278,37 @@ def _summaries(out: Path, names: tuple[str, ...]) -> dict[str, Summary]:
         rows = [json.loads(text) for text in file]
     summaries = {name: _summary([row["parts"][name] for row in rows]) for name in names}
     totals = [row["total"] for row in rows if row["total"] is not None]
-    mean = fmean(totals) if totals else None
     part = sum(bool(row["missing"]) for row in rows if row["total"] is not None)
-    note = f"{part} of them on fewer rewards than the set has" if part else ""
-    return summaries | {"total": Summary(mean, len(totals), len(rows) - len(totals), 0, note)}
+    without = Counter(_cause(row) for row in rows if row["total"] is None)
+    total = Summary(
+        mean=fmean(totals) if totals else None,
+        scored=len(totals),
+        skipped=without["skipped"],
+        not_applicable=without["not_applicable"],
+        failed=without["failed"],
+        note=f"{part} of them on fewer rewards than the set has" if part else "",
+    )
+    return summaries | {"total": total}
+
+
+def _cause(row: dict[str, Any]) -> Status:
+    """Why a row has no total."""
+    statuses = {part["status"] for part in row["parts"].values()}
+    if "failed" in statuses:
+        return "failed"
+    return "not_applicable" if "not_applicable" in statuses else "skipped"
 
 
 def _untagged(parts: list[dict[str, Any]]) -> str:
     """That most reports were not found, for want of tags; "" if that is not so."""
     bare = sum(part["reason"] == NO_TAGS for part in parts)
     return f"{bare:,} without <report> tags: --tags optional?" if 2 * bare > len(parts) else ""
+
+
+def _unexplained(parts: list[dict[str, Any]]) -> str:
+    """That values could not be explained; "" if that is not so."""
+    problems = [problem for part in parts if (problem := part.get("unexplained"))]
+    return f"{len(problems):,} not explained: {problems[0]}" if problems else ""
 
 
 def _summary(parts: list[dict[str, Any]]) -> Summary:
@@ -272,6 +318,7 @@ def _summary(parts: list[dict[str, Any]]) -> Summary:
         mean=fmean(values) if values else None,
         scored=len(values),
         skipped=sum(part["status"] == "skipped" for part in parts),
+        not_applicable=sum(part["status"] == "not_applicable" for part in parts),
         failed=len(failed),
-        note=failed[0] if failed else _untagged(parts),
+        note=failed[0] if failed else _unexplained(parts) or _untagged(parts),
     )

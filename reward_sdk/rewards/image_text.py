@@ -122,8 +122,8 @@ def report_polarity(texts: Sequence[str], findings: Sequence[str]) -> np.ndarray
 
 
 class ImageText:
-    """The reward `image_text`. Thread-safe; the embeddings of recent images are kept. Side views
-    are skipped, since the experts were trained on frontal ones.
+    """The reward `image_text`. Thread-safe; the embeddings of recent images are kept. It does
+    not apply to side views, since the experts were trained on frontal ones.
 
     Args:
         expert: the frozen classifier that encodes the images.
@@ -183,7 +183,7 @@ class ImageText:
         images = [sample.image or ImageRef() for sample in samples]
         values = self.similarities(images, [sample.report or "" for sample in samples])
         return [
-            Outcome(None, "skipped", "side view") if value is None else Outcome(value)
+            Outcome(None, "not_applicable", "side view") if value is None else Outcome(value)
             for value in values
         ]
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
-from reward_sdk.errors import RewardSDKError, ScoringError, one_line
+from reward_sdk.errors import RewardSDKError, ScoringError
 from reward_sdk.images import opened, to_gray
 from reward_sdk.server.service import RewardServer
 from reward_sdk.templates import template
@@ -64,6 +64,8 @@ class _Tried:
     Attributes:
         response: the text, with or without tags.
         reference: the text, "" for none.
+        age: the patient's age as it was typed, "" for none.
+        indication: why the study was made, "" for none.
         key: by which the image that was sent is kept, "" for none.
         image: it as a data URL, "" where it cannot be shown.
         score: its score.
@@ -74,6 +76,8 @@ class _Tried:
 
     response: str = ""
     reference: str = ""
+    age: str = ""
+    indication: str = ""
     key: str = ""
     image: str = ""
     score: Score | None = None
@@ -197,26 +201,14 @@ async def _evidence(
     """Of every reward that has given a value and can explain it; whatever goes wrong is said."""
     found = []
     for member in server.batched.rewards.members:
-        explain = getattr(member.reward, "explain", None)
-        if explain is None or sample.report is None or score.parts[member.name].status != "ok":
-            continue
-        rows, problem = [], ""
-        try:
+        explained: tuple[Sequence[Evidence], str] | None = [], f"no answer within {_LIMIT:g} s"
+        with suppress(TimeoutError):
             async with asyncio.timeout(_LIMIT):
-                rows = await asyncio.to_thread(_explained, explain, sample)
-        except TimeoutError:
-            problem = f"no answer within {_LIMIT:g} s"
-        except (Exception, SystemExit) as error:  # where a reward's errors become words
-            problem = one_line(error)
-        found.append((member.name, rows, problem))
+                part = score.parts[member.name]
+                explained = await asyncio.to_thread(member.evidence, sample, part)
+        if explained is not None:
+            found.append((member.name, *explained))
     return found
-
-
-def _explained(explain: Callable[[Sample], Sequence[Evidence]], sample: Sample) -> list[Evidence]:
-    rows = list(explain(sample))
-    if not all(isinstance(row, Evidence) for row in rows):
-        raise TypeError("explain gave something else than Evidence")
-    return rows
 
 
 def add_page(app: FastAPI, server: RewardServer) -> None:
@@ -233,6 +225,7 @@ def add_page(app: FastAPI, server: RewardServer) -> None:
         async with raw.form(max_files=1, max_fields=8) as form:
             try:
                 tried.response, tried.reference = _text(form, "response"), _text(form, "reference")
+                tried.age, tried.indication = _text(form, "age"), _text(form, "indication")
                 tried.key = await _image_key(form, images)
                 await _try(server, images, tried)
             except RewardSDKError as error:
@@ -248,6 +241,12 @@ async def _try(server: RewardServer, images: _Images, tried: _Tried) -> None:
         with suppress(ScoringError):  # which the rewards that look at it will say
             tried.image = await asyncio.to_thread(_shown, image)
     tried.bare = server.info.tags == "required" and not has_tags(tried.response)
-    sample = Sample(tried.response, tried.reference, image, "tried on the page", tags="optional")
+    try:
+        sample = Sample(
+            tried.response, tried.reference, image, "tried on the page", "optional",
+            tried.age, tried.indication,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ScoringError(f"age: {error}") from None
     tried.score = score = await server.score_one(sample, limit=_LIMIT)
     tried.evidence = await _evidence(server, sample, score)

@@ -139,7 +139,9 @@ class RewardServer:
             image = self._images.get(wire.image)
             if image is None:
                 image = self._images[wire.image] = await self._opened(wire.image)
-        return Sample(wire.response, wire.reference, image, wire.id)
+        return Sample(
+            wire.response, wire.reference, image, wire.id, age=wire.age, indication=wire.indication
+        )
 
     async def _opened(self, image: ImageFile | ImageBytes) -> ImageRef:
         """`open_wire_image`, once for all who ask meanwhile."""
@@ -205,7 +207,12 @@ class RewardServer:
             OverloadedError, ExhaustedError: there was no room, file or memory for too long.
         """
         try:
-            WireSample(response=row.response, reference=row.reference, id=row.id)  # its limits
+            WireSample(  # its limits
+                response=row.response,
+                reference=row.reference,
+                id=row.id,
+                indication=row.indication,
+            )
         except ValidationError as error:
             raise ScoringError(explain(error, values=False)) from None
         end = time.monotonic() + LIMIT

@@ -27,6 +27,7 @@ from reward_sdk.types import Status
 logger = logging.getLogger(__name__)
 
 _RECENT = 2048  # ours: values per reward that the page draws
+_CALLED = tuple(status for status in get_args(Status) if status != "skipped")  # which is no call
 _ERRORS = 20  # ours: errors that the page lists
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -87,7 +88,7 @@ class Telemetry:
         self.recent = {name: Recent() for name in names}
         # Looked up once, because that costs more than counting; a reward without calls is there too
         self._of_reward = {n: (calls.labels(n), sizes.labels(n), waits.labels(n)) for n in names}
-        self._parts = {(n, s): parts.labels(n, s) for n in names for s in get_args(Status)}
+        self._parts = {(n, s): parts.labels(n, s) for n in names for s in _CALLED}
         self._problems: OrderedDict[tuple[str, str], Problem] = OrderedDict()
         self._lock = Lock()
         self.latencies: deque[float] = deque(maxlen=_RECENT)

@@ -19,11 +19,15 @@ class Label:
         report: the radiologist's report without tags, or None.
         view: how the X-ray was taken, as DICOM says it, such as "PA" or "LATERAL"; None where that
             is not known.
+        age: the patient's age in years; None where it is not known.
+        indication: why the study was made; None where that is not known.
     """
 
     id: str
     report: str | None
     view: str | None
+    age: float | None
+    indication: str | None
 
 
 def encode(label: Label) -> str:

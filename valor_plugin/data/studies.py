@@ -4,7 +4,8 @@
 
 `image` is relative to the file; `report` may be missing or null where the radiologist's report is
 not known, which stage 2 does not need. `view` may say how it was taken, as DICOM does ("PA",
-"LATERAL"): the X-ray expert does not judge side views.
+"LATERAL"): the X-ray expert does not judge side views. `age` (the patient's, in years or as DICOM
+writes it) and `indication` (why the study was made) are for rewards that read them.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ class Study:
         report: the radiologist's report without tags, or None.
         view: how the X-ray was taken, as DICOM says it, such as "PA" or "LATERAL"; None where that
             is not known.
+        age: the patient's age in years, 0 to 150; None where it is not known.
+        indication: why the study was made; None where that is not known.
     """
 
     id: str
     image: Path
     report: str | None = None
     view: str | None = None
+    age: float | None = None
+    indication: str | None = None
 
     @property
     def image_ref(self) -> ImageRef:
@@ -88,7 +93,7 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
             yield f"{place}: 'image': {error}"
             continue
         report = row.reference if row.report is None else row.report
-        studies.append(Study(row.id, image, report, row.image.view))
+        studies.append(Study(row.id, image, report, row.image.view, row.age, row.indication))
         places.append(place)
     if row is None:
         yield f"{path} holds no study: it needs one JSON object per line"
@@ -139,6 +144,7 @@ def write_studies(studies: Iterable[Study], path: Path) -> None:
             if image.is_relative_to(parent):
                 image = image.relative_to(parent)
             row = {"id": study.id, "image": str(image), "report": study.report}
-            if study.view is not None:
-                row["view"] = study.view
+            for key in ("view", "age", "indication"):
+                if (value := getattr(study, key)) is not None:
+                    row[key] = value
             file.write(json.dumps(row) + "\n")

@@ -124,12 +124,15 @@ class AgentExecutor(SingleTurnAgentExecutor):
             reference=study.report,
             image=ImageRef(path=path, view=study.view),
             id=study.id,
+            age=study.age,
+            indication=study.indication,
         )
         score = await score_of(sample, step, self._rewards, self._settings.log_keys)
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
-        # A sample that cannot be judged like its siblings must not be compared with them.
+        # A sample that cannot be judged like its siblings must not be compared with them. Where a
+        # reward does not apply, that is the study's, and its total stands on the others.
         unscored = (
             not image.readable
             or score.total is None

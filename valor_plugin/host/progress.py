@@ -51,7 +51,9 @@ def _reward_means(numbers: dict[str, float | None], name: str) -> RewardMeans:
     mean = numbers.pop(name, None)
     applied = numbers.pop(f"{name}/applied", None) or 0.0
     failed = numbers.pop(f"{name}/failed", None) or 0.0
-    return RewardMeans(mean / applied if mean is not None and applied else None, applied, failed)
+    apart = numbers.pop(f"{name}/not_applicable", None) or 0.0
+    mean = mean / applied if mean is not None and applied else None
+    return RewardMeans(mean, applied, failed, apart)
 
 
 def _is_number(value: Any) -> bool:

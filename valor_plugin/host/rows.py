@@ -57,10 +57,11 @@ def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bo
     new = path.with_name(path.name + ".part")
     with new.open("w", encoding="utf-8") as file:
         for study in studies:
+            label = Label(study.id, study.report, study.view, study.age, study.indication)
             row = {
                 "prompt": f"<image>{prompt}",
                 "images": [str(study.image)],
-                "label": labels.encode(Label(study.id, study.report, study.view)),
+                "label": labels.encode(label),
             }
             file.write(json.dumps(row) + "\n")
     if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
