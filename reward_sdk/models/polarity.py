@@ -81,7 +81,8 @@ _TRIGGER = re.compile(
         (?:{_IS}\ )?(?:cannot|can\ not|could\ not|not|must|should|needs?\ to|has\ to|have\ to|to
             |yet\ to)\ (?:\w+\ ){{0,3}}(?:excluded|ruled\ out)
       | (?:difficult|hard|not\ possible|impossible)\ to\ (?:\w+\ )?(?:exclude|rule\ out)
-      | {_IS}\ (?:(?!not\b)\w+\ )?(?:possible|suspected|question(?:ed|able)|likely|probable|considered)
+      | {_IS}\ (?:(?!not\b)\w+\ )?
+            (?:possible|suspected|question(?:ed|able)|likely|probable|considered)
             (?=\W*$|[,;)]|\ (?:and|in|at|on)\b)
       | (?:may|might|could)\ be\ present)
   | (?P<no_after>

@@ -2,10 +2,10 @@
 change: `findings_score`.
 
 Report and reference are read by `reward_sdk.models.rule_findings`. Every finding weighs what it
-means for the patient (`SIGNIFICANCE`), more if it is large, less if it is small or only possible.
-With C the weight of what both state, in so far as its attributes agree, M that of what the
-reference states and the report lacks or has otherwise, F that of what the report alone states, and
-n the weight of all that is normal in a film, the score is
+means for the patient (`reward_sdk.rewards.significance`), more if it is large, less if it is small
+or only possible. With C the weight of what both state, in so far as its attributes agree, M that of
+what the reference states and the report lacks or has otherwise, F that of what the report alone
+states, and n the weight of all that is normal in a film, the score is
 
     (n + 2 C) / (n + 2 C + F + M)
 
@@ -16,18 +16,15 @@ symmetric: what the report says beyond the reference about a finding that both s
 place, a size) cannot be judged and costs nothing, what it leaves out costs a little, and what it
 says otherwise more.
 
-The classes of significance follow the reading of errors in CRIMSON (urgent, actionable, not
-actionable, benign; github.com/rajpurkarlab/CRIMSON) and ReXVal (Yu et al., 2023), the numbers are
-ours. Where a sample says the patient's age or why the film was made, signs of age weigh more in the
+Where a sample says the patient's age or why the film was made, signs of age weigh more in the
 young, and what the indication asks about weighs more.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from reward_sdk.errors import ConfigError, nearest
 from reward_sdk.models.annotator import Annotator
@@ -35,118 +32,19 @@ from reward_sdk.models.rule_findings import (
     NAMES,
     Attributes,
     Findings,
-    mentioned,
     merged,
     read_findings,
 )
+from reward_sdk.models.rule_labeler import NOT_MENTIONED
 from reward_sdk.registry import reward
+from reward_sdk.rewards.significance import KIN, SIGNIFICANCE, in_context
 from reward_sdk.types import Evidence, Outcome, Sample
 
-# ours: what a finding weighs: about 1 if somebody must act now, .5 if somebody must act, .25 if it
-# should be known, .1 and less if it changes nothing.
-SIGNIFICANCE: Mapping[str, float] = {
-    "pneumothorax": 1.0,
-    "pneumoperitoneum": 1.0,
-    "pneumomediastinum": 0.9,
-    "mediastinal shift": 0.9,
-    "aortic aneurysm": 0.9,
-    "malposition": 0.9,
-    "mass": 0.8,
-    "metastases": 0.8,
-    "cavity": 0.8,
-    "tuberculosis": 0.8,
-    "mediastinal widening": 0.6,
-    "pneumonia": 0.6,
-    "consolidation": 0.6,
-    "edema": 0.6,
-    "heart failure": 0.6,
-    "nodule": 0.5,
-    "bone lesion": 0.5,
-    "hilar enlargement": 0.5,
-    "pleural effusion": 0.5,
-    "fracture": 0.5,
-    "subcutaneous emphysema": 0.5,
-    "pericardial effusion": 0.5,
-    "opacity": 0.5,
-    "lucency": 0.4,
-    "congestion": 0.4,
-    "cardiomegaly": 0.4,
-    "foreign body": 0.4,
-    "dilated bowel": 0.4,
-    "interstitial disease": 0.4,
-    "fibrosis": 0.4,
-    "vertebral fracture": 0.4,
-    "atelectasis": 0.3,
-    "volume loss": 0.3,
-    "costophrenic blunting": 0.3,
-    "bronchial thickening": 0.3,
-    "emphysema": 0.3,
-    "elevated hemidiaphragm": 0.25,
-    "pleural thickening": 0.25,
-    "hyperinflation": 0.2,
-    "endotracheal tube": 0.25,
-    "chest tube": 0.25,
-    "enteric tube": 0.2,
-    "central line": 0.2,
-    "pacemaker": 0.15,
-    "other device": 0.15,
-    "hiatal hernia": 0.15,
-    "scarring": 0.15,
-    "borderline heart": 0.15,
-    "old fracture": 0.1,
-    "granuloma": 0.1,
-    "low lung volumes": 0.1,
-    "osteopenia": 0.1,
-    "scoliosis": 0.1,
-    "aortic tortuosity": 0.1,
-    "atherosclerosis": 0.1,
-    "degenerative change": 0.05,
-    "postoperative change": 0.05,
-}
 _NORMAL = 0.5  # ours: n; a false pneumothorax in a normal film leaves a third
-
-# ours: what naming one for the other earns, of 1; the same thing in other words earns all of it.
-_KIN: dict[frozenset[str], float] = {
-    frozenset(pair): credit
-    for credit, pairs in {
-        1.0: [("consolidation", "pneumonia")],
-        0.8: [("emphysema", "hyperinflation"), ("scarring", "fibrosis")],
-        0.7: [
-            ("opacity", "consolidation"), ("nodule", "mass"), ("edema", "congestion"),
-            ("heart failure", "edema"), ("heart failure", "congestion"),
-            ("costophrenic blunting", "pleural effusion"), ("metastases", "nodule"),
-            ("costophrenic blunting", "pleural thickening"), ("metastases", "mass"),
-            ("volume loss", "atelectasis"), ("fracture", "old fracture"),
-        ],
-        0.6: [
-            ("borderline heart", "cardiomegaly"),
-            ("opacity", "pneumonia"), ("opacity", "atelectasis"), ("interstitial disease", "edema"),
-            ("interstitial disease", "fibrosis"), ("interstitial disease", "opacity"),
-            ("cavity", "mass"), ("nodule", "granuloma"), ("hilar enlargement", "mass"),
-            ("fracture", "vertebral fracture"), ("aortic tortuosity", "aortic aneurysm"),
-        ],
-        0.5: [
-            ("atelectasis", "consolidation"), ("atelectasis", "scarring"), ("opacity", "scarring"),
-            ("opacity", "nodule"), ("opacity", "mass"), ("opacity", "edema"),
-            ("interstitial disease", "congestion"), ("lucency", "pneumothorax"),
-            ("mediastinal widening", "aortic aneurysm"), ("cavity", "lucency"),
-            ("pleural effusion", "pleural thickening"), ("emphysema", "lucency"),
-            ("bronchial thickening", "interstitial disease"), ("opacity", "fibrosis"),
-        ],
-        0.4: [
-            ("atelectasis", "pneumonia"), ("heart failure", "cardiomegaly"),
-            ("cardiomegaly", "mediastinal widening"), ("low lung volumes", "atelectasis"),
-            ("central line", "other device"), ("chest tube", "other device"),
-            ("enteric tube", "other device"), ("pacemaker", "other device"),
-            ("endotracheal tube", "other device"), ("pericardial effusion", "cardiomegaly"),
-        ],
-    }.items()
-    for pair in pairs
-}  # fmt: skip
 
 # ours: what is left of a finding's credit by attribute, where the report says otherwise, and where
 # it does not say what the reference says.
-_WRONG_SIDE, _NO_SIDE = 0.4, 0.85
+_WRONG_SIDE, _NO_SIDE = 0.35, 0.85
 _WRONG_PLACE, _NO_PLACE = 0.7, 0.92
 _PER_DEGREE, _NO_DEGREE = 0.12, 0.95  # lost by each degree of the four between the two
 _NO_SIZE = 0.93
@@ -156,23 +54,6 @@ _OPPOSITE_CHANGE, _OTHER_CHANGE, _NO_CHANGE = 0.7, 0.85, 0.95
 _BY_DEGREE = {1: 0.6, 2: 0.8, 3: 1.0, 4: 1.25}
 _POSSIBLE = 0.6
 
-# ours: signs of age, and how much more they weigh up to an age in years.
-_OF_AGE = frozenset(
-    {"atherosclerosis", "aortic tortuosity", "degenerative change", "osteopenia", "emphysema"}
-)
-_YOUNG = ((40.0, 5.0), (65.0, 2.0))
-_ASKED = 1.5  # ours: how much more a finding weighs that the indication asks about
-# ours: what an indication asks about that names a complaint.
-_COMPLAINTS = (
-    (re.compile(r"\b(?:fever|febrile|cough|leuko|sputum)"), ("pneumonia", "consolidation")),
-    (re.compile(r"\b(?:trauma|fall|fell|mva|mvc|injury)"), ("fracture", "pneumothorax")),
-    (re.compile(r"\b(?:dyspn|shortness of breath|sob\b|hypox)"), ("edema", "pleural effusion")),
-    (
-        re.compile(r"\b(?:placement|position|intubat|tube\b|line\b)"),
-        ("endotracheal tube", "enteric tube", "central line", "chest tube", "malposition"),
-    ),
-)
-
 
 @dataclass(frozen=True)
 class Match:
@@ -181,7 +62,7 @@ class Match:
     Attributes:
         finding: name of the finding, as the reference has it, or the report if the reference has
             none.
-        weight: what it weighs, of report or reference.
+        weight: what it weighs; of what both state, the larger of the two weights.
         credit: how much of it is right, 0 to 1; 0 for one that is missing or false.
         kind: "matched", "missing" (the reference alone states it) or "false" (the report alone).
         notes: what of its attributes is wrong or left out, for people.
@@ -211,7 +92,7 @@ def compare(
     pairs = []
     for theirs in reference:
         for ours in report:
-            kin = 1.0 if ours == theirs else _KIN.get(frozenset((ours, theirs)), 0.0)
+            kin = 1.0 if ours == theirs else KIN.get(frozenset((ours, theirs)), 0.0)
             if kin:
                 credit, notes = _credit(report[ours], reference[theirs])
                 pairs.append((kin * credit, ours == theirs, theirs, ours, notes))
@@ -220,7 +101,10 @@ def compare(
     used: set[str] = set()
     for credit, same, theirs, ours, notes in pairs:
         if theirs not in matches and ours not in used:
-            weight = _weight(theirs, reference[theirs], significance)
+            weight = max(
+                _weight(theirs, reference[theirs], significance),
+                _weight(ours, report[ours], significance),
+            )
             matches[theirs] = Match(theirs, weight, credit, "matched", notes, "" if same else ours)
             used.add(ours)
     found = [
@@ -311,9 +195,10 @@ class FindingsScore:
     needs = frozenset({"report", "reference"})
 
     def __init__(self, significance: Mapping[str, float]) -> None:
-        self._significance = significance
         self._annotator = Annotator(read_findings)
-        self._for = lru_cache(maxsize=1 << 12)(self._in_context)  # ours: a group shares its context
+        self._for = lru_cache(maxsize=1 << 12)(  # ours: a group shares its context
+            partial(in_context, significance)
+        )
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         found = self._annotator.pairs(samples)
@@ -329,8 +214,8 @@ class FindingsScore:
         return [
             Evidence(
                 match.finding,
-                "not stated" if match.kind == "missing" else _in_words(match, ours),
-                "not stated" if match.kind == "false" else _words(theirs[match.finding]),
+                NOT_MENTIONED if match.kind == "missing" else _in_words(match, ours),
+                NOT_MENTIONED if match.kind == "false" else _words(theirs[match.finding]),
                 agrees=match.credit >= 0.5,
                 note="; ".join(
                     [match.kind, *match.notes, f"{match.credit:.2f} of {match.weight:.2f}"]
@@ -338,20 +223,6 @@ class FindingsScore:
             )
             for match in matches
         ]
-
-    def _in_context(self, age: float | None, indication: str | None) -> Mapping[str, float]:
-        """What each finding weighs for this patient."""
-        factors = dict.fromkeys(self._significance, 1.0)
-        if age is not None:
-            more = next((factor for limit, factor in _YOUNG if age < limit), 1.0)
-            factors |= dict.fromkeys(_OF_AGE, more)
-        if indication:
-            asked = set(mentioned(indication))
-            for words, names in _COMPLAINTS:
-                asked |= set(names) if words.search(indication.lower()) else set()
-            for name in asked:
-                factors[name] *= _ASKED
-        return {name: weight * factors[name] for name, weight in self._significance.items()}
 
 
 def _in_words(match: Match, ours: Findings) -> str:
