@@ -36,7 +36,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("pneumothora", "pleural"),
         _any(
             r"(?:hydro|hemo)?pneumothora(?:x|ces)", r"(?:visceral )?pleural (?:air|line)",
-            r"air in (?:the )?(?:\w+ )?pleural spaces?",
+            r"air (?:\w+ ){0,3}(?:in|within) (?:the )?(?:\w+ )?pleural (?:spaces?|cavity)",
         ),
     ),
     "pericardial effusion": (("pericardial",), _any(r"pericardial (?:effusions?|fluid)")),
@@ -44,7 +44,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("effusion", "pleural", "thorax", "empyema", "fissur"),
         _any(
             r"(?:pleural )?effusions?", r"(?:pleural|fissural) fluid(?: collections?)?",
-            rf"fluid (?:collections? )?{_THE}(?:pleural|fissur)\w*(?: spaces?)?",
+            rf"fluid (?:collections? )?(?:is seen )?{_THE}(?:pleural|fissur)\w*(?: spaces?| cavity)?",
             r"h(?:ydro|emo)thorax", r"empyema",
         ),
     ),
