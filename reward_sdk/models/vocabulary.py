@@ -44,7 +44,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("effusion", "pleural", "thorax", "empyema", "fissur"),
         _any(
             r"(?:pleural )?effusions?", r"(?:pleural|fissural) fluid(?: collections?)?",
-            rf"fluid (?:collections? )?(?:is seen )?{_THE}(?:pleural|fissur)\w*(?: spaces?| cavity)?",
+            rf"fluid (?:collections? )?{_THE}(?:pleural|fissur)\w*(?: spaces?| cavity)?",
             r"h(?:ydro|emo)thorax", r"empyema",
         ),
     ),
