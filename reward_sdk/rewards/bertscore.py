@@ -99,7 +99,8 @@ def load_bertscore(
         )
         # Every word as one within a text: what the package asks of RoBERTa, and transformers 5 no
         # longer hears.
-        scorer._tokenizer = AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        name = scorer._tokenizer.name_or_path
+        scorer._tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
     except AssertionError as error:
         raise ConfigError(f"num_layers: {error}") from None
     except (OSError, ValueError, RuntimeError) as error:
