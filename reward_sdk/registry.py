@@ -80,6 +80,8 @@ _BUILT_IN = {
     "chexbert_f1": "reward_sdk.rewards.clinical",
     "chexbert_similarity": "reward_sdk.rewards.clinical",
     "radgraph_f1": "reward_sdk.rewards.clinical",
+    "semb_score": "reward_sdk.rewards.clinical",
+    "radcliq": "reward_sdk.rewards.radcliq",
     "image_text": "reward_sdk.rewards.image_text",
 }
 

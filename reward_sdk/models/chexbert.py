@@ -1,17 +1,21 @@
 """CheXbert (Smit et al., 2020): a BERT with 14 heads that labels reports.
 
-Reads the checkpoint of the f1chexbert package, `chexbert.pth`, and gives its labels. That package
-does not run with transformers 5, reads one report at a time, and accepts a wrong file in silence.
+Reads the checkpoint of the f1chexbert package, `chexbert.pth`, and gives its labels and the
+embedding that they are read from. That package does not run with transformers 5, reads one report
+at a time, and accepts a wrong file in silence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from reward_sdk.errors import ConfigError, one_line
@@ -24,8 +28,23 @@ from reward_sdk.observations import OBSERVATIONS, Labels
 _CLASSES: tuple[int | None, ...] = (None, 1, 0, -1)  # of every head; No Finding has the first two
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What CheXbert makes of one report.
+
+    Attributes:
+        labels: 1 positive, 0 negative, -1 uncertain, None blank; No Finding is 1 or None.
+        embedding: BERT's output for [CLS], float32 (hidden,), of length 1.
+    """
+
+    labels: Labels
+    embedding: np.ndarray
+
+
 class CheXbert:
-    """The labeler: `chexbert(texts)` gives one `Labels` per text, in order.
+    """The labeler: `chexbert(texts)` gives one `Labels` per text, in order, and
+    `chexbert.read(texts)` one `Reading`. Reports of more than 512 tokens are cut, as f1chexbert
+    cuts them.
 
     Args:
         bert: BERT's encoder, with CheXbert's weights.
@@ -43,17 +62,23 @@ class CheXbert:
         self._sizes = [len(bias) for _, bias in heads]
 
     def __call__(self, texts: Sequence[str]) -> list[Labels]:
-        """1 positive, 0 negative, -1 uncertain, None blank; No Finding is 1 or None.
+        """1 positive, 0 negative, -1 uncertain, None blank; No Finding is 1 or None."""
+        return [reading.labels for reading in self.read(texts)]
 
-        Reports of more than 512 tokens are cut, as f1chexbert cuts them.
-        """
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Labels and embeddings, which come of one pass of BERT."""
         if not texts:
             return []
         hidden = torch.cat(self._bert([self._tokens(text) for text in texts], first_only=True))
         scores = (hidden @ self._weight.T + self._bias).split(self._sizes, dim=1)
         classes = torch.stack([score.argmax(1) for score in scores], dim=1).tolist()
+        embeddings = normalize(hidden, dim=1).cpu().numpy()
         return [
-            dict(zip(OBSERVATIONS, map(_CLASSES.__getitem__, row), strict=True)) for row in classes
+            Reading(  # a copy, or whoever keeps one reading would keep all of its batch
+                dict(zip(OBSERVATIONS, map(_CLASSES.__getitem__, row), strict=True)),
+                embedding.copy(),
+            )
+            for row, embedding in zip(classes, embeddings, strict=True)
         ]
 
     def _tokens(self, text: str) -> list[int]:

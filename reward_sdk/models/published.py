@@ -54,13 +54,16 @@ def densenet(model: str) -> Published:
 
 
 def of_rewards() -> dict[str, dict[str, Published]]:
-    """Reward -> the weights it can use, by name; one of them is enough."""
+    """Reward -> the weights it can use, by name; one of them is enough, but for `radcliq`, which
+    needs both."""
     graphs = {name: radgraph(name) for name in ("radgraph-xl", "radgraph")}
     experts = {name: densenet(f"densenet121-res224-{name}") for name in ("chex", "all")}
     return {
         "chexbert_f1": {"chexbert": chexbert()},
         "chexbert_similarity": {"chexbert": chexbert()},
+        "semb_score": {"chexbert": chexbert()},
         "radgraph_f1": graphs,
+        "radcliq": {"chexbert": chexbert(), "radgraph": radgraph("radgraph")},
         "image_text": {f"densenet121-res224-{name}": file for name, file in experts.items()},
     }
 

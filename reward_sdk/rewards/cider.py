@@ -68,14 +68,15 @@ class Cider:
 
 
 def read_reports(path: str) -> list[str]:
-    """The reports of a file.
+    """The reports of a file, two or more, none of them blank.
 
     In a file that ends in .jsonl, the `report` or `reference` of every line that has one, so that a
-    studies file will do; in any other, every line that is not blank.
+    studies file will do; in any other, every line.
 
     Raises:
-        ConfigError: the file cannot be read or holds no report, or a line of a .jsonl file is no
-            object or its report no text; names the file, and the line where there is one.
+        ConfigError: the file cannot be read or holds fewer than two reports, or a line of a .jsonl
+            file is no object or its report no text; names the file, and the line where there is
+            one.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # reports may hold U+2028
@@ -83,20 +84,25 @@ def read_reports(path: str) -> list[str]:
         raise ConfigError(f"cannot read corpus {path}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or a path that cannot be one
         raise ConfigError(f"corpus {path} is not UTF-8 text: {error}") from None
-    reports = [
-        _report(line, f"{path}, line {number}") if path.endswith(".jsonl") else line
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not any(reports):
+    if path.endswith(".jsonl"):
+        lines = [
+            _report(line, f"{path}, line {number}")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    reports = [line for line in lines if line.strip()]
+    if not reports:
         raise ConfigError(
             f"corpus {path} holds no report: it needs JSON objects with `report` or `reference`, "
             "one a line, if its name ends in .jsonl, else one report a line"
         )
-    return [report for report in reports if report]
+    if len(reports) < 2:
+        raise ConfigError(f"corpus {path} holds one report: rarity needs two at the least")
+    return reports
 
 
-def _report(line: str, place: str) -> str | None:
+def _report(line: str, place: str) -> str:
+    """The report of a line of JSON, "" if it has none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -105,7 +111,7 @@ def _report(line: str, place: str) -> str | None:
         raise ConfigError(f"{place}: not a JSON object with `report` or `reference`")
     field = next((field for field in _FIELDS if row.get(field) is not None), None)
     if field is None:
-        return None
+        return ""
     if not isinstance(row[field], str):
         raise ConfigError(f"{place}: {field!r} must be a text or null, not {row[field]!r}")
     return row[field]
@@ -123,8 +129,5 @@ def cider(corpus: str, normalise: Normalise = "iu") -> WordingReward:
     Raises:
         ConfigError: the file cannot be read, or holds fewer than two reports.
     """
-    reports = read_reports(corpus)
-    if len(reports) < 2:
-        raise ConfigError(f"corpus {corpus} holds one report: rarity needs two at the least")
-    score = Cider([NORMALISE[normalise](report) for report in reports])
+    score = Cider([NORMALISE[normalise](report) for report in read_reports(corpus)])
     return WordingReward("cider", lambda a, b: score(a, b) / 10, normalise)

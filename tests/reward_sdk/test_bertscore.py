@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,17 @@ def test_without_bert_score_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bert_score", None)
     with pytest.raises(ConfigError, match=r"pip install 'valor-rrg\[bertscore\]'"):
         RewardSet.from_config({"bertscore": {"model": "bert"}})
+
+
+def test_weights_that_are_no_numbers_are_refused(model, tmp_path):
+    import torch
+    from transformers import BertModel
+
+    network = BertModel.from_pretrained(model)
+    with torch.no_grad():
+        network.encoder.layer[0].output.dense.bias[0] = float("nan")
+    for file in Path(model).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"layer\.0\.output\.dense\.bias: NaN"):
+        RewardSet.from_config({"bertscore": {"model": str(tmp_path), "num_layers": 2}})

@@ -1,17 +1,20 @@
 """CheXbert against the labels of the real f1chexbert, see `tests/golden/make_chexbert.py`."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_bert import VOCABULARY, write_chexbert, write_tokenizer
+from support.tiny_bert import VOCABULARY, read_bert, write_chexbert, write_tokenizer
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.observations import OBSERVATIONS
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.rewards.clinical import embeddings_similarity
 from reward_sdk.types import Sample
 
 torch = pytest.importorskip("torch")
@@ -167,14 +170,16 @@ def test_the_rewards_of_a_set_share_one_model_and_what_it_has_read(files, monkey
     from reward_sdk.models.chexbert import CheXbert
 
     seen = []
-    original = CheXbert.__call__
+    original = CheXbert.read
 
     def spy(self, texts):
         seen.extend(texts)
         return original(self, texts)
 
-    monkeypatch.setattr(CheXbert, "__call__", spy)
-    rewards = RewardSet.from_config({"chexbert_f1": files, "chexbert_similarity": files})
+    monkeypatch.setattr(CheXbert, "read", spy)
+    rewards = RewardSet.from_config(
+        {"chexbert_f1": files, "chexbert_similarity": files, "semb_score": files}
+    )
     group = [Sample(f"<report>Edema {i % 3}.</report>", "Mass in the left lung.") for i in range(8)]
     assert all(score.total is not None for score in rewards.score(group))
     rewards.score(group)
@@ -187,3 +192,33 @@ def test_micro_f1_over_14_of_the_package_follows_from_our_labels(chexbert):
     common = sum(len(a & b) for a, b in pairs)
     size = sum(len(a) + len(b) for a, b in pairs)
     assert 2 * common / size == pytest.approx(GOLDEN["neighbours"]["micro_f1_14"])
+
+
+def test_the_sembscore_is_the_cosine_of_what_transformers_gives_for_cls(files):
+    from transformers import BertTokenizer
+
+    reports = [report for report in REPORTS if report.strip()]
+    bert, tokenizer = read_bert(files["model"]), BertTokenizer.from_pretrained(files["tokenizer"])
+    with torch.no_grad():
+        vectors = [
+            bert(**tokenizer(report, return_tensors="pt", truncation=True, max_length=512))[0][0, 0]
+            for report in reports
+        ]
+    rewards = RewardSet.from_config({"semb_score": files})
+    scores = rewards.score([Sample(f"<report>{a}</report>", b) for a, b in pairwise(reports)])
+    expected = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairwise(vectors)]
+    assert [score.total for score in scores] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_embedding_that_is_no_number_has_no_cosine(chexbert):
+    (reading,) = chexbert.read(["Edema."])
+    broken = replace(reading, embedding=reading.embedding * float("nan"))
+    assert isnan(embeddings_similarity(broken, reading))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(max_size=100), min_size=2, max_size=2))
+def test_the_cosine_of_any_two_texts_is_within_its_range_and_1_for_equal_ones(chexbert, texts):
+    a, b = chexbert.read(texts)
+    assert -1 <= embeddings_similarity(a, b) <= 1
+    assert embeddings_similarity(a, a) == pytest.approx(1, abs=1e-6)

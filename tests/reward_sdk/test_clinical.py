@@ -5,7 +5,11 @@ from support.annotations import read_annotation
 
 from reward_sdk.models import Entity, Graph
 from reward_sdk.observations import OBSERVATIONS
-from reward_sdk.rewards.clinical import graphs_f1, labels_similarity
+from reward_sdk.rewards.clinical import (
+    entities_and_relations_f1,
+    graphs_f1,
+    labels_similarity,
+)
 from reward_sdk.rewards.findings import labels_f1
 
 
@@ -68,3 +72,30 @@ def test_radgraph_f1_is_that_of_the_radgraph_package_at_every_level(a, b):
         expected = rewards.compute_reward(annotation(a), annotation(b), level)
         assert graphs_f1(a, b, level) == pytest.approx(expected)
     assert read_annotation(annotation(a)) == a
+
+
+def dice(a: set, b: set) -> float:
+    hits = len(a & b)
+    precision, recall = hits / max(len(a), 1), hits / max(len(b), 1)
+    return 2 * precision * recall / (precision + recall) if hits else 0.0
+
+
+@given(graphs(), graphs())
+def test_entities_and_relations_count_by_half_each(a, b):
+    nodes = [{(entity.tokens, entity.label) for entity in graph} for graph in (a, b)]
+    edges = [
+        {
+            (entity.tokens, entity.label, kind, graph[other].tokens, graph[other].label)
+            for entity in graph
+            for kind, other in entity.relations
+        }
+        for graph in (a, b)
+    ]
+    expected = (dice(*nodes) + dice(*edges)) / 2
+    assert entities_and_relations_f1(a, b) == pytest.approx(expected)
+
+
+def test_equal_graphs_without_relations_share_a_half_and_empty_ones_nothing():
+    graph = (Entity("effusion", "OBS-DP"),)
+    assert entities_and_relations_f1(graph, graph) == 0.5
+    assert entities_and_relations_f1((), ()) == 0

@@ -3,7 +3,6 @@
 import json
 import tarfile
 import time
-from contextlib import contextmanager
 
 import pytest
 from support.annotations import read_annotation
@@ -14,7 +13,7 @@ from reward_sdk.errors import ConfigError
 from reward_sdk.rewards.clinical import graphs_f1
 
 pytest.importorskip("radgraph")
-from support.tiny_radgraph import write_radgraph
+from support.tiny_radgraph import old_tokenizers, write_radgraph
 
 from reward_sdk.models import dygie, radgraph
 from reward_sdk.models.radgraph import MODELS, load_radgraph
@@ -30,24 +29,6 @@ REPORTS = [
     "no pleural effusion .",
     "clear lungs and/. left effusion /? \u200b normal",  # words read as others, or as nothing
 ]
-
-
-@contextmanager
-def old_tokenizers():
-    """transformers 5 with the two methods that the package calls, so that it runs by itself."""
-    from radgraph.allennlp.common import cached_transformers
-    from transformers import PreTrainedTokenizerBase as Base
-
-    def build(self, first, second=None):
-        ids = [self.cls_token_id, *first, self.sep_token_id]
-        return ids if second is None else [*ids, *second, self.sep_token_id]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Base, "encode_plus", Base.__call__, raising=False)
-        patch.setattr(Base, "build_inputs_with_special_tokens", build, raising=False)
-        yield
-    cached_transformers._tokenizer_cache.clear()
-    cached_transformers._model_cache.clear()
 
 
 @pytest.fixture(params=MODELS)

@@ -3,10 +3,16 @@
 numpy's `RandomState` is frozen by its policy of compatibility; torch's generators are not.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import BertModel
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = """
@@ -89,3 +95,15 @@ def write_chexbert(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model_state_dict": {k: torch.from_numpy(v) for k, v in state.items()}}, path)
     return path
+
+
+def read_bert(path: Path | str) -> BertModel:
+    """The BERT of such a checkpoint, run by transformers."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    state = torch.load(path, weights_only=True)["model_state_dict"]
+    begin = "module.bert."
+    bert = BertModel(BertConfig(**CONFIG)).eval()
+    bert.load_state_dict({n[len(begin) :]: t for n, t in state.items() if n.startswith(begin)})
+    return bert

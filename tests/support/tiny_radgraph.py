@@ -1,8 +1,11 @@
 """A RadGraph folder with random weights, made by the radgraph package's own constructor."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 LABELS = {
@@ -13,6 +16,24 @@ LABELS = {
     ),
 }  # fmt: skip
 RELATIONS = ("modify", "located_at", "suggestive_of")
+
+
+@contextmanager
+def old_tokenizers() -> Iterator[None]:
+    """transformers 5 with the two methods that the package calls, so that it runs by itself."""
+    from radgraph.allennlp.common import cached_transformers
+    from transformers import PreTrainedTokenizerBase as Base
+
+    def build(self, first, second=None):
+        ids = [self.cls_token_id, *first, self.sep_token_id]
+        return ids if second is None else [*ids, *second, self.sep_token_id]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Base, "encode_plus", Base.__call__, raising=False)
+        patch.setattr(Base, "build_inputs_with_special_tokens", build, raising=False)
+        yield
+    cached_transformers._tokenizer_cache.clear()
+    cached_transformers._model_cache.clear()
 
 
 def write_radgraph(
