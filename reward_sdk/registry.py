@@ -79,6 +79,7 @@ _BUILT_IN = {
     "chexbert_similarity": "reward_sdk.rewards.clinical",
     "radgraph_f1": "reward_sdk.rewards.clinical",
     "image_text": "reward_sdk.rewards.image_text",
+    "judge": "reward_sdk.rewards.judge",
 }
 
 
