@@ -15,8 +15,6 @@ import asyncio
 import logging
 import os
 import random
-import re
-import ssl
 import threading
 import time
 import uuid
@@ -37,6 +35,7 @@ from reward_sdk.errors import (
     explain,
     one_line,
 )
+from reward_sdk.http import certificates, clean_token, is_url, retry_after, shown_url
 from reward_sdk.reward_set import TagWatch
 from reward_sdk.types import Sample, Score
 from reward_sdk.wire import (
@@ -47,7 +46,6 @@ from reward_sdk.wire import (
     ServedSet,
     WireSample,
     chunks,
-    clean_token,
     impossible,
 )
 
@@ -119,7 +117,7 @@ class AsyncRewardClient:
             headers={"Authorization": f"Bearer {clean_token(token, TOKEN)}"} if token else {},
             timeout=httpx.Timeout(_ATTEMPT, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
-            verify=_certificates(),
+            verify=certificates(),
             trust_env=False,  # a proxy for the outer world is not the way to a node of the cluster
         )
         self._info: ServedSet | None = None
@@ -236,7 +234,7 @@ class AsyncRewardClient:
                 replica.busy -= 1
             if response.status_code in _AGAIN:
                 problem = f"{replica.url}: {response.status_code} {_detail(response)}"
-                replica.failed(asked, _seconds(response.headers.get("retry-after")))
+                replica.failed(asked, retry_after(response, _LONGEST))
                 continue
             replica.failures = 0
             if response.status_code != 200:
@@ -298,13 +296,6 @@ class AsyncRewardClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _certificates() -> ssl.SSLContext:
-    """Whom to trust: the usual authorities and the machine's own, $SSL_CERT_FILE among them."""
-    context = httpx.create_ssl_context()
-    context.load_default_certs()
-    return context
 
 
 class RewardClient:
@@ -393,26 +384,11 @@ def parse_urls(urls: Any) -> list[str]:
     found = urls.split(",") if isinstance(urls, str) else urls
     if isinstance(found, list | tuple) and all(isinstance(url, str) for url in found):
         found = [url.strip().rstrip("/") for url in dict.fromkeys(found)]
-        if found and all(map(_is_url, found)):
+        if found and all(map(is_url, found)):
             return found
-    secret = any(mark in str(urls) for mark in "@?#")
-    given = "not shown, for they may hold a password" if secret else repr(urls)
     raise ConfigError(
-        f"no URLs of reward servers: {given}; e.g. [http://127.0.0.1:8000], without a password, "
-        f"which is ${TOKEN}"
-    )
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return (
-        url.scheme in ("http", "https")
-        and bool(url.host)
-        and not (url.userinfo or url.query or url.fragment)
-        and (url.port or 80) < 1 << 16
+        f"no URLs of reward servers: {shown_url(urls)}; e.g. [http://127.0.0.1:8000], without a "
+        f"password, which is ${TOKEN}"
     )
 
 
@@ -429,9 +405,3 @@ def _detail(response: httpx.Response) -> str:
         return str(response.json()["detail"])
     except (ValueError, LookupError, TypeError):
         return " ".join(response.text.split())[:200]
-
-
-def _seconds(text: str | None) -> float:
-    """What `Retry-After` asks for, at most `_LONGEST`; 0, so that our own rest counts, for a date
-    and for nonsense."""
-    return min(float(text), _LONGEST) if text and re.fullmatch(r"[0-9]{1,9}", text) else 0.0

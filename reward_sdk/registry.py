@@ -83,6 +83,7 @@ _BUILT_IN = {
     "semb_score": "reward_sdk.rewards.clinical",
     "radcliq": "reward_sdk.rewards.radcliq",
     "image_text": "reward_sdk.rewards.image_text",
+    "judge": "reward_sdk.rewards.judge",
 }
 
 

@@ -35,14 +35,6 @@ TOKEN = "REWARD_SDK_TOKEN"
 """The environment variable that servers and clients read their token from."""
 
 
-def clean_token(text: str, source: str) -> str:
-    """A token as a header can carry it; ConfigError, naming its source, if it is none."""
-    token = text.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{source}: a token is one word of printable ASCII characters")
-    return token
-
-
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=1000)]
 

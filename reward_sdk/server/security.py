@@ -22,9 +22,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reward_sdk.errors import ConfigError, ScoringError
+from reward_sdk.http import clean_token
 from reward_sdk.images import RefusedError, check_pixels
 from reward_sdk.types import ImageRef
-from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile, clean_token
+from reward_sdk.wire import MAX_IMAGE, TOKEN, ImageBytes, ImageFile
 
 _OPEN = ("/healthz", "/readyz")  # asked by probes, which know no token
 

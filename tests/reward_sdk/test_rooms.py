@@ -11,7 +11,7 @@ import reward_sdk
 ROOMS = [  # from the ground floor up; a folder is a room with all that is in it
     {"errors"},
     {"text", "types", "observations"},
-    {"images", "jsonl", "templates"},
+    {"images", "jsonl", "templates", "http"},
     {"models"},
     {"registry", "config"},
     {"rewards"},

@@ -151,9 +151,9 @@ class Server:
         return found[0]
 
     @staticmethod
-    def until(condition) -> None:
+    def until(condition, seconds: float = 60) -> None:
         """Waits for what must happen soon."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
                 if condition():
@@ -161,7 +161,7 @@ class Server:
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
-        raise AssertionError("it did not happen in a minute")
+        raise AssertionError(f"it did not happen in {seconds:g} s")
 
     def log(self) -> str:
         return self._log.read_text()
