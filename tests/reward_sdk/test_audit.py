@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reward_sdk.audit.audit import TOTAL, Cell, EditResult, audit, read_samples
+from reward_sdk.audit.audit import TOTAL, Audit, Cell, EditResult, audit, read_samples
 from reward_sdk.audit.edits import EDITS, NOUNS, findings
 from reward_sdk.audit.paraphrases import reworded
 from reward_sdk.cli import main
@@ -26,7 +26,7 @@ REPORTS = {
     "effusion": "Heart size is normal. There is a small left pleural effusion. No pneumothorax.",
     "heart": "The heart is mildly enlarged. The lungs are clear. No pleural effusion.",
     "normal": "The heart is normal in size. The lungs are clear. No acute disease.",
-    "nodule": "A possible 9 mm nodule in the right upper lobe is stable. No effusion or pneumothorax.",
+    "nodule": "Possible 9 mm nodule in the right upper lobe is stable. No pleural effusion.",
     "tube": "Endotracheal tube in good position. Severe pulmonary edema. Heart size is normal.",
 }
 SAMPLES = [
@@ -392,6 +392,45 @@ def test_right_is_to_notice_what_must_lower_and_not_to_notice_what_must_not_matt
 def test_without_pairs_there_is_no_verdict():
     cell = Cell(0, None, None, None, None, 0, 1, "no image")
     assert EditResult("empty", 1, {TOTAL: cell}).verdict(TOTAL) is None
+
+
+def result_of(edit, n, good):
+    """The result of an edit whose score did what it should in this share of n pairs."""
+    fell = EDITS[edit].kind == "must lower"
+    below, equal = (good, 1 - good) if fell else (1 - good, good)
+    cell = Cell(n, below, equal, 0.0, -0.1, 0, 0, "") if n else Cell(0, *[None] * 4, 0, 1, "none")
+    return EditResult(edit, n, {TOTAL: cell})
+
+
+def summed_up(*rows):
+    return Audit(100, 0, (TOTAL,), rows, ())
+
+
+def test_discrimination_and_robustness_are_means_over_the_edits_of_their_kind():
+    result = summed_up(
+        result_of("empty", 100, 1.0),
+        result_of("laterality flipped", 2, 0.5),
+        result_of("wrong image", 0, 0.0),
+        result_of("paraphrase", 80, 0.25),
+        result_of("sentences shuffled", 8, 0.75),
+    )
+    assert result.discrimination(TOTAL) == 0.75
+    assert result.robustness(TOTAL) == 0.5
+    assert result.summary == {"discrimination": ["0.75"], "robustness": ["0.50"]}
+    assert result.to_dict()["summary"][TOTAL]["robustness"] == 0.5
+
+
+def test_without_pairs_nothing_is_summed_up():
+    result = summed_up(result_of("wrong image", 0, 0.0))
+    assert result.discrimination(TOTAL) is None
+    assert result.robustness(TOTAL) is None
+    assert result.summary == {"discrimination": ["-"], "robustness": ["-"]}
+
+
+def test_a_reward_of_the_findings_is_robust_and_one_of_the_wording_is_not():
+    result = audit(RewardSet.from_config(TEXT_SET), SAMPLES)
+    assert result.robustness("findings_f1") > 0.9 > 0.4 > result.robustness("bleu")
+    assert result.discrimination("bleu") > result.discrimination("findings_f1")
 
 
 def test_the_total_is_the_first_column():
