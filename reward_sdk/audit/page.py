@@ -42,24 +42,24 @@ def _ranked(results: Sequence[CaseResult], column: str) -> float:
     return (found.count(True) - found.count(False)) / len(found)
 
 
-Line = tuple[str, str, list[tuple[str, float | None]]]
+_Line = tuple[str, str, list[tuple[str, float | None]]]
 
 
-def _blocks(audit: Audit) -> list[tuple[str, list[Line]]]:
+def _blocks(audit: Audit) -> list[tuple[str, list[_Line]]]:
     """The picture's blocks: heading and rows; of a row its name, n, text and verdict by column."""
-    summary: list[Line] = [
+    summary: list[_Line] = [
         (name, "", [(text, None) for text in texts]) for name, texts in audit.summary.items()
     ]
     blocks = [("Summary", summary)]
     for kind, verdict in _VERDICTS.items():
-        rows: list[Line] = []
+        rows: list[_Line] = []
         for row in audit.rows:
             if EDITS[row.edit].kind == kind:
                 cells = [_cell(row, column) for column in audit.columns]
                 rows.append((row.edit, str(row.applied), cells))
         if rows:
             blocks.append((f"{kind.capitalize()}: how often the score {verdict}", rows))
-    cases: list[Line] = [
+    cases: list[_Line] = [
         (name, str(len(its)), [(passed(its, c), _ranked(its, c)) for c in audit.columns])
         for name, its in audit.categories.items()
     ]

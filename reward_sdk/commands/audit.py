@@ -35,11 +35,11 @@ def audit_set(
     Writes audit.json, audit.png and audit.html. Wants data, cases or both: `reward_sdk.audit.audit`
     describes the data, `reward_sdk.audit.cases` the cases.
 
-    Exit codes: 0 done, 1 a reward failed that must not, 2 the set or the data are wrong.
+    Exit codes: 0 done, 1 a reward failed that must not, 2 the set, the data or the cases are wrong.
     """
     for package in ("jinja2", "matplotlib"):  # rather than after minutes of work
         import_module(package)
-    if data is None and cases is None:
+    if not (data or cases):
         raise ConfigError("nothing to audit: name reports with --data, ranking cases with --cases")
     folder = Path(out)
     _check_ours(folder)
