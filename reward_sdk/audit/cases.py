@@ -10,7 +10,7 @@ The file is a JSON array in the format of RadJudge (github.com/rajpurkarlab/CRIM
       "expected": ["C1 > C2"]}]
 
 A candidate's text is a plain report. Its `context` may be left out, and either of its keys: `age`
-in years, a number or its text, and `indication`, a text.
+in years, a number or its text, and `indication`, as `Sample` has them.
 
 A case passes if all holds that is expected, by the tolerances of the edits: `A > B` if A scores
 higher by more than 1e-9, as an edit that must lower is noticed; `A = B` if their scores differ by
@@ -84,7 +84,8 @@ class Ranking:
     Attributes:
         scores: candidate -> its score; None where it was skipped or failed.
         passed: whether all holds that is expected; None if a candidate has no score.
-        reason: why the first candidate without a score has none; "" if all have one.
+        reason: why the first candidate without a score has none, its status before it; "" if all
+            have one.
     """
 
     scores: dict[str, float | None]
@@ -112,7 +113,7 @@ def rank(case: RankingCase, outcomes: Mapping[str, Outcome]) -> Ranking:
     for name, outcome in outcomes.items():
         # a value for failures is no judgement
         if outcome.status == "failed" or outcome.value is None:
-            reasons.append(outcome.reason)
+            reasons.append(f"{outcome.status.replace('_', ' ')}: {outcome.reason}")
         else:
             scores[name] = outcome.value
     return Ranking(
@@ -176,14 +177,11 @@ def _candidate(content: Any, reference: str, name: str, where: str) -> Sample:
     try:
         report = _text(content, "text")
         context = _object(content.get("context") or {}, "'context'")
-        known = {
-            "age": _age(context.get("age")),
-            "indication": _text(context, "indication") if context.get("indication") else None,
-        }
-    except ConfigError as error:
+        known = {key: context[key] for key in context if key in ("age", "indication")}
+        known = {key: known[key] for key in known if key in Sample.__dataclass_fields__}
+        sample = Sample(wrap_report(report), reference, id=name, **known)
+    except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
-    known = {key: known[key] for key in known if key in Sample.__dataclass_fields__}
-    sample = Sample(wrap_report(report), reference, id=name, **known)
     if sample.report is None:
         raise ConfigError(f"{where}: its text is a plain report, without tags")
     return sample
@@ -214,15 +212,3 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{key!r} is a text that is not blank, not {value!r}")
     return value
-
-
-def _age(value: Any) -> float | None:
-    if value is None:
-        return None
-    try:
-        age = float(value)
-    except (TypeError, ValueError):
-        age = -1.0
-    if not 0 <= age <= 130 or isinstance(value, bool):
-        raise ConfigError(f"'age' is a number of years, 0 to 130, not {value!r}")
-    return age
