@@ -25,6 +25,7 @@ from PIL import Image
 from support.serving import REPORTS, TEXT, Server
 
 from reward_sdk import Sample, registry
+from reward_sdk.audit.cases import read_cases
 from reward_sdk.cli import main as reward_sdk
 from reward_sdk.config import parse_set, read_set, read_yaml
 from reward_sdk.jsonl import Row, read_rows
@@ -103,6 +104,8 @@ def there(tmp_path, monkeypatch) -> Path:
         )
     for name in ("reports.jsonl", "studies.jsonl"):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    [cases] = [block.text for block in blocks(ROOT / "docs/audit.md") if block.language == "json"]
+    (tmp_path / "cases.json").write_text(cases, encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(ROOT / "examples/no_priors.py", tmp_path)
     for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", "runs/valor-stage2"):
@@ -255,7 +258,10 @@ def test_an_example_in_yaml_is_a_recipe_or_a_set(example, there):
 
 
 @pytest.mark.parametrize("example", examples("json"))
-def test_an_example_in_json_is_rows(example, there):
+def test_an_example_in_json_is_rows_or_ranking_cases(example, there):
+    if example.text.startswith("["):
+        assert read_cases(there / "cases.json")
+        return
     (there / "example.jsonl").write_text(example.text, encoding="utf-8")
     assert all(isinstance(row, Row) for row in read_rows(there / "example.jsonl"))
 

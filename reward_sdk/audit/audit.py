@@ -3,7 +3,9 @@
 A reward is worth what it still says when a policy games it. `audit` scores reports, scores them
 again after each edit of `reward_sdk.audit.edits`, and counts how often the score fell (edits that
 must lower) or stayed (edits that must not matter). A single reward need not notice everything;
-what the set's total does not notice, a policy is free to do.
+what the set's total does not notice, a policy is free to do. Two numbers sum it up, with the names
+of ReEvalMed (arXiv 2606.18797): discrimination, harmful edits noticed, and robustness, harmless
+rewording tolerated. Ranking cases (`reward_sdk.audit.cases`) can be scored beside the edits.
 
 The data are rows as `reward_sdk.jsonl` describes them, each with a reference. Without a response
 the reference itself is judged, which is the stricter audit, because an edit may mend a response
@@ -19,7 +21,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from reward_sdk.audit.edits import EDITS, Kind
+from reward_sdk.audit.cases import CaseResult, RankingCase, rank
+from reward_sdk.audit.edits import EDITS, TOLERANCE, Kind
 from reward_sdk.errors import ConfigError
 from reward_sdk.jsonl import BadRow, Row, read_rows
 from reward_sdk.reward_set import RewardSet
@@ -27,9 +30,6 @@ from reward_sdk.text import wrap_report
 from reward_sdk.types import Outcome, Sample, Score
 
 TOTAL = "total"  # the column of the set's total
-# ours: the largest difference that is none. A fall may be small, since ranks make it count fully;
-# of a rewording a little may be felt.
-TOLERANCE: dict[Kind, float] = {"must lower": 1e-9, "must not matter": 0.02}
 _CHUNK = 256  # ours: samples scored at a time
 
 Chunk = Sequence[Sample]
@@ -106,45 +106,161 @@ class Audit:
         seed: the seed that the edits were made with.
         columns: `TOTAL`, then the names of the set's rewards.
         rows: the result of every edit, in the order of `EDITS`; that of an edit which applied
-            nowhere is among them.
+            nowhere is among them. Empty without reports.
+        cases: the result of every ranking case, in their order.
     """
 
     reports: int
     seed: int
     columns: tuple[str, ...]
     rows: tuple[EditResult, ...]
+    cases: tuple[CaseResult, ...]
+
+    def discrimination(self, column: str) -> float | None:
+        """How often harmful edits are noticed: the share of pairs whose score fell, averaged over
+        the edits that must lower, 0 to 1. Every edit weighs the same; those without pairs are left
+        out. None if none has any."""
+        return self._mean_good("must lower", column)
+
+    def robustness(self, column: str) -> float | None:
+        """How often harmless rewording is tolerated: the share of pairs whose score stayed,
+        averaged over the edits that must not matter, 0 to 1. Every edit weighs the same; those
+        without pairs are left out. None if none has any."""
+        return self._mean_good("must not matter", column)
+
+    def _mean_good(self, kind: Kind, column: str) -> float | None:
+        good = [row.good(column) for row in self.rows if EDITS[row.edit].kind == kind]
+        shares = [share for share in good if share is not None]
+        return fmean(shares) if shares else None
+
+    @property
+    def summary(self) -> dict[str, list[str]]:
+        """What sums it up, as tables have it: name -> a text for every column."""
+        numbers = {"discrimination": self.discrimination, "robustness": self.robustness}
+        found = {
+            name: [_share(number(column)) for column in self.columns]
+            for name, number in numbers.items()
+            if self.rows
+        }
+        if self.cases:
+            found["cases passed"] = [passed(self.cases, column) for column in self.columns]
+        return found
+
+    @property
+    def categories(self) -> dict[str, list[CaseResult]]:
+        """The results of the ranking cases by the category of the case."""
+        found: dict[str, list[CaseResult]] = {}
+        for result in self.cases:
+            found.setdefault(result.case.category, []).append(result)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON holds it, with kind and description of every edit."""
-        content = asdict(self)
-        for row in content["rows"]:
-            edit = EDITS[row["edit"]]
-            row |= {"kind": edit.kind, "about": edit.about, "tolerance": TOLERANCE[edit.kind]}
-        return content
+        """The result as JSON holds it: what sums it up by column, with kind and description of
+        every edit, and with every case's scores."""
+        return {
+            "reports": self.reports,
+            "seed": self.seed,
+            "columns": self.columns,
+            "summary": {column: self._numbers(column) for column in self.columns},
+            "rows": [
+                asdict(row)
+                | {"kind": edit.kind, "about": edit.about, "tolerance": TOLERANCE[edit.kind]}
+                for row in self.rows
+                for edit in (EDITS[row.edit],)
+            ],
+            "cases": [
+                {
+                    "id": result.case.id,
+                    "category": result.case.category,
+                    "description": result.case.description,
+                    "expected": [str(expected) for expected in result.case.expected],
+                    "rankings": {
+                        column: asdict(ranking) for column, ranking in result.rankings.items()
+                    },
+                }
+                for result in self.cases
+            ],
+        }
+
+    def _numbers(self, column: str) -> dict[str, float | None]:
+        passed = [result.rankings[column].passed for result in self.cases]
+        return {
+            "discrimination": self.discrimination(column),
+            "robustness": self.robustness(column),
+            "cases": len(passed),
+            "cases_passed": passed.count(True),
+            "cases_unscored": passed.count(None),
+        }
 
     def table(self) -> str:
-        """Two blocks of text, one per kind: the good share and the mean gap of every column; what
-        could not be scored, and why."""
-        lines = [f"{self.reports} reports. Share as it should be, mean gap."]
-        width = max(map(len, EDITS))
+        """Blocks of text: for either kind of edit the good share and the mean gap of every column;
+        the ranking cases that passed, and those that failed with their scores; what could not be
+        scored, and why; what sums it up."""
+        width = max(map(len, (*EDITS, *self.categories)))
+
+        def line(label: str, n: object, cells: Iterable[str], notes: str = "") -> str:
+            row = "".join(f"  {cell:>12}" for cell in cells)
+            return f"{label:{width}}  {n:>5}{row}  {notes}".rstrip()
+
+        lines = []
+        if self.rows:
+            lines.append(f"{self.reports} reports. Share as it should be, mean gap.")
         for kind, verdict in (("must lower", "fell"), ("must not matter", "stayed")):
-            head = "".join(f"  {column:>12}" for column in self.columns)
-            lines += ["", f"{f'{kind} ({verdict})':{width}}  {'n':>5}{head}"]
-            for row in self.rows:
-                if EDITS[row.edit].kind == kind:
-                    cells = "".join(f"  {self._cell(row, name):>12}" for name in self.columns)
-                    line = f"{row.edit:{width}}  {row.applied:5}{cells}  {row_notes(row)}"
-                    lines.append(line.rstrip())
+            rows = [row for row in self.rows if EDITS[row.edit].kind == kind]
+            if rows:
+                lines += ["", line(f"{kind} ({verdict})", "n", self.columns)]
+            for row in rows:
+                cells = (self._cell(row, column) for column in self.columns)
+                lines.append(line(row.edit, row.applied, cells, row_notes(row)))
+        if self.cases:
+            lines += ["", line("ranking cases (passed)", "n", self.columns)]
+            for category, results in self.categories.items():
+                cells = (passed(results, column) for column in self.columns)
+                lines.append(line(category, len(results), cells, case_notes(results)))
+            lines += self._failed()
         for column in self.columns:
-            reasons = [row.cells[column].reason for row in self.rows if row.cells[column].unscored]
-            if reasons:
-                lines += ["", f"{column}: the first cause of unscored pairs: {reasons[0]}"]
-        return "\n".join(lines)
+            cells = [row.cells[column] for row in self.rows if row.cells[column].unscored]
+            rankings = [result.rankings[column] for result in self.cases]
+            unscored = [*cells, *(ranking for ranking in rankings if ranking.passed is None)]
+            if unscored:
+                what = "pairs" if cells else "cases"
+                lines += ["", f"{column}: the first cause of unscored {what}: {unscored[0].reason}"]
+        lines += ["", line("summary", "", self.columns)]
+        lines += [line(name, "", cells) for name, cells in self.summary.items()]
+        return "\n".join(lines).lstrip("\n")
+
+    def _failed(self) -> list[str]:
+        """The cases that failed, each with the scores of the columns that it failed in."""
+        lines = []
+        for result in self.cases:
+            case = result.case
+            failed = {
+                c: ranking for c, ranking in result.rankings.items() if ranking.passed is False
+            }
+            if failed:
+                lines += ["", f"{case.id} failed: {', '.join(map(str, case.expected))}"]
+            for column, ranking in failed.items():
+                scores = "  ".join(f"{name} {value:.4f}" for name, value in ranking.scores.items())
+                lines.append(f"  {column:>12}  {scores}")
+        return lines
 
     @staticmethod
     def _cell(row: EditResult, column: str) -> str:
         good, gap = row.good(column), row.cells[column].mean_gap
         return "-" if good is None or gap is None else f"{good:4.0%} {gap:+7.3f}"
+
+
+def passed(results: Sequence[CaseResult], column: str) -> str:
+    """How many of these cases passed, such as "3 of 5"; "-" if the column scored none."""
+    found = [result.rankings[column].passed for result in results]
+    return f"{found.count(True)} of {len(found)}" if any(p is not None for p in found) else "-"
+
+
+def case_notes(results: Sequence[CaseResult]) -> str:
+    """How many of these cases could not be scored, by column; "" if all could."""
+    columns = results[0].rankings
+    counts = {c: sum(r.rankings[c].passed is None for r in results) for c in columns}
+    return "; ".join(f"{column}: {n} unscored" for column, n in counts.items() if n)
 
 
 def row_notes(row: EditResult) -> str:
@@ -162,8 +278,10 @@ def audit(
     samples: Sequence[Sample],
     seed: int = 0,
     progress: Callable[[Sequence[Chunk]], Iterable[Chunk]] = lambda chunks: chunks,
+    cases: Sequence[RankingCase] = (),
 ) -> Audit:
-    """Scores every sample as it is and after every edit that applies to it.
+    """Scores every sample as it is and after every edit that applies to it, and every candidate of
+    the ranking cases.
 
     Args:
         rewards: the set to audit, of whose schedule nothing is left: every reward counts.
@@ -172,13 +290,15 @@ def audit(
         seed: equal seeds give equal edits.
         progress: gets the list of chunks of samples to be scored and yields them one by one, such
             as `tqdm`.
+        cases: ranking cases; with them there need not be any samples.
 
     Raises:
-        ConfigError: there is no sample, or one has no report or no reference.
+        ConfigError: there is neither a sample nor a case, or a sample has no report or no
+            reference.
         ScoringError: a part failed whose policy (`on_failure`) is "raise".
     """
-    if not samples:
-        raise ConfigError("an audit needs at least one report")
+    if not samples and not cases:
+        raise ConfigError("an audit needs at least one report or ranking case")
     for sample in samples:
         if sample.report is None or sample.reference is None:
             raise ConfigError(f"sample {sample.id!r}: an audit needs its report and its reference")
@@ -186,8 +306,13 @@ def audit(
     pairs = {
         name: [(i, new) for i, s in enumerate(samples) if (new := edit(s, others, seed))]
         for name, edit in EDITS.items()
+        if samples
     }
-    everything = [*samples, *(new for edited in pairs.values() for _, new in edited)]
+    everything = [
+        *samples,
+        *(new for edited in pairs.values() for _, new in edited),
+        *(candidate for case in cases for candidate in case.candidates.values()),
+    ]
     chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)]
     unscheduled = rewards.without_schedule()
     scored = iter(
@@ -209,7 +334,19 @@ def audit(
             for column, (low, _) in bounds.items()
         }
         rows.append(EditResult(name, len(edited), cells))
-    return Audit(len(samples), seed, tuple(bounds), tuple(rows))
+    results = []
+    for case in cases:
+        outcomes = {name: next(scored) for name in case.candidates}
+        rankings = {
+            column: rank(case, {name: parts[column] for name, parts in outcomes.items()})
+            for column in bounds
+        }
+        results.append(CaseResult(case, rankings))
+    return Audit(len(samples), seed, tuple(bounds), tuple(rows), tuple(results))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _total(score: Score) -> Outcome:

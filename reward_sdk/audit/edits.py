@@ -1,8 +1,11 @@
 """The audit's edits: named ways to spoil a report, and ways to reword one without harm.
 
-An edit that must lower makes a right report wrong, poorer or worse to read. An edit that must not
-matter keeps every fact. Each does one thing and does not apply (None) where it could not; what a
-report says is read by `reward_sdk.models.rule_labeler`. Choice of edits and all wordings are ours.
+An edit that must lower makes a right report wrong, poorer or worse to read: the errors that
+radiologists count (a false or missing finding; a wrong side, location, severity, size, certainty or
+course; a comparison that nobody made) and what a policy may do instead of looking. An edit that
+must not matter keeps every fact. Each does one thing and does not apply (None) where it could not;
+what a report says is read by `reward_sdk.models.rule_labeler`. Choice of edits and all wordings are
+ours.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from random import Random
 from typing import Literal
 
@@ -20,6 +24,9 @@ from reward_sdk.text import sentences, wrap_report
 from reward_sdk.types import ImageRef, Sample
 
 Kind = Literal["must lower", "must not matter"]
+# ours: the largest difference of two scores that is none. A fall may be small, since ranks make it
+# count fully; of a rewording a little may be felt.
+TOLERANCE: dict[Kind, float] = {"must lower": 1e-9, "must not matter": 0.02}
 
 # The 13 findings as words that stand in "... is present." and in "No ...".
 NOUNS = {
@@ -101,7 +108,8 @@ class Edit:
         return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, sample: Sample, others: Sequence[Sample], seed: int = 0) -> Sample | None:
-        """The edited sample; None where the edit does not apply or would change no word.
+        """The edited sample; None where the edit does not apply or would change nothing: no word
+        if it must lower, no character but blanks and a full stop if it must not matter.
 
         The same sample, others and seed give the same result; no other sample's edits matter.
         """
@@ -110,9 +118,14 @@ class Edit:
         new = self.function(case)
         if isinstance(new, ImageRef):
             return replace(sample, image=new)
-        if new is None or _words(new) == _words(case.report):
+        if new is None or self._unchanged(case.report, new):
             return None
         return replace(sample, response=wrap_report(new))
+
+    def _unchanged(self, report: str, new: str) -> bool:
+        if self.kind == "must lower":
+            return _words(new) == _words(report)
+        return new in (report, _text(sentences(report)))
 
 
 EDITS: dict[str, Edit] = {}
@@ -158,6 +171,12 @@ def _swap(text: str, words: Mapping[str, str]) -> str:
         text,
         flags=re.IGNORECASE | re.ASCII,  # elsewhere other letters match "s" that do not lower to it
     )
+
+
+def _in_assertions(case: Case, change: Callable[[str], str]) -> str:
+    """The report with the sentences that assert a finding changed."""
+    parts = sentences(case.report)
+    return _text([change(part) if findings(part) else part for part in parts])
 
 
 _FLIPS = (
@@ -207,6 +226,24 @@ def laterality_flipped(case: Case) -> str | None:
     return _swap(case.report, {"left": "right", "right": "left"})
 
 
+_LEVELS = {
+    "upper lobe": "lower lobe", "lower lobe": "upper lobe", "upper lung": "lower lung",
+    "lower lung": "upper lung", "upper zone": "lower zone", "lower zone": "upper zone",
+    "apical": "basal", "apex": "base", "apices": "bases", "biapical": "bibasilar",
+    "basal": "apical", "basilar": "apical", "base": "apex", "bases": "apices",
+    "bibasal": "biapical", "bibasilar": "biapical",
+}  # fmt: skip
+
+
+@_edit("must lower")
+def location_changed(case: Case) -> str | None:
+    """Upper lobe becomes lower lobe, base becomes apex, in the sentences that assert a finding.
+
+    Not where none of them has such a word.
+    """
+    return _in_assertions(case, lambda part: _swap(part, _LEVELS))
+
+
 _SEVERITY = {
     "mild": "severe", "minimal": "marked", "slight": "marked", "moderate": "minimal",
     "severe": "mild", "marked": "mild",
@@ -222,8 +259,99 @@ def severity_changed(case: Case) -> str | None:
 
     Not where none of them has such a word.
     """
+    return _in_assertions(case, lambda part: _swap(part, _SEVERITY))
+
+
+# One size with its unit: "8 mm", "2.5-cm", "2 x 3 cm", "2-3 cm".
+_BETWEEN = r" ?(?:[x×-]|to|by) ?"
+_SIZE = re.compile(
+    rf"(?<![\w.,/-])(\d{{1,3}}(?:\.\d{{1,3}})?(?:{_BETWEEN}\d{{1,3}}(?:\.\d{{1,3}})?){{0,3}})"
+    r"([ -]?)(cm|mm)\b",
+    re.ASCII,
+)
+
+
+def _resized(text: str, factor: Decimal | int) -> str:
+    """Numbers, each times a factor, without zeros at their ends."""
+    return re.sub(r"[\d.]+", lambda m: f"{(Decimal(m[0]) * factor).normalize():f}", text)
+
+
+@_edit("must lower")
+def measurement_changed(case: Case) -> str | None:
+    """Sizes in mm or cm are three times as large, in the sentences that assert a finding.
+
+    Not where none of them has a size.
+    """
+    return _in_assertions(
+        case, lambda part: _SIZE.sub(lambda m: _resized(m[1], 3) + m[2] + m[3], part)
+    )
+
+
+_CERTAINTY = {
+    "possible": "definite", "questionable": "definite", "possibly": "definitely",
+    "suspected": "confirmed", "suspicious for": "diagnostic of", "concerning for": "diagnostic of",
+    "worrisome for": "diagnostic of", "cannot be excluded": "can be seen",
+    "can not be excluded": "can be seen",
+}  # fmt: skip
+
+
+def _certain(sentence: str) -> str:
+    """The sentence without doubt, or as it was if the labeler would read no less doubt in it."""
+    sure = _swap(sentence, _CERTAINTY)
+    (before,), (after,) = label_reports([sentence]), label_reports([sure])
+    dispelled = any(before[name] == -1 and after[name] == 1 for name in NOUNS)
+    return sure if dispelled else sentence
+
+
+@_edit("must lower")
+def certainty_changed(case: Case) -> str | None:
+    """What the report calls possible is stated as certain.
+
+    Not where it leaves no finding in doubt.
+    """
+    return _in_assertions(case, _certain)
+
+
+_COURSE = {
+    "improved": "worsened", "improving": "worsening", "improvement": "worsening",
+    "worsened": "improved", "worsening": "improving", "worse": "improved",
+    "increased": "decreased", "increasing": "decreasing", "decreased": "increased",
+    "decreasing": "increasing", "progressed": "improved", "progression": "improvement",
+    "stable": "worsened", "unchanged": "worsened",
+}  # fmt: skip
+
+
+@_edit("must lower")
+def course_changed(case: Case) -> str | None:
+    """Stable or improved becomes worsened, more becomes less, where a finding is asserted.
+
+    Not where none of them has such a word.
+    """
+    return _in_assertions(case, lambda part: _swap(part, _COURSE))
+
+
+_COMPARES = re.compile(
+    rf"\b(?:{'|'.join(_COURSE)}|compar\w+|prior|previous\w*|interval|since|new|newly|again|still"
+    r"|remains?|persist\w*|change[sd]?|resol\w+|increas\w*|decreas\w*|develop\w*|no longer)\b",
+    re.IGNORECASE,
+)
+
+
+@_edit("must lower")
+def comparison_invented(case: Case) -> str | None:
+    """A finding is called new since a prior study.
+
+    Not where the report asserts none, or where report or reference tell of a change or a prior.
+    """
+    if _COMPARES.search(case.report) or _COMPARES.search(case.reference):
+        return None
     parts = sentences(case.report)
-    return _text([_swap(part, _SEVERITY) if findings(part) else part for part in parts])
+    asserted = [i for i, part in enumerate(parts) if findings(part)]
+    if not asserted:
+        return None
+    i = case.rng.choice(asserted)
+    parts[i] = f"{parts[i].rstrip('.!? ')}, new since the prior study."
+    return _text(parts)
 
 
 @_edit("must lower")
@@ -334,3 +462,53 @@ def sentences_shuffled(case: Case) -> str | None:
 def paraphrase(case: Case) -> str | None:
     """Sentences with the same facts in other words. Not where no sentence has a known wording."""
     return _text([reworded(part) for part in sentences(case.report)])
+
+
+_SHORT = {
+    "right upper lobe": "RUL", "right middle lobe": "RML", "right lower lobe": "RLL",
+    "left upper lobe": "LUL", "left lower lobe": "LLL", "endotracheal tube": "ETT",
+    "nasogastric tube": "NGT", "central venous catheter": "CVC", "pneumothorax": "PTX",
+    "pneumonia": "PNA", "congestive heart failure": "CHF", "without": "w/o",
+}  # fmt: skip
+
+
+@_edit("must not matter")
+def abbreviations(case: Case) -> str | None:
+    """Right lower lobe becomes RLL, endotracheal tube ETT, pneumothorax PTX, without w/o.
+
+    Not where no such word stands.
+    """
+    return _swap(case.report, _SHORT)
+
+
+@_edit("must not matter")
+def units_converted(case: Case) -> str | None:
+    """Sizes in cm become the same in mm, and the other way. Not where there is none."""
+    other = {"cm": (10, "mm"), "mm": (Decimal("0.1"), "cm")}
+    return _SIZE.sub(lambda m: _resized(m[1], other[m[3]][0]) + m[2] + other[m[3]][1], case.report)
+
+
+@_edit("must not matter")
+def capital_letters(case: Case) -> str | None:
+    """The whole report in capital letters."""
+    return case.report.upper()
+
+
+@_edit("must not matter")
+def section_heading(case: Case) -> str | None:
+    """The heading FINDINGS before the report. Not where it has one."""
+    if re.search(r"\b(?:findings|impression)\W*:", case.report, re.IGNORECASE):
+        return None
+    return f"FINDINGS: {case.report}"
+
+
+@_edit("must not matter")
+def numbered_list(case: Case) -> str | None:
+    """Every sentence is a numbered item on a line of its own, without its full stop.
+
+    Not where there is only one, or where the report has a list already.
+    """
+    parts = sentences(case.report)
+    if len(parts) == 1 or re.search(r"(?:^|\s)(?:\d+[.)]|[-*•#])(?:\s|$)", case.report):
+        return None
+    return "\n".join(f"{i}) {part.removesuffix('.')}" for i, part in enumerate(parts, 1))

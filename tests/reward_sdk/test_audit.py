@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reward_sdk.audit.audit import TOTAL, Cell, EditResult, audit, read_samples
+from reward_sdk.audit.audit import TOTAL, Audit, Cell, EditResult, audit, read_samples
 from reward_sdk.audit.edits import EDITS, NOUNS, findings
 from reward_sdk.audit.paraphrases import reworded
 from reward_sdk.cli import main
@@ -26,7 +26,7 @@ REPORTS = {
     "effusion": "Heart size is normal. There is a small left pleural effusion. No pneumothorax.",
     "heart": "The heart is mildly enlarged. The lungs are clear. No pleural effusion.",
     "normal": "The heart is normal in size. The lungs are clear. No acute disease.",
-    "nodule": "There is a nodule in the right upper lobe. No pleural effusion or pneumothorax.",
+    "nodule": "Possible 9 mm nodule in the right upper lobe is stable. No pleural effusion.",
     "tube": "Endotracheal tube in good position. Severe pulmonary edema. Heart size is normal.",
 }
 SAMPLES = [
@@ -100,8 +100,94 @@ def test_severity_changes_in_sentences_that_assert_a_finding_only():
     assert edited("severity changed", "normal") is None
 
 
-def test_a_full_stop_alone_is_no_edit():
-    assert changed("severity changed", "Edema") is None
+@pytest.mark.parametrize("name", EDITS)
+def test_a_full_stop_alone_is_no_edit(name):
+    new = changed(name, "Edema")
+    assert new is None or new.rstrip(".") != "Edema"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("location changed", "Right upper lobe mass.", "Right lower lobe mass."),
+        ("location changed", "Bibasilar atelectasis.", "Biapical atelectasis."),
+        ("location changed", "Opacity at the left base.", "Opacity at the left apex."),
+        ("location changed", "No upper lobe mass. Upper lobe bullae.", None),
+        (
+            "measurement changed",
+            "A 1.5 cm nodule. Clips of 2 mm.",
+            "A 4.5 cm nodule. Clips of 2 mm.",
+        ),
+        ("measurement changed", "Mass of 2 x 3-cm.", "Mass of 6 x 9-cm."),
+        ("measurement changed", "No nodule above 5 mm.", None),
+        ("measurement changed", "Nodule at T1-2. Mass on image 3.", None),
+        ("certainty changed", "Possible pneumonia.", "Definite pneumonia."),
+        ("certainty changed", "Effusion cannot be excluded.", "Effusion can be seen."),
+        (
+            "certainty changed",
+            "Opacity suspicious for pneumonia.",
+            "Opacity diagnostic of pneumonia.",
+        ),
+        ("certainty changed", "Questionable nodular density.", None),
+        ("certainty changed", "Edema. Possible scoliosis.", None),
+        (
+            "course changed",
+            "Improved edema, stable effusion.",
+            "Worsened edema, worsened effusion.",
+        ),
+        ("course changed", "Edema has increased.", "Edema has decreased."),
+        ("course changed", "Stable scoliosis.", None),
+        (
+            "comparison invented",
+            "Edema. Clear bones.",
+            "Edema, new since the prior study. Clear bones.",
+        ),
+        ("comparison invented", "Unchanged edema.", None),
+        ("comparison invented", "The lungs are clear.", None),
+    ],
+)
+def test_an_error_that_radiologists_count_stands_in_what_is_asserted(name, before, after):
+    assert changed(name, before) == after
+
+
+def test_no_comparison_is_invented_where_the_reference_has_one():
+    assert changed("comparison invented", "Edema.", reference="Edema as on the prior film.") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("abbreviations", "Pneumothorax in the right upper lobe.", "PTX in the RUL."),
+        ("abbreviations", "Clear lungs without edema.", "Clear lungs w/o edema."),
+        ("abbreviations", "Edema.", None),
+        ("units converted", "A 1.5 cm nodule, a 4 mm one.", "A 15 mm nodule, a 0.4 cm one."),
+        (
+            "units converted",
+            "Mass of 2.0 x 13 mm, 3-4 cm long.",
+            "Mass of 0.2 x 1.3 cm, 30-40 mm long.",
+        ),
+        ("units converted", "Tip at T4-5. Seen since 2014 to 3 days ago.", None),
+        ("capital letters", "Mild edema.", "MILD EDEMA."),
+        ("capital letters", "MILD EDEMA.", None),
+        ("section heading", "Edema.", "FINDINGS: Edema."),
+        ("section heading", "Findings: Edema.", None),
+        ("numbered list", "No edema. Nodule of 1.5 cm", "1) No edema\n2) Nodule of 1.5 cm"),
+        ("numbered list", "Edema.", None),
+        ("numbered list", "1. Edema. 2. Effusion.", None),
+        ("numbered list", "- Edema.\n\n- Effusion.", None),
+    ],
+)
+def test_what_must_not_matter_changes_the_form_alone(name, before, after):
+    assert changed(name, before) == after
+
+
+@pytest.mark.parametrize("study", REPORTS)
+@pytest.mark.parametrize(
+    "name", ["sentences shuffled", "units converted", "capital letters", "numbered list"]
+)
+def test_another_form_leaves_the_labels(name, study):
+    new = edited(name, study)
+    assert new is None or labels(new) == labels(REPORTS[study])
 
 
 def test_a_dropped_finding_is_gone_and_the_rest_stays():
@@ -306,6 +392,45 @@ def test_right_is_to_notice_what_must_lower_and_not_to_notice_what_must_not_matt
 def test_without_pairs_there_is_no_verdict():
     cell = Cell(0, None, None, None, None, 0, 1, "no image")
     assert EditResult("empty", 1, {TOTAL: cell}).verdict(TOTAL) is None
+
+
+def result_of(edit, n, good):
+    """The result of an edit whose score did what it should in this share of n pairs."""
+    fell = EDITS[edit].kind == "must lower"
+    below, equal = (good, 1 - good) if fell else (1 - good, good)
+    cell = Cell(n, below, equal, 0.0, -0.1, 0, 0, "") if n else Cell(0, *[None] * 4, 0, 1, "none")
+    return EditResult(edit, n, {TOTAL: cell})
+
+
+def summed_up(*rows):
+    return Audit(100, 0, (TOTAL,), rows, ())
+
+
+def test_discrimination_and_robustness_are_means_over_the_edits_of_their_kind():
+    result = summed_up(
+        result_of("empty", 100, 1.0),
+        result_of("laterality flipped", 2, 0.5),
+        result_of("wrong image", 0, 0.0),
+        result_of("paraphrase", 80, 0.25),
+        result_of("sentences shuffled", 8, 0.75),
+    )
+    assert result.discrimination(TOTAL) == 0.75
+    assert result.robustness(TOTAL) == 0.5
+    assert result.summary == {"discrimination": ["0.75"], "robustness": ["0.50"]}
+    assert result.to_dict()["summary"][TOTAL]["robustness"] == 0.5
+
+
+def test_without_pairs_nothing_is_summed_up():
+    result = summed_up(result_of("wrong image", 0, 0.0))
+    assert result.discrimination(TOTAL) is None
+    assert result.robustness(TOTAL) is None
+    assert result.summary == {"discrimination": ["-"], "robustness": ["-"]}
+
+
+def test_a_reward_of_the_findings_is_robust_and_one_of_the_wording_is_not():
+    result = audit(RewardSet.from_config(TEXT_SET), SAMPLES)
+    assert result.robustness("findings_f1") > 0.9 > 0.4 > result.robustness("bleu")
+    assert result.discrimination("bleu") > result.discrimination("findings_f1")
 
 
 def test_the_total_is_the_first_column():
