@@ -15,6 +15,7 @@ from reward_sdk.audit.audit import TOTAL, Audit, Cell, EditResult, audit, read_s
 from reward_sdk.audit.edits import EDITS, NOUNS, findings
 from reward_sdk.audit.paraphrases import reworded
 from reward_sdk.cli import main
+from reward_sdk.config import Entry
 from reward_sdk.errors import ConfigError
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.registry import reward
@@ -463,8 +464,17 @@ def test_what_could_not_be_scored_is_counted_apart_and_never_a_zero(on_failure):
     cell = row.cells["unsure"]
     assert (row.applied, cell.n, cell.unscored, cell.mean_gap) == (5, 0, 5, None)
     assert "unsure: 5 unscored" in result.table()
-    assert "cause of unscored pairs: unsure: ValueError: too long" in result.table()
+    assert "cause of unscored pairs: failed: unsure: ValueError: too long" in result.table()
     assert row.cells[TOTAL].unscored == 5
+
+
+def test_pairs_to_which_a_reward_does_not_apply_say_so():
+    bare = [Sample(wrap_report(text), text, id=name) for name, text in REPORTS.items()]
+    looks = Unsure()
+    looks.needs = frozenset({"image"})
+    result = audit(RewardSet([(looks, Entry())]), bare)
+    assert "unsure: the first cause of unscored pairs: not applicable: no image" in result.table()
+    assert "total: the first cause of unscored pairs: not applicable: no reward" in result.table()
 
 
 def test_a_total_without_a_failed_part_is_not_compared():

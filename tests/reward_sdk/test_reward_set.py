@@ -127,11 +127,17 @@ def test_logged_numbers_are_finite(text, step):
 
 def test_logs_tell_a_failure_from_a_zero():
     assert score(word_set({}), "boom").logs == {
-        "word_0": 0.0, "word_0/applied": 0.0, "word_0/failed": 1.0
+        "word_0": 0.0, "word_0/applied": 0.0, "word_0/failed": 1.0, "word_0/not_applicable": 0.0
     }  # fmt: skip
     assert score(word_set({}), "0").logs == {
-        "word_0": 0.0, "word_0/applied": 1.0, "word_0/failed": 0.0
+        "word_0": 0.0, "word_0/applied": 1.0, "word_0/failed": 0.0, "word_0/not_applicable": 0.0
     }  # fmt: skip
+
+
+def test_logs_tell_what_does_not_apply_from_what_waits_for_its_step():
+    rewards = RewardSet([(Word(needs=frozenset({"image"})), Entry(every=2))])
+    logs = [score(rewards, "0.5", step).logs["word_0/not_applicable"] for step in (1, 2)]
+    assert logs == [0.0, 1.0]
 
 
 @given(st.integers(2, 12), st.integers(1, 200))
@@ -196,8 +202,8 @@ def test_a_reward_that_calls_no_value_ok_fails():
     assert (result.total, result.parts["gives"].status) == (None, "failed")
 
 
-@pytest.mark.parametrize("status", ["failed", "skipped"])
-def test_a_value_beside_a_failure_or_a_skip_does_not_count(status):
+@pytest.mark.parametrize("status", ["failed", "not_applicable"])
+def test_a_value_beside_a_failure_or_what_does_not_apply_does_not_count(status):
     result = score(RewardSet([(Gives(Outcome(0.5, status, "reason")), Entry())]), "")
     assert result.total is None
     assert result.parts["gives"] == Outcome(None, status, "reason")
@@ -210,10 +216,10 @@ def test_without_a_wellformed_report_a_reward_that_reads_it_gives_its_lower_boun
 
 
 @pytest.mark.parametrize("what", ["reference", "image"])
-def test_without_its_reference_or_image_a_part_is_skipped_unseen(what):
+def test_without_its_reference_or_image_a_reward_does_not_apply_and_sees_nothing(what):
     reward = Word(needs=frozenset({what}))
     result = score(RewardSet([(reward, Entry())]), "0.5")
-    assert (result.total, result.parts["word_0"].status, reward.seen) == (None, "skipped", [])
+    assert (result.total, result.not_applicable, reward.seen) == (None, ("word_0",), [])
 
 
 def test_a_sample_with_everything_reaches_the_reward():
@@ -223,7 +229,7 @@ def test_a_sample_with_everything_reaches_the_reward():
     assert (result.total, reward.seen) == (0.5, [sample])
 
 
-def test_a_skipped_part_scales_the_others_up():
+def test_a_part_that_does_not_apply_scales_the_others_up():
     rewards = RewardSet([
         (Word(0), Entry(weight=0.5)), (Word(1, frozenset({"image"})), Entry(weight=1.5))
     ])  # fmt: skip
@@ -349,10 +355,11 @@ def test_a_numpy_number_becomes_a_plain_one():
     assert type(part["gives"].value) is float
 
 
-def test_an_unknown_status_is_a_failure():
-    (result,) = RewardSet([(Gives(Outcome(0.5, "weird")), Entry())]).score([Sample("x")])  # type: ignore
+@pytest.mark.parametrize("status", ["weird", "skipped"])  # which only a schedule does
+def test_a_status_that_a_reward_cannot_give_is_a_failure(status):
+    (result,) = RewardSet([(Gives(Outcome(0.5, status)), Entry())]).score([Sample("x")])
     assert result.parts["gives"].status == "failed"
-    assert "unknown status" in result.parts["gives"].reason
+    assert "which is none of ok, not_applicable and failed" in result.parts["gives"].reason
 
 
 class Hanging(Slow):

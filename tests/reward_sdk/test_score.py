@@ -191,6 +191,55 @@ def test_a_total_on_fewer_rewards_than_the_set_has_says_so(files):
     assert rows_of(files[2])[0]["missing"] == ["rouge_l"]
 
 
+def test_what_does_not_apply_is_counted_apart_from_what_a_schedule_skips(files):
+    files[0].write_text("rewards: {findings_f1: {}, bleu: {every: 2}}")
+    files[1].write_text('{"id": "a", "response": "<report> Clear. </report>"}\n')
+    columns, _ = score_file(*files, step=1)
+    findings, bleu, total = (columns[name] for name in ("findings_f1", "bleu", "total"))
+    assert (findings.not_applicable, findings.skipped, findings.failed) == (1, 0, 0)
+    assert (bleu.not_applicable, bleu.skipped, bleu.failed) == (0, 1, 0)
+    assert (total.not_applicable, total.skipped, total.failed) == (1, 0, 0)
+    assert rows_of(files[2])[0]["not_applicable"] == ["findings_f1"]
+
+
+REPORTS = {
+    "response": "<report> Left pleural effusion. </report>",
+    "reference": "Pleural effusion. No edema.",
+}
+
+
+def test_explained_rows_say_what_a_reward_read_of_each_finding(files):
+    files[0].write_text("rewards: {findings_f1: {}, format: {}}")
+    files[1].write_text(json.dumps({"id": "a", **REPORTS}) + "\n")
+    arguments = ("score", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert run(*arguments, "--explain").exit_code == 0
+    parts = rows_of(files[2])[0]["parts"]
+    edema, effusion = sorted(parts["findings_f1"]["evidence"], key=lambda row: row["finding"])
+    assert effusion == {
+        "finding": "Pleural Effusion", "response": "present, left", "reference": "present",
+        "image": None, "agrees": True, "note": "",
+    }  # fmt: skip
+    assert (edema["finding"], edema["agrees"]) == ("Edema", None)
+    assert parts["findings_f1"]["unexplained"] == ""
+    assert "evidence" not in parts["format"]
+    assert "explained otherwise" in run(*arguments).output  # explained and bare rows do not mix
+
+
+def test_what_cannot_be_explained_is_said_and_ends_nothing(files, monkeypatch):
+    def boom(self, sample):
+        raise SystemExit("no words")
+
+    monkeypatch.setattr("reward_sdk.rewards.findings.FindingsF1.explain", boom)
+    files[0].write_text("rewards: {findings_f1: {}}")
+    files[1].write_text(json.dumps({"id": "a", **REPORTS}) + "\n")
+    result = run("score", "--explain", "--set", files[0], "--data", files[1], "--out", files[2])
+    assert result.exit_code == 0
+    assert "1 not explained: SystemExit: no words" in result.output
+    part = rows_of(files[2])[0]["parts"]["findings_f1"]
+    assert (part["value"], part["evidence"]) == (1.0, [])
+    assert part["unexplained"] == "SystemExit: no words"
+
+
 def test_rewards_can_be_named_and_tags_left_out_on_the_command_line(files):
     files[1].write_text('{"id": 7, "response": "Clear.", "reference": "Clear."}\n')
     arguments = ("--data", files[1], "--out", files[2])
@@ -248,7 +297,7 @@ def run(*arguments):
 def test_the_command_prints_means_and_what_was_rejected(files):
     result = run("score", "--set", files[0], "--data", files[1], "--out", files[2])
     assert result.exit_code == 1
-    assert "rouge_l                1.000     180       0       0" in result.output
+    assert "rouge_l                1.000     180       0              0       0" in result.output
     assert "line 10: no JSON" in result.output
     assert "out.jsonl.rejected" in result.output
 

@@ -70,7 +70,8 @@ def test_a_total_says_on_how_many_rewards_it_stands():
         [Sample("<report> a </report>", "a"), Sample("<report> a </report>")]
     )
     assert (str(whole), whole.missing) == ("2.0000", ())
-    assert (str(part), part.missing) == ("2.0000 (1 of 2 rewards)", ("rouge_l",))
+    assert str(part) == "2.0000 (1 of 2 rewards, 1 not applicable)"
+    assert part.missing == part.not_applicable == ("rouge_l",)
 
 
 def test_a_reward_that_waits_for_its_step_is_not_missing():
@@ -79,5 +80,16 @@ def test_a_reward_that_waits_for_its_step_is_not_missing():
     assert (score.missing, score.coverage) == ((), "")
 
 
+def test_what_failed_and_what_does_not_apply_are_told_apart():
+    parts = {"a": Outcome(1.0), "b": Outcome(None, "failed"), "c": Outcome(None, "not_applicable"),
+             "d": Outcome(None, "skipped"), "e": Outcome(0.0, "failed")}  # fmt: skip
+    score = Score(1.0, parts, {})
+    assert (score.missing, score.not_applicable) == (("b", "c"), ("c",))
+    assert score.coverage == "2 of 4 rewards, 1 failed, 1 not applicable"
+
+
 def test_a_score_of_nothing_says_so():
-    assert str(Score(None, {"a": Outcome(None, "failed")}, {})) == "no total (0 of 1 rewards)"
+    assert (
+        str(Score(None, {"a": Outcome(None, "failed")}, {}))
+        == "no total (0 of 1 rewards, 1 failed)"
+    )

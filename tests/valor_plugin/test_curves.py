@@ -17,7 +17,7 @@ def step(number: int, mean: float | None) -> Step:
     return Step(number, 0.0, 0.5, {"bleu": part}, 0.0, 0.0, None, 9.0, 0.0, {}, {})
 
 
-def test_a_reward_that_waits_or_is_skipped_does_not_look_like_zero():
+def test_a_reward_that_waits_or_does_not_apply_does_not_look_like_zero():
     steps = [step(1, None), step(2, 0.5), step(3, 0.8)]
     assert reward_curve(steps, "bleu") == [(2, 0.5), (3, 0.8)]
 

@@ -16,11 +16,11 @@ pytest.importorskip("openrlhf")
 def test_a_server_that_stays_away_leaves_a_sample_unscored_under_the_same_keys():
     from valor_plugin.host.executor import score_of
 
-    keys = ("rouge_l", "rouge_l/applied", "rouge_l/failed")
+    keys = ("rouge_l", "rouge_l/applied", "rouge_l/failed", "rouge_l/not_applicable")
     away = AsyncRewardClient(f"http://127.0.0.1:{free_port()}", timeout=0.3)
     score = asyncio.run(score_of(Sample("<report> Clear. </report>"), 1, away, keys))
     assert score.total is None
-    assert score.logs == {"rouge_l": 0.0, "rouge_l/applied": 0.0, "rouge_l/failed": 1.0}
+    assert score.logs == dict.fromkeys(keys, 0.0) | {"rouge_l/failed": 1.0}
 
 
 def test_a_server_that_refuses_the_token_ends_the_run_and_says_where_a_joined_cluster_has_it():

@@ -23,6 +23,7 @@ from valor_plugin.records import (
 REWARDS = ["rouge_l", "findings_f1"]
 STATUS = {
     "reward": 0.5, "rouge_l": 0.3, "rouge_l/applied": 0.5, "rouge_l/failed": 0.25,
+    "rouge_l/not_applicable": 0.25,
     "findings_f1": 0.0, "findings_f1/applied": 0.0, "findings_f1/failed": 0.0,
     "unscored": 0.25, "image/failed": 0.125, "group_tied": 0.75, "group_reward_std": 0.1,
     "kl": 0.01, "response_length": 31.0, "truncated": 0.0, "actor_grad_norm": float("nan"),
@@ -46,7 +47,7 @@ def test_a_reward_is_averaged_over_the_samples_that_it_gave_a_value():
     parts = step_record(1, STATUS, REWARDS).parts
     assert list(parts) == REWARDS
     assert parts == {
-        "rouge_l": RewardMeans(mean=0.6, applied=0.5, failed=0.25),
+        "rouge_l": RewardMeans(mean=0.6, applied=0.5, failed=0.25, not_applicable=0.25),
         "findings_f1": RewardMeans(mean=None, applied=0.0, failed=0.0),
     }
 
@@ -61,7 +62,7 @@ def test_reports_stay_out_of_the_records():
 
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-means = st.builds(RewardMeans, numbers, st.floats(0, 1), st.floats(0, 1))
+means = st.builds(RewardMeans, numbers, *[st.floats(0, 1)] * 3)
 steps = st.builds(
     Step, step=st.integers(1, 10**6), time=st.floats(0, 1e10), reward=numbers,
     parts=st.dictionaries(st.text(), means),

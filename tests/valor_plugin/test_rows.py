@@ -13,17 +13,16 @@ from valor_plugin.data.studies import Study
 from valor_plugin.host.rows import check_path, write_rows
 
 
-def test_host_rows_carry_prompt_image_and_a_label_with_id_and_report(tmp_path):
+def test_host_rows_carry_prompt_image_and_a_label_with_the_study(tmp_path):
     image = tmp_path / "films/a.png"
-    write_rows(
-        [Study("s1", image, "Clear."), Study("s2", image)], "Describe.", tmp_path / "rows.jsonl"
-    )
+    studies = [Study("s1", image, "Clear.", "PA", 82.0, "Cough."), Study("s2", image)]
+    write_rows(studies, "Describe.", tmp_path / "rows.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [r["prompt"] for r in rows] == ["<image>Describe."] * 2
     assert [r["images"] for r in rows] == [[str(image)]] * 2
     assert [json.loads(r["label"]) for r in rows] == [
-        {"id": "s1", "report": "Clear.", "view": None},
-        {"id": "s2", "report": None, "view": None},
+        {"id": "s1", "report": "Clear.", "view": "PA", "age": 82.0, "indication": "Cough."},
+        {"id": "s2", "report": None, "view": None, "age": None, "indication": None},
     ]
 
 

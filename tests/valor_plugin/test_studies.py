@@ -67,7 +67,11 @@ def test_more_keys_and_empty_lines_are_no_trouble(folder):
 
 
 studies_lists = st.lists(
-    st.tuples(st.text(min_size=1).filter(str.strip), st.none() | st.text().filter(str.strip)),
+    st.tuples(
+        st.text(min_size=1).filter(str.strip),
+        st.none() | st.text().filter(str.strip),
+        st.none() | st.floats(0, 150),
+    ),
     min_size=1, max_size=4, unique_by=lambda study: study[0],
 )  # fmt: skip
 
@@ -75,7 +79,7 @@ studies_lists = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(studies_lists)
 def test_written_studies_are_read_back(folder, drawn):
-    studies = [Study(name, folder / "films/a.png", report) for name, report in drawn]
+    studies = [Study(name, folder / "films/a.png", report, age=age) for name, report, age in drawn]
     write_studies(studies, folder / "round.jsonl")
     assert read_studies(folder / "round.jsonl") == studies
 

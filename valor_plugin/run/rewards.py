@@ -50,7 +50,13 @@ def problems_of(recipe: Recipe, studies: Sequence[Study], gpu: bool) -> Iterator
         gpu: whether there is a GPU; without one rewards are built on the CPU.
     """
     needs: set[str] = set()
-    tried = [Sample(wrap_report(s.report or "Clear."), s.report, s.image_ref) for s in studies[:1]]
+    tried = [
+        Sample(
+            wrap_report(study.report or "Clear."), study.report, study.image_ref, study.id,
+            age=study.age, indication=study.indication,
+        )
+        for study in studies[:1]
+    ]  # fmt: skip
     tried *= 2  # a batch: a reward may return one value for all of it
     if recipe.reward_servers:
         try:

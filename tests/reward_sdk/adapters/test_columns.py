@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -7,7 +8,7 @@ from reward_sdk.adapters.columns import Rollouts, policy_step, text_of, to_sampl
 from reward_sdk.config import Entry
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
-from reward_sdk.types import Outcome
+from reward_sdk.types import Outcome, Status
 
 TEXT, BOTH = ["reference"], ["image", "reference"]
 
@@ -111,7 +112,8 @@ class Counting:
     def __call__(self, samples):
         self.calls += 1
         return [
-            Outcome(1.0) if "bad" not in s.response else Outcome(None, "failed") for s in samples
+            Outcome(1.0) if s.response not in get_args(Status) else Outcome(None, s.response)
+            for s in samples
         ]
 
 
@@ -129,10 +131,10 @@ def test_a_batch_is_scored_once_for_all_functions_and_anew_for_an_equal_one():
     assert reward.calls == 2
 
 
-def test_the_share_of_a_batch_that_failed_is_told():
+def test_the_shares_of_a_batch_that_failed_and_to_which_a_reward_does_not_apply_are_told():
     rollouts = Rollouts(RewardSet([(Counting(), Entry())]))
-    rollouts.values(["bad", "good", "good", "good"], STATE, arguments())
-    assert rollouts.failed == {"counting": 0.25}
+    rollouts.values(["failed", "good", "not_applicable", "not_applicable"], STATE, arguments())
+    assert rollouts.shares == {"counting/failed": 0.25, "counting/not_applicable": 0.5}
     assert rollouts.values([], STATE, arguments()) == []
 
 

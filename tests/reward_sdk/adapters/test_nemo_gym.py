@@ -3,10 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_sdk.adapters.nemo_gym import VerifyRequest, reply, sample
+from reward_sdk.config import Entry
 from reward_sdk.errors import ScoringError
 from reward_sdk.reward_set import RewardSet
+from reward_sdk.rewards.format import format_
 from reward_sdk.text import wrap_report
-from reward_sdk.types import ImageRef, Sample
+from reward_sdk.types import ImageRef, Outcome, Sample
 
 
 def request(*output, **row):
@@ -46,13 +48,57 @@ def test_components_sum_to_the_reward_also_when_a_part_is_missing(texts, with_re
 def test_a_sample_without_a_score_is_a_failure_of_its_own_kind_under_the_same_keys():
     rewards = RewardSet.from_config({"rouge_l": {}})
     [score] = rewards.score([Sample("<report> a </report>")])
-    for given_score, problem in ((score, ""), (None, "no message")):
+    for given_score, problem, kind in (
+        (score, "", "reward_not_applicable"), (None, "no message", "reward_failed")
+    ):  # fmt: skip
         answer = reply(request(), given_score, {"rouge_l": 1.0}, rewards.log_keys, problem)
         assert answer["reward"] == 0.0
         assert answer["reward_components"] == {"rouge_l": 0.0, "missing_parts": 0.0}
-        assert answer["_ng_failure_class"] == "reward_failed"
+        assert answer["_ng_failure_class"] == kind
         assert answer["_ng_failure_reason"] == (problem or "no reference")
         assert set(rewards.log_keys) <= answer.keys()
+
+
+NEWER = ("reward", "mask_sample", "failure_kind", "failure_reason")
+
+
+class Odd:
+    """Fails, or does not apply, or gives 1, as the response says."""
+
+    name, bounds, needs = "odd", (0.0, 1.0), frozenset()
+
+    def __call__(self, samples):
+        gives = {"fails": "failed", "is none": "not_applicable"}
+        return [
+            Outcome(None, gives[s.response], "why") if s.response in gives else 1.0 for s in samples
+        ]
+
+
+@pytest.mark.parametrize(
+    ("response", "also", "told"),
+    [
+        ("fails", False, (True, "verifier_error", "why")),
+        ("fails", True, (False, "verifier_error", "why")),  # the total stands on the other reward
+        ("is none", False, (True, None, "why")),
+        ("is none", True, (False, None, None)),
+        ("gives 1", False, (False, None, None)),
+    ],
+)
+def test_newer_answers_say_whether_the_reward_counts_and_what_failed(response, also, told):
+    members = [(Odd(), Entry()), *([(format_(), Entry())] if also else [])]
+    rewards = RewardSet(members)
+    [score] = rewards.score([Sample(response)])
+    answer = reply(request(), score, dict.fromkeys(rewards.names, 1.0), (), fields=NEWER)
+    assert tuple(answer[key] for key in NEWER[1:]) == told
+
+
+def test_a_request_that_cannot_be_read_is_masked_as_the_verifier_s_error():
+    answer = reply(request(), None, {"rouge_l": 1.0}, (), "no message", NEWER)
+    assert [answer[key] for key in NEWER] == [0.0, True, "verifier_error", "no message"]
+
+
+def test_an_older_gym_is_told_nothing_of_newer_fields():
+    assert not set(NEWER[1:]) & reply(request(), None, {"rouge_l": 1.0}, (), "x").keys()
 
 
 def test_a_row_s_own_image_wins_over_the_prompt_s_and_either_needs_a_reward():

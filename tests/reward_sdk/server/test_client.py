@@ -170,13 +170,19 @@ def test_something_else_than_a_reward_server_is_told_apart():
         client.connect()
 
 
+def logs(value: str = "1", failed: int = 0, apart: int = 0) -> str:
+    keys = ("rouge_l", "rouge_l/applied", "rouge_l/failed", "rouge_l/not_applicable")
+    pairs = zip(keys, (value, 1, failed, apart), strict=True)
+    return "{" + ", ".join(f'"{key}": {number}' for key, number in pairs) + "}"
+
+
 LIES = [
     ("total", "NaN"), ("total", "Infinity"), ("total", "1e300"), ("total", '"nan"'),
     ("total", "1.5"),
     ("value", "NaN"), ("value", "-0.1"), ("value", "null"), ("value", '"0.5"'), ("value", "true"),
-    ("logs", "{}"), ("logs", '{"rouge_l": NaN, "rouge_l/applied": 1, "rouge_l/failed": 0}'),
-    ("logs", '{"rouge_l": 1, "rouge_l/applied": 1, "rouge_l/failed": 7}'),
-    ("logs", '{"rouge_l": 0.5, "rouge_l/applied": 1, "rouge_l/failed": 0}'), ("total", "null"),
+    ("logs", "{}"), ("logs", logs("NaN")), ("logs", logs(failed=7)), ("logs", logs("0.5")),
+    ("logs", logs(apart=1)), ("total", "null"), ("status", '"not_applicable"'),
+    ("status", '"skipped"'), ("status", '"weird"'),
     ("name", '"another"'), ("bounds", "[0, Infinity]"), ("bounds", "[NaN, 1]"),
 ]  # fmt: skip
 
@@ -186,12 +192,13 @@ def test_what_no_reward_server_would_say_is_not_believed(what, lie):
     rewards = RewardSet.from_config({"rouge_l": {}})
     info = json.dumps(asdict(ServedSet(**vars(rewards.info), image_folders=())))
     true = {"total": "1", "value": "1", "name": '"rouge_l"', "bounds": "[0, 1]",
-            "logs": '{"rouge_l": 1, "rouge_l/applied": 1, "rouge_l/failed": 0}'}  # fmt: skip
+            "status": '"ok"', "logs": logs()}  # fmt: skip
     said = true | ({what: lie} if what else {})
     info = info.replace(
         '"bounds": [0.0, 1.0], "needs": [', f'"bounds": {said["bounds"]}, "needs": [', 1
     )
-    part = f'{said["name"]}: {{"value": {said["value"]}, "status": "ok", "reason": ""}}'
+    outcome = f'{{"value": {said["value"]}, "status": {said["status"]}, "reason": ""}}'
+    part = f"{said['name']}: {outcome}"
     reply = (
         f'{{"set": "{rewards.digest}", "request_id": null, "scores": [{{"total": {said["total"]}, '
         f'"parts": {{{part}}}, "logs": {said["logs"]}}}]}}'
@@ -316,7 +323,7 @@ def test_an_async_client_scores_many_calls_at_once(served):
 
     found = asyncio.run(ask())
     statuses = Counter(score.parts["image_text"].status for [score] in found)
-    assert statuses == {"ok": 36, "skipped": 8, "failed": 4}
+    assert statuses == {"ok": 36, "not_applicable": 8, "failed": 4}
 
 
 def test_failures_of_one_outage_count_once_and_rests_stay_short():

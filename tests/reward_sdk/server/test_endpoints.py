@@ -308,7 +308,7 @@ def test_an_image_that_is_no_longer_kept_is_asked_for_again(served):
 def test_an_image_that_cannot_be_read_leaves_the_other_scores(served, image):
     page = tried(served, image=image, response=REPORTS[0], reference=REPORTS[1])
     assert "image in memory: cannot be read" in page
-    assert "6 of 7 rewards</span>, without image_text" in page
+    assert "6 of 7 rewards, 1 failed</span>, without image_text" in page
     assert not re.search(r"object at 0x|&lt;\w+\.", page)
 
 
@@ -326,9 +326,31 @@ def test_what_is_wrong_with_the_form_is_said_on_the_page(served, form, message):
 
 def test_a_total_of_fewer_rewards_than_the_set_has_says_so(served):
     page = words(tried(served, response=REPORTS[0], reference=REPORTS[1]))
-    assert re.search(
-        r"Total [\d.-]+ of [\d.-]+ to [\d.-]+, 6 of 7 rewards , without image_text", page
-    )
+    assert re.search(r"Total [\d.-]+ of [\d.-]+ to [\d.-]+, 6 of 7 rewards, 1 not applicable", page)
+    assert ", without image_text" in page
+    assert "image_text – not applicable: no image" in page
+
+
+def test_the_page_and_the_metrics_count_apart_to_what_a_reward_does_not_apply(served):
+    before = not_applicable(served)
+    tried(served, response=REPORTS[0])
+    assert not_applicable(served) == before + 1
+    page = httpx.get(served.server.url).text
+    assert f'<td data-column="not applicable">{before + 1}</td>' in page
+    assert 'status="skipped"' not in httpx.get(f"{served.server.url}/metrics").text
+
+
+def not_applicable(served):
+    metrics = httpx.get(f"{served.server.url}/metrics").text
+    line = r'reward_parts_total\{reward="image_text",status="not_applicable"\} (\d+)'
+    return int(re.search(line, metrics)[1])  # type: ignore[index]
+
+
+def test_the_form_takes_age_and_indication_and_says_what_is_no_age(served):
+    page = tried(served, response=REPORTS[0], age="082Y", indication="Cough.")
+    assert 'name="age" value="082Y"' in page
+    assert 'name="indication" value="Cough."' in page
+    assert "age: no age: &#39;old&#39;" in tried(served, response=REPORTS[0], age="old")
 
 
 def test_a_response_without_tags_is_read_and_the_page_says_that_the_set_would_not(served):
