@@ -177,8 +177,7 @@ def _candidate(content: Any, reference: str, name: str, where: str) -> Sample:
     try:
         report = _text(content, "text")
         context = _object(content.get("context") or {}, "'context'")
-        known = {key: context[key] for key in context if key in ("age", "indication")}
-        known = {key: known[key] for key in known if key in Sample.__dataclass_fields__}
+        known = {key: context.get(key) for key in ("age", "indication")}
         sample = Sample(wrap_report(report), reference, id=name, **known)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
