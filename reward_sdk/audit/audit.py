@@ -197,9 +197,10 @@ class Audit:
         the ranking cases that passed, and those that failed with their scores; what could not be
         scored, and why; what sums it up."""
         width = max(map(len, (*EDITS, *self.categories)))
+        widths = [max(12, len(column)) for column in self.columns]
 
         def line(label: str, n: object, cells: Iterable[str], notes: str = "") -> str:
-            row = "".join(f"  {cell:>12}" for cell in cells)
+            row = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
             return f"{label:{width}}  {n:>5}{row}  {notes}".rstrip()
 
         lines = []
