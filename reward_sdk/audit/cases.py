@@ -177,8 +177,8 @@ def _candidate(content: Any, reference: str, name: str, where: str) -> Sample:
     try:
         report = _text(content, "text")
         context = _object(content.get("context") or {}, "'context'")
-        known = {key: context.get(key) for key in ("age", "indication")}
-        sample = Sample(wrap_report(report), reference, id=name, **known)
+        age, indication = context.get("age"), context.get("indication")
+        sample = Sample(wrap_report(report), reference, id=name, age=age, indication=indication)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     if sample.report is None:

@@ -145,10 +145,6 @@ def test_what_a_reward_cannot_score_is_counted_apart_with_its_cause(file):
     assert re.search("blind: the first cause of unscored cases: .*: no image", result.table())
 
 
-has_context = pytest.mark.skipif("age" not in Sample.__dataclass_fields__, reason="no context")
-
-
-@has_context
 @pytest.mark.parametrize("age", [82, "82"])
 def test_the_context_of_a_candidate_is_its_samples(file, age):
     context = {"age": age, "indication": "Cough."}
@@ -199,7 +195,6 @@ def test_a_wrong_case_is_named_with_what_is_wrong(file, changes, message):
     assert message in str(error.value)
 
 
-@has_context
 @pytest.mark.parametrize(
     ("context", "message"),
     [
