@@ -159,7 +159,8 @@ def reply(
     found = [] if score is None else list(score.parts.values())
     failed = score is None or any(part.status == "failed" for part in found)
     told = ("failed", "not_applicable") if unscored else ("failed",)
-    reason = problem or "; ".join(part.reason for part in found if part.status in told)
+    reasons = [part.reason for part in found if part.status in told]
+    reason = problem or "; ".join(filter(None, reasons))
     failure: dict[str, Any] = {UNSCORED: float(unscored)}
     if unscored:
         failure["_ng_failure_class"] = "reward_failed" if failed else "reward_not_applicable"

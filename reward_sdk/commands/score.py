@@ -170,7 +170,7 @@ def score_file(
                 for member in rewards.members if explain else ():
                     found = member.evidence(sample, score.parts[member.name])
                     if found is not None:
-                        evidence, problem = [asdict(row) for row in found[0]], found[1]
+                        evidence, problem = [asdict(finding) for finding in found[0]], found[1]
                         parts[member.name] |= {"evidence": evidence, "unexplained": problem}
                 line = {
                     "set": key, "line": row.number, "id": row.id, "total": score.total,

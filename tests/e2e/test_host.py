@@ -71,7 +71,7 @@ def test_a_stage_leaves_a_folder_that_transformers_loads_whole(chain: Chain, sta
 def test_every_component_is_in_the_hosts_own_log(chain: Chain, stage: str, rewards: tuple):
     log = scalars(chain, stage)
     for reward in rewards:
-        for tail in ("", "/applied", "/failed"):
+        for tail in ("", "/applied", "/failed", "/not_applicable"):
             assert len(log[f"train/{reward}{tail}"]) == 4
 
 

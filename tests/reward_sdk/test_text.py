@@ -18,7 +18,8 @@ from reward_sdk.text import (
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=60)
-plain = texts.filter(lambda text: text.strip() and "<report>" not in text and "</r" not in text)
+tags = re.compile("</?(?:report|think)>")
+plain = texts.filter(lambda text: text.strip() and not tags.search(text) and "</r" not in text)
 
 
 @given(plain)

@@ -8,7 +8,7 @@ from support.serving import free_port
 
 from reward_sdk.client import AsyncRewardClient
 from reward_sdk.errors import ConfigError
-from reward_sdk.types import Sample
+from reward_sdk.types import Outcome, Sample, Score
 
 pytest.importorskip("openrlhf")
 
@@ -21,6 +21,25 @@ def test_a_server_that_stays_away_leaves_a_sample_unscored_under_the_same_keys()
     score = asyncio.run(score_of(Sample("<report> Clear. </report>"), 1, away, keys))
     assert score.total is None
     assert score.logs == dict.fromkeys(keys, 0.0) | {"rouge_l/failed": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("parts", "total", "wanted"),
+    [
+        ([Outcome(1.0)], 1.0, True),
+        ([Outcome(1.0), Outcome(None, "not_applicable")], 1.0, True),
+        ([Outcome(1.0), Outcome(None, "skipped")], 1.0, True),
+        ([Outcome(1.0), Outcome(0.0, "failed")], 1.0, True),  # the set names a value for failures
+        ([Outcome(1.0), Outcome(None, "failed")], 1.0, False),
+        ([Outcome(None, "not_applicable")], None, False),
+    ],
+)
+def test_what_failed_keeps_a_sample_from_comparison_and_what_does_not_apply_does_not(
+    parts, total, wanted
+):
+    from valor_plugin.host.executor import comparable
+
+    assert comparable(Score(total, dict(enumerate(parts)), {})) is wanted  # type: ignore[arg-type]
 
 
 def test_a_server_that_refuses_the_token_ends_the_run_and_says_where_a_joined_cluster_has_it():

@@ -38,7 +38,7 @@ _STYLE: dict[Any, Any] = {
 
 def reward_curve(steps: Sequence[Step], name: str) -> list[tuple[int, float]]:
     """A reward's mean over those samples of each policy step that it gave a value, by step. Steps
-    at which it gave none, because it waits for its step or failed, are left out.
+    at which it gave none, because it waits for its step, failed or did not apply, are left out.
 
     Raises:
         KeyError: the set of the run has no such reward.

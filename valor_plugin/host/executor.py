@@ -67,6 +67,15 @@ async def score_of(
     return score
 
 
+def comparable(score: Score) -> bool:
+    """Whether a sample was judged like its siblings, so that it may be compared with them: it has a
+    total, and no reward failed on it. One that does not apply to it leaves its total to the others.
+    """
+    parts = score.parts.values()
+    failed = any(part.status == "failed" and part.value is None for part in parts)
+    return score.total is not None and not failed
+
+
 class AgentExecutor(SingleTurnAgentExecutor):
     """Generates one response, as the host does, and scores it with the run's reward set."""
 
@@ -131,13 +140,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
-        # A sample that cannot be judged like its siblings must not be compared with them. Where a
-        # reward does not apply, that is the study's, and its total stands on the others.
-        unscored = (
-            not image.readable
-            or score.total is None
-            or any(part.status == "failed" and part.value is None for part in score.parts.values())
-        )
+        unscored = not image.readable or not comparable(score)
         low, high = self._settings.bounds
         reward = low if score.total is None else score.total
         output.update(
