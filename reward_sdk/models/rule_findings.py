@@ -104,6 +104,7 @@ _PART_WORD = re.compile(
     r"|over|versus|vs)\b"
     r"|(?<!left )(?<!right )(?<!upper )(?<!lower )(?<!middle )(?<!mid )(?<!apical )\band\b"
 )
+_NEAR = 5  # ours: mentions; an explanation is not farther, which keeps endless texts cheap
 _EXPLAINS = re.compile(
     r"\b(?:may|might|could|likely|represent\w*|reflect\w*|consistent|compatible|suggest\w*|suspicious"
     r"|concern\w*|due|from|favor\w*|probabl[ey]|possibl[ey]|presumabl[ey]|worrisome|secondary"
@@ -249,7 +250,7 @@ def _explained(
     for i, mention in enumerate(found):
         explained = any(
             later.name in SIGNS.get(mention.name, ()) and _EXPLAINS.search(statement, ends[i], end)
-            for later, end in zip(found[i + 1 :], ends[i + 1 :], strict=True)
+            for later, end in zip(found[i + 1 : i + _NEAR], ends[i + 1 : i + _NEAR], strict=True)
         )
         if explained:
             signs.append(mention)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from reward_sdk.adapters.openrlhf import response_of
-from reward_sdk.models import rule_labeler
+from reward_sdk.models import rule_findings, rule_labeler
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.text import NORMALISE, parse_response, sentences, wrap_report
 from reward_sdk.types import Sample
@@ -24,6 +24,7 @@ CLAIMS = [
     "no effusion, small edema ", "not never may edema ", "edema is x ", "no is is x chf ",
     "no " + "is " * 60 + "chf " * 60, "no edema" + ", small edema" * 21 + " or ", "opaci-",
     "enlarged of the x ", "collapse of ", "significantly ", "vs.", "correlat",
+    "opacity ", "opacity likely edema, ", "lungs: clear ", "**a** ", "? ", "History: x ", "3 cm x ",
 ]  # fmt: skip
 LIGHT = ["format", "rouge_l", "bleu", "gleu", "meteor", "cider", "length", "repetition"]
 
@@ -57,6 +58,12 @@ def test_the_rule_labeler_reads_an_endless_report_in_time(piece, monkeypatch):
     # Else the memory for sentences that recur would hide what a text of other numbers costs.
     monkeypatch.setattr(rule_labeler, "_label_sentence", rule_labeler._label_sentence.__wrapped__)
     assert seconds(lambda: rule_labeler.label_reports([endless(piece)])) < SECONDS
+
+
+@pytest.mark.parametrize("piece", [*PIECES, *CLAIMS])
+def test_findings_of_an_endless_report_are_read_in_time(piece, monkeypatch):
+    monkeypatch.setattr(rule_findings, "_stated", rule_findings._stated.__wrapped__)
+    assert seconds(lambda: rule_findings.read_findings([endless(piece)])) < SECONDS
 
 
 @pytest.fixture(scope="module")
