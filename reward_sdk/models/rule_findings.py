@@ -77,10 +77,10 @@ _CHANGES = (
     r"chang|increas|decreas|improv|worse|progress|resol|clear|larger|smaller|better|more|less|prior"
 )
 _SEVERITY = re.compile(
-    rf"""\b(?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor|minimally)
+    rf"""\b(?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor)
     | (?P<two>small|mild(?:ly)?|little) | (?P<three>moderate(?:ly)?|medium)
     | (?P<four>large|severe(?:ly)?|marked(?:ly)?|massive(?:ly)?|extensive|huge|gross(?:ly)?|tension
-        |significant(?:ly)?|substantial(?:ly)?|considerable|diffuse\ severe))
+        |significant(?:ly)?|substantial(?:ly)?|considerable))
     \b(?!\ (?:interval\ )?(?:{_CHANGES}))""",
     re.VERBOSE,
 )

@@ -23,6 +23,7 @@ young, and what the indication asks about weighs more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -137,8 +138,7 @@ def _credit(
     if their_sides and not our_sides:
         credit, notes = _NO_SIDE, ["no side"]
     elif our_sides and their_sides and our_sides != their_sides:
-        share = len(common) / len(our_sides | their_sides)
-        credit, notes = _WRONG_SIDE + (1 - _WRONG_SIDE) * share, ["wrong side"]
+        credit, notes = _shared(_WRONG_SIDE, our_sides, their_sides), ["wrong side"]
     pairs = [(ours[side], theirs[side]) for side in sorted(common)] or [
         (merged(ours), merged(theirs))
     ]
@@ -152,14 +152,20 @@ def _credit(
     return credit * sum(factors) / len(factors), tuple(notes)
 
 
+def _shared(least: float, ours: AbstractSet[str], theirs: AbstractSet[str]) -> float:
+    """From `least`, if the two share nothing, to 1, if they are equal: naming all of them does not
+    pay."""
+    return least + (1 - least) * len(ours & theirs) / len(ours | theirs)
+
+
 def _differences(ours: Attributes, theirs: Attributes) -> Iterable[tuple[float, str]]:
     """(what is left of the credit, what is wrong) by attribute."""
     if ours.certain != theirs.certain:
         yield _UNCERTAIN, "certainty"
     if theirs.zones and not ours.zones:
         yield _NO_PLACE, "no place"
-    elif theirs.zones and ours.zones and not ours.zones & theirs.zones:
-        yield _WRONG_PLACE, "wrong place"
+    elif theirs.zones and ours.zones != theirs.zones:
+        yield _shared(_WRONG_PLACE, ours.zones, theirs.zones), "wrong place"
     if theirs.size is not None and ours.size is not None:
         ratio = min(ours.size, theirs.size) / max(ours.size, theirs.size, 1e-9)
         if ratio < 0.9:
