@@ -34,14 +34,16 @@ _MUCH = (
     r"|other|further|overall|large|great|gross|important|considerable|notable|noticeable|clear"
     r"|discernible|perceptible|meaningful|radiographic|serial|recent|new|any|short-term)"
 )
+# What is called increased where it is there at all.
+_DENSE = r"(?:interstiti|opaci|densit|marking|reticul|lucen|vascul|bronch)"
 _CHANGE = (
-    r"(?:changed?|increas(?:ed?|ing)|decreas(?:ed?|ing)|progress(?:ion|ed)|progressive|improve(?:ment|d)"
+    rf"(?:changed?|increas(?:ed?|ing)(?!\ (?:\w+\ )?{_DENSE})|decreas(?:ed?|ing)|progress(?:ion|ed)|progressive|improve(?:ment|d)"
     r"|worsen(?:ing|ed)|resolution|resolved|regression|clearing|cleared|reduction|difference"
     r"|deteriorat(?:ion|ed)|evolution|growth|enlargement(?!\ of\ (?:the\ )?(?:heart|card|mediast)))"
 )
 _PARTLY = (
     r"(?:partial(?:ly)?|partly|near(?:ly)?|almost|virtually|mostly|largely|incomplete(?:ly)?"
-    r"|substantially|significantly|(?:not|never)\ (?:yet|completely|fully|entirely|totally|wholly))"
+    r"|substantial(?:ly)?|significant(?:ly)?|marked(?:ly)?|(?:not|never)\ (?:yet|completely|fully|entirely|totally|wholly))"
 )
 _GONE = r"(?:resolved|cleared|disappeared|vanished|gone)"
 _GOING = r"(?:resolution|clearing|clearance|disappearance|evacuation)"
@@ -54,16 +56,28 @@ _TRIGGER = re.compile(
     rf"""\b(?:
     (?P<nothing>
         (?:no|without|not|never)\ (?:evidence\ of\ )?(?:{_MUCH}\ ){{0,3}}{_CHANGE}
-      | not\ only
+      | (?:no|without)\ (?:evidence\ of\ )?(?:\w+\ ){{1,2}}(?:progression|worsening|growth)
+      | (?:not\ only|no\ more\ than)
+      | (?:ensure|document|confirm|until|to|for)\ (?:\w+\ )?{_GOING}\ of
+      | (?:{_IS}\ (?:\w+\ )?)?{_GONE}\ {_PARTLY}
       | (?:{_IS}\ (?:\w+\ )?)?{_PARTLY}[ -](?:\w+\ )?(?:{_GONE}|{_GOING}|removed))
   | (?P<but_some> (?:{_IS}\ (?:\w+\ )?)?(?:{_GONE}|drained|evacuated)
         (?=[^.]{{0,40}}\b(?:but|although|though|however|except|with|leaving|yet)\b
             (?P<rest>[^.]{{0,60}}?)\b(?:remain|persist|residu|remnant|still|left\b)))
+  | (?P<maybe_after_too>
+        (?:possible|probable|suspected|questionable|equivocal|uncertain|(?:less\ )?likely)
+            (?=\W*$|,)
+      | (?:cannot|can\ not|could\ not)\ (?:\w+\ )?(?:exclude|rule\ out)(?=\W*$|,)
+      | (?:should|must|may|could|can)\ be\ (?:\w+\ )?considered
+      | (?:{_IS}\ )?(?:in\ the\ differential|a\ (?:possibility|consideration|concern)))
+  | (?P<maybe_around> if\ (?:any|present))
   | (?P<past_before> (?:history|histories)\ of)
   | (?P<maybe_before>
         (?:cannot|can\ not|could\ not|not|to|unable\ to|(?:im|not\ )possible\ to)\ (?:\w+\ )?
             (?:exclude|rule\ out)
       | (?:difficult|hard)\ to\ (?:\w+\ )?(?:exclude|rule\ out)(?=\ (?!{_GIVEN})\w)
+      | ^(?:please\ )?exclude | doubt(?:ful)? | either(?=\ [\w\ ]{{1,60}}\bor\b)
+      | (?:likelihood|probability)\ (?:of|for) | (?:little|minimal)\ or\ no
       | rule\ out | (?:evaluat|assess)\w*\ for
       | may|might|could|possibl[ey]|possibility|potential(?:ly)?|perhaps|probabl[ey]|presum\w+
       | (?:less\ |more\ |most\ |very\ )?(?<!not\ )likely(?:\ to)?|suspect(?:ed|s)?|suspicious
@@ -72,31 +86,39 @@ _TRIGGER = re.compile(
   | (?P<no_before>
         ^(?:absent|resolved|nil)
       | no(?!\ longer\b)|without|non|nor|neither|nothing|den(?:y|ies)
-      | negative\ for|(?:absence|lack|free|clear|removal|{_GOING})\ of
-      | exclu(?:des|ding)
+      | none(?=\ of\b) | simulat\w+|mimic\w*
+      | negative\ for|(?:absence|lack|free|clear|removal|non-?visuali[sz]ation|{_GOING})\ of
+      | exclu(?:des?|ding) | fail(?:s|ed)?\ to\ (?:show|demonstrate|reveal)
+      | (?:cannot|can\ not|unable\ to)\ (?:see|identify|appreciate|detect)
       | (?:do|does|did)\ not\ (?:show|demonstrate|reveal|suggest|see|have|contain|indicate)
       | unlikely\ due\ to | unlikely(?=\ (?!{_GIVEN}|to\ be\ (?:present|seen))\w)
       | not\ (?:likely|suspected|thought|felt|believed|considered|typical|suggestive|indicative))
   | (?P<maybe_after>
         (?:{_IS}\ )?(?:cannot|can\ not|could\ not|not|must|should|needs?\ to|has\ to|have\ to|to
             |yet\ to)\ (?:\w+\ ){{0,3}}(?:excluded|ruled\ out)
-      | (?:difficult|hard|not\ possible|impossible)\ to\ (?:\w+\ )?(?:exclude|rule\ out)
+      | (?:{_IS}\ )?(?:difficult|hard|not\ possible|impossible)\ to\ (?:\w+\ )?
+            (?:exclude|rule\ out)(?!\ (?!{_GIVEN})\w)
       | {_IS}\ (?:(?!not\b)\w+\ )?
             (?:possible|suspected|question(?:ed|able)|likely|probable|considered)
             (?=\W*$|[,;)]|\ (?:and|in|at|on)\b)
       | (?:may|might|could)\ be\ present)
   | (?P<no_after>
-        (?:{_IS}\ )?(?:not|no\ longer|cannot\ be|not\ be)\ (?:well-|\w+\ )?{_SEEN}
-      | (?:{_IS}\ (?:(?!not\b)\w+\ ){{0,2}})?(?:{_GONE}|removed|absent|excluded|ruled\ out)
+        (?:{_IS}\ )?(?:not|no\ (?:longer|more)|cannot\ be|not\ be)\ (?:well-|\w+\ )?{_SEEN}
+      | (?:{_IS}\ (?:(?!not\b)\w+\ ){{0,2}})?
+            (?:{_GONE}|removed|withdrawn|drained|evacuated|absent|excluded|ruled\ out)
       | {_IS}\ (?:(?!not\b)\w+\ ){{0,3}}{_UNLIKELY} | {_IS}\ not\ (?:suspected|likely|favored)
       | \ ?[:-]\ (?:none|absent|negative|no|nil)(?:\ (?:{_SEEN}|evidence|bilaterally))?(?=\W*$|,))
-  | (?P<one_after> {_UNLIKELY})
+  | (?P<one_after>
+        {_UNLIKELY}
+      | (?:{_IS}|appears?|remains?)\ (?:\w+\ )?
+            (?:within\ (?:normal\ limits|limits\ of\ normal)|normal))
   | (?P<not_before> not|never|no\ longer)
-    )\b | (?P<no_after_too> \((?:none|absent|negative|no|nil)\) | \bnone(?=\W*$))""",
+    )\b | (?P<no_after_too> \((?:none|absent|negative|no|nil)\) | \bnone(?=\W*$|,)
+      | \ ?:(?=\ no\ (?:evidence|sign|definite|significant|acute|large|focal|pleural|pneumo)))""",
     re.VERBOSE,
 )
 _STATEMENT = (
-    r";|\b(?:but|however|although|though|yet|except|despite|which|aside from|apart from|other than"
+    r";|\b(?:but|however|although|though|yet|except|despite|while|whereas|where|which|aside from|apart from|other than"
     r"|there (?:is|are|has|was|were)|(?<!consistent )(?<!compatible )with)\b"
 )
 _VERB = (
@@ -107,7 +129,10 @@ _SAID_AND = rf"{_VERB}(?:(?!{_VERB}).)*(?:,|\band\b)"  # from its last verb on, 
 _REACH = 300  # ours: characters; long enough for any list, keeps endless sentences cheap
 # What ends the scope of each kind between the trigger and a mention.
 _SCOPE_ENDS = {
-    "no_before": re.compile(rf"{_STATEMENT}|\b(?:due|secondary) to\b|\bchanges? in\b|{_SAID_AND}"),
+    "no_before": re.compile(
+        rf"{_STATEMENT}|\b(?:due|secondary) to\b|\b(?:changes?|increase|decrease) in\b|{_SAID_AND}"
+        r"|\b(?:after|following|status post|and (?:placement|insertion|exchange))\b"
+    ),
     "not_before": re.compile(rf"{_STATEMENT}|,|\band\b"),
     "maybe_before": re.compile(rf"{_STATEMENT}|\bwithout\b"),
     "past_before": re.compile(rf"{_STATEMENT}|,"),
@@ -115,12 +140,22 @@ _SCOPE_ENDS = {
     "one_after": re.compile(rf"{_STATEMENT}|{_VERB}|,"),
     "maybe_after": re.compile(rf"{_STATEMENT}|{_VERB}"),
 }
-# A list of denials goes over into a finding: "no pneumothorax, small effusion", but not in
-# "no pneumothorax, small effusion, or edema".
+# A list of denials goes over into a finding: "no pneumothorax, small effusion", also "no
+# pneumothorax, and the effusion has increased", but not in "no pneumothorax, small effusion, or
+# edema". Where a word may well be denied, as a large effusion, its item must be the last one.
+_SAYS_OF_IT = (
+    r"(?:has|have|had) (?:\w+ )?(?:increased|decreased|improved|worsened|progressed|enlarged)"
+    r"|(?:is|are|was|were|remains?|appears?) (?:\w+ )?(?:small|moderate|large|larger|smaller|mild"
+    r"|enlarged|increased|decreased|improved|worse|stable|unchanged)"
+    r"|stable|unchanged|persists?"
+)
 _LIST_ENDS = re.compile(
     r"(?:,|\band\b)(?: and)?(?= (?:an? |the )?(?:small|tiny|trace|minimal|mild|mildly|moderate"
     r"|moderately|marked|stable|unchanged|persistent|possible|probable|likely|questionable)\b"
-    r"(?!.*\bor\b)| the heart\b| heart\b| (?:\w+ ){1,4}(?:stable|unchanged|persists?)\b)"
+    r"(?!.*\bor\b)"
+    r"| (?:an? |the )?(?:new|large|severe|extensive|increas(?:ed|ing)|decreas(?:ed|ing)|worsening"
+    rf"|improv(?:ed|ing))\b(?!.*(?:,|\b(?:or|is|are)\b))| the heart\b| heart\b"
+    rf"| (?:\w+ ){{1,5}}?(?:{_SAYS_OF_IT})\b)"
 )
 
 Span = tuple[int, int]
@@ -141,8 +176,9 @@ def find_triggers(statement: str, mentions: Sequence[Span]) -> Triggers:
             start, end = trigger.span("rest")
             other = any(start <= first < end for first, _ in mentions)
             kind = "no_after" if other else "nothing"
-        if kind != "nothing":
-            found.setdefault(kind, []).append(trigger)
+        for one in ("maybe_before", "maybe_after") if kind == "maybe_around" else (kind,):
+            found.setdefault(one, []).append(trigger)
+    found.pop("nothing", None)
     return found
 
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from reward_sdk.models.polarity import find_triggers, polarity
-from reward_sdk.models.statements import statements
+from reward_sdk.models.statements import remembered, statements
 from reward_sdk.models.vocabulary import MENTIONS, NAMES, PLACED, SIDELESS, SIGNS
 
 
@@ -186,7 +185,7 @@ def _mentions(statement: str) -> list[tuple[int, int, str]]:
     return found
 
 
-@lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur
+@remembered
 def _stated(statement: str) -> tuple[_Mention, ...]:
     """What a statement says is there, or may be."""
     mentions = _mentions(statement)
@@ -304,7 +303,7 @@ def _severities(part: str) -> dict[str, float]:
     return {s[0]: d for s, d in found if d is not None} if None not in degrees else {}
 
 
-@lru_cache(maxsize=1 << 16)  # ours, as above
+@remembered
 def _size_of_it(statement: str) -> float | None:
     """The size in mm that a statement gives to what the one before names: "It measures 3 cm"."""
     return _size(statement) if statement.startswith(("it ", "this ")) else None

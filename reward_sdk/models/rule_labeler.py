@@ -11,7 +11,7 @@ Choices where labelers differ:
   normal cardiomediastinal silhouette also of Enlarged Cardiomediastinum, clear or normal lungs of
   Lung Opacity and Consolidation, sharp costophrenic angles of Pleural Effusion, intact bones of
   Fracture. "No acute abnormality" names nothing and labels nothing.
-* A borderline heart is an enlarged one. Vague words are uncertain: a nodular density is perhaps a
+* A heart that is borderline enlarged is an enlarged one. Vague words are uncertain: a nodular density is perhaps a
   Lung Lesion; vascular congestion and heart failure are perhaps Edema. Granulomas are no Lung
   Lesion.
 * Findings are not propagated to broader ones: a consolidation is not also a Lung Opacity.
@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 from reward_sdk.models.polarity import Triggers, find_triggers, polarity
-from reward_sdk.models.statements import statements
+from reward_sdk.models.statements import remembered, statements
 from reward_sdk.observations import OBSERVATIONS
 
 
@@ -34,11 +33,11 @@ def _words(*alternatives: str) -> re.Pattern[str]:
 
 
 # A few words inside of a mention ("heart size is mildly enlarged") that keep to its subject.
-_GAP = r"(?:(?!(?:and|or|but|with|aorta|aortic|normal|lungs?)\b)[\w-]+ ){0,5}"
+_GAP = r"(?:(?!(?:and|or|but|with|aorta|aortic|normal|lungs?|heart)\b)[\w-]+ ){0,6}"
 _HEART = r"(?:heart|cardiac)(?: (?:and mediastin\w+|size|silhouette|shadow|contours?))*"
 _WIDE = r"(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen(?:t|ce))"
 _BIG = r"(?:enlarge(?:d|ment)|prominen(?:t|ce)|increased|large|big|globular)"
-_BIG_AT_END = rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since)\w)"  # not "large effusion"
+_BIG_AT_END = rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since|is|was|seen|noted|at|on)\w)"  # not "large effusion"
 
 WIDE_MEDIASTINUM = _words(
     rf"{_WIDE} (?:of )?(?:the )?(?:\w+ )?(?:cardio-?)?mediastin(?:um|al)",
@@ -74,11 +73,12 @@ _MENTIONS = {
         r"neoplas\w+",
         r"malignan\w+",
         r"metasta\w+",
-        r"carcinoma",
+        r"carcinoma|cancer",
     ),
     "Edema": _words(
         r"(?<!tissue )edema",
-        r"(?P<vague>(?:vascular|venous|pulmonary) congestion|heart failure|chf)",
+        r"(?P<vague>(?:vascular|venous|pulmonary) (?:congestion|engorgement)|chf"
+        r"|(?:heart|congestive) failure|(?:fluid|volume) overload)",
     ),
     "Consolidation": _words(r"consolidat\w+"),
     "Pneumonia": _words(
@@ -86,15 +86,17 @@ _MENTIONS = {
     ),
     "Atelectasis": _words(
         r"atelecta\w+",
-        r"(?:lobe|lobar|lung|segmental) collapse",
+        r"(?:lobe|lobar|lung|segmental|basilar) collapse",
+        r"(?:lobe|lung) is collapsed|collapsed (?:\w+ ){0,3}(?:lungs?|lobes?)",
         r"collapse of (?:the )?(?:\w+ ){0,4}(?:lungs?|lobes?)",
     ),
-    "Pneumothorax": _words(r"(?:hydro)?pneumothora(?:x|ces)"),
+    "Pneumothorax": _words(r"(?:hydro|hemo|pyo)?pneumothora(?:x|ces)"),
     "Pleural Effusion": _words(
         r"(?<!pericardial )effusions?",
         r"(?:pleural|fissural) fluid",
-        r"hydropneumothora(?:x|ces)",
-        r"h(?:ydro|emo)thorax",
+        r"fluid (?:in|along|within) (?:the )?(?:\w+ )?fissures?",
+        r"(?:hydro|hemo|pyo)pneumothora(?:x|ces)",
+        r"h(?:ydro|emo)thorax|empyema",
     ),
     "Pleural Other": _words(
         r"pleural(?:[ -]parenchymal)? (?:\w+ )?(?:thickening|plaques?|scar(?:s|ring)?)",
@@ -105,7 +107,7 @@ _MENTIONS = {
         r"pleuro-?parenchymal",
         r"fibrothorax",
     ),
-    "Fracture": _words(r"fractur\w+"),
+    "Fracture": _words(r"fractur\w+", r"(?:compression|wedge) deformit\w+"),
     "Support Devices": _words(
         r"(?:micro)?catheters?|cannulas?|tubes?|drains?|stents?|swan-?ganz",
         r"(?:picc|central|venous|subclavian|jugular|ij) (?:venous )?lines?|picc",
@@ -266,7 +268,7 @@ def in_words(text: str) -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur
+@remembered
 def _label_sentence(sentence: str) -> tuple[tuple[str, int], ...]:
     """(observation, label) of every mention in one statement."""
     mentions = [(name, m) for name, words in _MENTIONS.items() for m in words.finditer(sentence)]

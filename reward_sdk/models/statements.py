@@ -8,17 +8,34 @@ capitals and, in the R2Gen convention, without.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 # ours: words, and characters, that are read together. No sentence has so many, but a policy that
 # repeats itself writes thousands, and the time grows with their square.
 _LONGEST, _WIDEST = 200, 2000
 
 
+T = TypeVar("T")
+_SHORT = 300  # ours: characters; longer statements hardly recur, and thousands of them fill memory
+
+
+def remembered(read: Callable[[str], T]) -> Callable[[str], T]:
+    """The function, whose results for short statements are kept: reports are made of sentences that
+    recur."""
+    kept = lru_cache(maxsize=1 << 16)(read)  # ours
+
+    @wraps(read)
+    def recalled(statement: str) -> T:
+        return kept(statement) if len(statement) <= _SHORT else read(statement)
+
+    return recalled
+
+
 def statements(text: str) -> Iterator[str]:
-    """The statements of a report, those that are too long in pieces; what stands under a heading
-    such as INDICATION or TECHNIQUE is none of them.
+    """The statements of a report, those that are too long in pieces. Why and how the film was made,
+    as it stands behind headings such as INDICATION and TECHNIQUE, is none of them.
 
     A line break ends a statement unless the line goes on: the next one begins with a small letter
     or with "and" and its like, or this one ends with a word that wants another.
@@ -27,12 +44,14 @@ def statements(text: str) -> Iterator[str]:
     ['no pneumothorax', 'left effusion']
     """
     text = _QUOTE.sub("'", text)
-    if ":" in text:
-        text = _ASIDE.sub("\n\n", text)
+    if "<" in text:
+        text = _TAG.sub("\n", text)
     if "**" in text or "__" in text:
         text = _BOLD.sub(r"\n\n\1: ", text)
     lines = _unwrapped(text) if "\n" in text else [text]
     for line in lines:
+        if ":" in line:
+            line = _without_aside(line, alone=len(lines) == 1)
         if item := _ITEM.match(line):
             line = line[item.end() :]
             line = line.replace(" - ", "\n") if item[0][0] == "-" else line
@@ -43,24 +62,42 @@ def statements(text: str) -> Iterator[str]:
 
 
 _QUOTE = re.compile("[\u2018\u2019\u02bc]")
+_TAG = re.compile(r"</?(?:br|li|p|ul|ol|div|b|strong) ?/?>", re.IGNORECASE)
 _BOLD = re.compile(r"(?:\*\*|__)\s*([^*_\n]{1,60}?)\s*:?\s*(?:\*\*|__)\s*:?")
-# Why and how the film was made is nothing that it shows.
-_ASIDE_HEADS = (
-    r"indications?|clinical (?:indication|information|history|data|details)|history"
-    r"|reason for (?:the )?(?:exam(?:ination)?|study)|techniques?|comparisons?|exam(?:ination)?"
-    r"|procedure|wet read|notification"
-)
-_HEADS = r"findings?|impressions?|conclusions?|report|results?|opinion|recommendations?|addendum"
 _ASIDE = re.compile(
-    rf"(?:^|(?<=[\n.:]))[ \t*#]*(?:{_ASIDE_HEADS})[ *]*:"
-    rf"(?:(?!(?:^|(?<=[\n.:]))[ \t*#]*(?:{_HEADS}|{_ASIDE_HEADS})[ *]*:)[\s\S])*",
+    r"[ \t*#]*(?:(?P<why>indications?|clinical (?:indication|information|history|data|details)"
+    r"|history|reason for (?:the )?(?:exam(?:ination)?|study))|techniques?|comparisons?"
+    r"|exam(?:ination)?|procedure|wet read|notification)[ *]*:",
     re.IGNORECASE,
 )
-_ITEM = re.compile(r"(?:[-*\u2022\u2013\u2014\u00b7+>]+|\(?(?:\d{1,2}|[a-z])[.)]|#+ ?\d*[.):]?)\s+")
+_BODY = re.compile(
+    r"\b(?:findings?|impressions?|conclusions?|results?|opinion|addendum)\b[^:.]{0,20}:",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!?](?:\s+|$)")
+
+
+def _without_aside(line: str, alone: bool) -> str:
+    """A line without what a heading such as INDICATION or TECHNIQUE names: up to the next heading
+    of the report itself, else all of an indication that is not the whole text, else one sentence.
+    """
+    if not (aside := _ASIDE.match(line)):
+        return line
+    if body := _BODY.search(line, aside.end()):
+        return line[body.start() :]
+    end = None if aside["why"] and not alone else _SENTENCE.search(line, aside.end())
+    return line[end.end() :] if end else ""
+
+
+_ITEM = re.compile(
+    r"(?:[-*\u2022\u2013\u2014\u00b7+>]+|\(?(?:\d{1,2}|[a-z])[.)]|#+ ?\d*[.):]?)\s+"
+    r"|\d{1,2}[.)-](?=[A-Z])"
+)
 # What ends a statement within a line: a stop or an item; and headings, where there are several
 # ("Lungs: clear Heart: large").
 _END = re.compile(
     r"[.!;\n\u2022| ](?:(?<=[;\n\u2022|])|(?<=[.!])(?=\s|$)(?<!\bvs.)(?<!\bapprox.)"
+    r"|(?<= )(?:--|/) (?=[A-Za-z])|(?<= )\d{1,2}[.-](?=[A-Za-z]{2})"
     r"|(?<=[a-z]{2}\.)(?=[A-Za-z]{2})|(?<=\w\? )"
     r"|(?<= )(?:\d{1,2}\)|#\d{1,2}[.):]?)(?=\s?[A-Za-z]))"
 )
@@ -123,7 +160,8 @@ _FORMS = {
     "doesnt": "does not", "r/o": "rule out", "poss": "possible", "prob": "probable",
     "unlikley": "unlikely", "likley": "likely", "wnl": "within normal limits", "nl": "normal",
     # other small words
-    "c/w": "consistent with", "s/p": "status post", "h/o": "history of", "hx": "history",
+    "c/w": "consistent with", "s/p": "status post", "c/f": "concern for", "h/o": "history of",
+    "hx": "history",
     "d/t": "due to", "b/l": "bilateral", "bilat": "bilateral",
     "mod": "moderate", "sm": "small", "l": "left", "r": "right", "lt": "left", "rt": "right",
     # places
@@ -131,6 +169,7 @@ _FORMS = {
     "rml": "right middle lobe", "rul": "right upper lobe", "bibasal": "bibasilar",
     "basal": "basilar", "cp": "costophrenic", "cpa": "costophrenic angle",
     # findings
+    "eff": "effusion", "effs": "effusions", "opac": "opacity", "vasc": "vascular",
     "ptx": "pneumothorax", "pna": "pneumonia", "chf": "chf", "oedema": "edema",
     "oedematous": "edematous", "haemothorax": "hemothorax", "haemopneumothorax": "hemopneumothorax",
     "hemopneumothorax": "hemopneumothorax", "ggo": "ground glass opacity",
@@ -175,7 +214,8 @@ def _mended(word: str) -> str:
 
 _WORD = re.compile(r"[a-z][a-z0-9]*(?:'[a-z]+|/[a-z]\b)?")
 _ASKED_BEFORE = re.compile(r"(?:^|(?<=[\s(:,]))\?\s*(?=\w)|\+/-\s*(?=\w)")
-_ASKED_AFTER = re.compile(r"(?<=[\w)])\s?\?")
+_ASKED_AFTER = re.compile(r"(?<=[\w):])\s?\?")
+_COMMA = re.compile(r"(?<=[a-z]),(?=[a-z])")
 _GREATER = re.compile(r"\b(l|r|left|right) ?> ?(l|r|left|right)\b")
 
 
@@ -184,7 +224,7 @@ def _form(word: str) -> str:
     return _FORMS.get(word) or (_mended(word) if _SHORTEST <= len(word) <= _LONGEST_WORD else word)
 
 
-@lru_cache(maxsize=1 << 16)  # ours: reports are made of sentences that recur
+@remembered
 def _pieces(part: str) -> tuple[str, ...]:
     """A statement in lower case with its short forms spelled out, in pieces if it is too long."""
     words = part.lower().split()
@@ -204,6 +244,8 @@ def _spelled_out(statement: str) -> str:
     if "?" in statement or "+/-" in statement:
         statement = _ASKED_BEFORE.sub("possible ", statement)
         statement = _ASKED_AFTER.sub(" is possible", statement)
+    if "," in statement:
+        statement = _COMMA.sub(", ", statement)
     if ">" in statement:
         statement = _GREATER.sub(r"\1 greater than \2", statement)
     if ":" in statement or "=" in statement:  # as forms have them
