@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 
 from reward_sdk.models.polarity import find_triggers, polarity
 from reward_sdk.models.statements import remembered, statements
-from reward_sdk.models.vocabulary import MENTIONS, NAMES, PLACED, SIDELESS, SIGNS
+from reward_sdk.models.vocabulary import (
+    IMPLIED,
+    MENTIONS,
+    NAMES,
+    PLACED,
+    SIDELESS,
+    SIGNS,
+    SILENT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +77,14 @@ _SIDE = re.compile(
 )
 _ZONE = re.compile(
     r"\b(?:(?P<upper>upper|apical|apex|apices|biapical|suprahilar)"
-    r"|(?P<middle>mid|middle|lingul\w+)|(?P<central>(?:peri|para)?hilar|central|perihilum)"
+    r"|(?P<middle>mid|middle|lingul\w+)|(?P<central>(?:peri|para)?hil(?:ar|um|a)|central)"
     r"|(?P<lower>lower|bas(?:e|es|al|ilar)|bibasilar|retrocardiac|infrahilar))\b"
 )
 _CHANGES = (
     r"chang|increas|decreas|improv|worse|progress|resol|clear|larger|smaller|better|more|less|prior"
 )
 _SEVERITY = re.compile(
-    rf"""\b(?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor)
+    rf"""\b(?<!changed\ )(?<!creased\ )(?<!more\ )(?<!less\ )(?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor)
     | (?P<two>small|mild(?:ly)?|little) | (?P<three>moderate(?:ly)?|medium)
     | (?P<four>large|severe(?:ly)?|marked(?:ly)?|massive(?:ly)?|extensive|huge|gross(?:ly)?|tension
         |significant(?:ly)?|substantial(?:ly)?|considerable))
@@ -84,16 +92,22 @@ _SEVERITY = re.compile(
     re.VERBOSE,
 )
 _LEVEL = {"one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0}
-_SIZE = re.compile(r"(\d{1,3}(?:\.\d+)?)(?: ?x ?(\d{1,3}(?:\.\d+)?))?[ -]?(mm|cm|milli|centi)")
+_NUMBER = r"(?<![\d.])(\d{1,3}(?:\.\d+)?|\.\d+)"
+_SIZE = re.compile(rf"{_NUMBER}(?: ?(?:x|by) ?{_NUMBER})?[ -]?(mm|cm|milli|centi)")
+_FORMER = re.compile(
+    rf"\b(?:previously|prior|formerly|compared|from) (?:\w+ ){{0,2}}{_NUMBER}[ -]?(?:mm|cm|milli|centi)"
+)
+_THAN = r"\ than\ (?:on\ )?(?:the\ )?(?:left|right)"  # compares sides, not times
 _CHANGE = re.compile(
-    r"""\b(?:(?P<same>(?:no|without|not)\ (?:\w+\ ){0,3}(?:chang|increas|decreas|progress|improv
+    rf"""\b(?:(?P<same>(?:no|without|not)\ (?:\w+\ ){{0,3}}(?:chang|increas|decreas|progress|improv
             |worsen|enlarg|resol)\w*
-        |stable|unchanged|persist\w*|similar|again|remain\w*|redemonstrat\w*|continu\w+|chronic)
-    | (?P<better>decreas\w*|improv\w*|resolving|regress\w*|diminish\w*|smaller|clearing|reduced|less
+        |stable|unchanged|persist\w*|similar|again|remain\w*|redemonstrat\w*|continu\w+
+        |(?<!acute\ on\ )chronic)
+    | (?P<better>decreas\w*|improv\w*|resolving|regress\w*|diminish\w*|smaller(?!{_THAN})|clearing|reduced|less
         |(?:partial|near|almost|mostly|largely|incomplete)\w*\ (?:\w+\ )?(?:resol|clear)\w+)
-    | (?P<worse>increas\w*|worse\w*|progress\w*|enlarging|growing|larger|bigger
-        |more\ (?:extensive|prominent|conspicuous))
-    | (?P<new>new(?:ly)?|interval\ development|develop(?:ed|ing)))\b""",
+    | (?P<worse>increas\w*|worse\w*|progress\w*|enlarging|growing|grown|grew
+        |(?:larger|bigger)(?!{_THAN})|more\ (?:extensive|prominent|conspicuous|severe|marked))
+    | (?P<new>new(?:ly)?|recurr\w+|interval\ development|develop(?:ed|ing)))\b""",
     re.VERBOSE,
 )
 # Where the part of one mention ends and that of the next begins: at the first of the words, else
@@ -102,6 +116,15 @@ _PART_WORD = re.compile(
     r"[;:/]|\b(?:but|with|without|as well as|while|whereas|although|plus|also|including|or|nor|from"
     r"|over|versus|vs)\b"
     r"|(?<!left )(?<!right )(?<!upper )(?<!lower )(?<!middle )(?<!mid )(?<!apical )\band\b"
+)
+# What follows a finding and speaks of where it is not: "on the left, none on the right".
+_ELSEWHERE = re.compile(
+    r"(?:,|\bbut\b|\bwhile\b)(?=[^,]*\b(?:none|not|no|clear|normal|unremarkable|negative)\b)[^,]*"
+)
+_ABOUT = re.compile(
+    r"\b(?:normal|unremarkable|clear|intact|stable|unchanged|negative|acute|active|evidence"
+    r"|abnormal\w*|lungs?|heart|cardi\w+|mediastin\w+|chest|pleura\w*|bon(?:y|es)|osseous|thora\w+"
+    r"|pulmonary|vascul\w+|diaphragm\w*|radiograph\w*|examination|study|findings?)\b"
 )
 _NEAR = 5  # ours: mentions; an explanation is not farther, which keeps endless texts cheap
 _EXPLAINS = re.compile(
@@ -141,12 +164,22 @@ def _read(text: str) -> Findings:
             sides = found.setdefault(mention.name, {})
             for side in mention.sides or ("",):
                 sides[side] = _merged(sides[side], mention.has) if side in sides else mention.has
+    for sign, meaning in IMPLIED.items():
+        if meaning in found:
+            found.pop(sign, None)
+    if not found and not any(map(_speaks, statements(text))):
+        found[SILENT] = {"": Attributes()}
     for sides in found.values():
         if len(sides) > 1 and "" in sides:  # the same one, said again without its side
             loose = sides.pop("")
             for side, has in sides.items():
                 sides[side] = _merged(has, loose)
     return found
+
+
+def _speaks(statement: str) -> bool:
+    """Whether a statement says something about a film, be it that all is normal."""
+    return bool(_ABOUT.search(statement) or _mentions(statement))
 
 
 def _merged(a: Attributes, b: Attributes) -> Attributes:
@@ -200,20 +233,21 @@ def _stated(statement: str) -> tuple[_Mention, ...]:
     for (start, end, name), (begin, finish) in zip(mentions, _parts(statement, spans), strict=True):
         label = polarity(statement, (start, end), triggers)
         part = statement[begin:finish]
-        sides, zones = _sides(part) or sides, _zones(part) or zones
+        where = statement[begin:end] + _ELSEWHERE.sub("", statement[end:finish])
+        sides, zones = _sides(where) or sides, _zones(where) or zones
         if not label:
             continue
         has = Attributes(
             certain=label == 1,
             zones=zones if name in PLACED else frozenset(),
             severity=_severity(part),
-            size=_size(part),
-            change=_change(f"{statement[begin:start]}, {statement[end:finish]}"),
+            size=_size(part) if name != "malposition" else None,  # how far to move it
+            change=_change(statement[begin:start], statement[start:end], statement[end:finish]),
         )
         sided = frozenset() if name in SIDELESS else sides
-        each = _severities(part) if len(sided) > 1 else {}
-        for side, severity in each.items():
-            found.append(_Mention(name, frozenset({side}), replace(has, severity=severity)))
+        each = _by_side(where) if len(sided) > 1 else {}
+        for side, own in each.items():
+            found.append(_Mention(name, frozenset({side}), _filled(own, has)))
         if not each:
             found.append(_Mention(name, sided, has))
         kept += [end] * (len(each) or 1)
@@ -262,9 +296,9 @@ def _explained(
 
 
 def _filled(has: Attributes, other: Attributes) -> Attributes:
-    """The attributes, where there are none those of the other."""
+    """The attributes, where there are none those of the other; certain if both are."""
     return Attributes(
-        has.certain,
+        has.certain and other.certain,
         has.zones or other.zones,
         has.severity or other.severity,
         has.size or other.size,
@@ -292,15 +326,20 @@ def _severity(part: str) -> float | None:
     return first
 
 
-def _severities(part: str) -> dict[str, float]:
-    """Side -> its own degree: "small left and moderate right"; empty where that is not said."""
+def _by_side(part: str) -> dict[str, Attributes]:
+    """Side -> its own attributes, where both sides have some: "small left and moderate right"."""
     sides = list(_SIDE.finditer(part))
     if [side[0] for side in sides] not in (["left", "right"], ["right", "left"]):
         return {}
-    halves = part[: sides[0].end()], part[sides[0].end() :]
-    degrees = [_severity(half) for half in halves]
-    found = zip(sides, degrees, strict=True)
-    return {s[0]: d for s, d in found if d is not None} if None not in degrees else {}
+    cut = max(part.rfind(" and ", 0, sides[1].start()), part.rfind(",", 0, sides[1].start()))
+    halves = (part[:cut], part[cut:]) if cut >= 0 else (part, "")
+    own = [
+        Attributes(True, _zones(half), _severity(half), _size(half), _change(half))
+        for half in halves
+    ]
+    if Attributes() in own:
+        return {}
+    return {side[0]: has for side, has in zip(sides, own, strict=True)}
 
 
 @remembered
@@ -310,14 +349,19 @@ def _size_of_it(statement: str) -> float | None:
 
 
 def _size(part: str) -> float | None:
-    """The largest measurement in mm."""
+    """The largest measurement in mm, of the present film."""
     sizes = [
         max(float(a), float(b or 0)) * (10 if unit[0] == "c" else 1)
-        for a, b, unit in _SIZE.findall(part)
+        for a, b, unit in _SIZE.findall(_FORMER.sub("", part))
     ]
     return max(sizes, default=None)
 
 
-def _change(around: str) -> str | None:
-    found = _CHANGE.search(around)
+def _change(before: str, mention: str = "", after: str = "") -> str | None:
+    """What is said around a mention of its change; within one, as in "the heart remains enlarged",
+    only that there is none, since "increased markings" are no change."""
+    found = _CHANGE.search(f"{before}, {after}")
+    if found is None:
+        within = _CHANGE.search(mention)
+        found = within if within and within.lastgroup == "same" else None
     return found and found.lastgroup

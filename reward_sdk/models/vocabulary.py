@@ -36,7 +36,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("pneumothora", "pleural"),
         _any(
             r"(?:hydro|hemo)?pneumothora(?:x|ces)", r"(?:visceral )?pleural (?:air|line)",
-            r"air (?:\w+ ){0,3}(?:in|within) (?:the )?(?:\w+ )?pleural (?:spaces?|cavity)",
+            r"air (?:\w+ ){0,3}(?:in|within) (?:the )?(?:\w+ )?(?:\w+ )?pleural (?:spaces?|cavity)",
         ),
     ),
     "pericardial effusion": (("pericardial",), _any(r"pericardial (?:effusions?|fluid)")),
@@ -99,15 +99,23 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"(?:fluid|volume) overload", r"septal (?:thickening|lines)",
         ),
     ),
-    "mediastinal widening": (("mediastin",), WIDE_MEDIASTINUM),
-    "cardiomegaly": (("cardio", "heart", "cardiac"), BIG_HEART),
     "borderline heart": (
-        ("borderline", "top normal", "upper limit"),
+        ("borderline", "top normal", "top-normal", "upper limit"),
         _any(
-            r"borderline (?:\w+ )?(?:heart|cardiac)(?: size| silhouette)?",
-            r"(?:heart|cardiac)(?: \w+){0,3} (?:borderline|top[ -]normal|upper limits?)",
+            r"(?:borderline|top[ -]normal) (?:\w+ )?(?:heart|cardiac|cardiomegaly)(?: size"
+            r"| silhouette)?",
+            r"(?:heart|cardiac)(?: \w+){0,3} (?:borderline|top[ -]normal|upper limits?)"
+            r"(?: enlarged| in size| prominent)?",
         ),
     ),
+    "cardiomegaly": (
+        ("cardio", "heart", "cardiac", "ventric", "atri"),
+        _any(
+            BIG_HEART.pattern,
+            r"(?:ventric\w+|atri\w+) (?:is |are )?(?:\w+ )?(?:enlarge\w+|prominen\w+)",
+        ),
+    ),
+    "mediastinal widening": (("mediastin",), WIDE_MEDIASTINUM),
     "pneumonia": (
         ("pneumoni", "infect", "aspirat"),
         _any(
@@ -250,7 +258,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"deformit\w+ of (?:the )?(?:\w+ ){0,3}ribs?",
         ),
     ),
-    "fracture": (("fractur", "dislocat"), _any(r"(?:rib )?fractur\w+", r"dislocat\w+")),
+    "fracture": (("fractur", "dislocat", "broken"), _any(r"(?:rib )?fractur\w+", r"dislocat\w+", r"broken")),
     "osteopenia": (("osteop", "deminerali"), _any(r"osteopen\w+", r"osteopor\w+",
     r"deminerali\w+")),
     "scoliosis": (
@@ -273,7 +281,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         _any(
             r"atherosclero\w+(?: (?:calcification|disease|changes?))?", r"vascular calcifi\w+",
             r"calcifi\w+ (?:of |in )?(?:the )?(?:\w+ ){0,2}(?:aort\w+|arch|knob|coronar\w+)",
-            r"(?:aort\w+|arch|knob|coronar\w+) (?:\w+ ){0,3}calcifi\w+",
+            r"(?:aort\w+|arch|knob|coronar\w+) (?:\w+ ){0,4}calcifi\w+",
             r"calcified (?:\w+ )?aorta",
         ),
     ),
@@ -284,21 +292,29 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
     ),
     "dilated bowel": (
         ("bowel", "ileus", "gastric"),
-        _any(r"dilat\w+ (?:\w+ ){0,2}bowel", r"ileus", r"bowel (?:obstruction|dilat\w+)",
+        _any(r"(?:dilat|disten)\w+ (?:\w+ ){0,3}bowel", r"ileus", r"bowel (?:obstruction|dilat\w+)",
              r"gastric (?:distention|distension)"),
     ),
     "malposition": (
-        ("malposition", "mainstem", "main stem", "main bronch", "advanc", "reposition", "withdraw",
-         "pulled", "coiled", "kink", "too "),
+        ("malposition", "main", "advanc", "reposition", "withdraw", "pulled", "coiled", "kink",
+         "loop", "too ", "carina", "low", "high", "bronch", "airway", "jugular", "esophag"),
         _any(
-            r"malposition\w*", r"(?:in|into|within) the (?:\w+ )?main ?-?(?:stem|bronchus)",
-            r"(?:be|recommend\w*|suggest\w*) (?:advanc|reposition|withdraw|retract|pulled)\w*",
-            r"coiled|kinked", r"too (?:low|high|proximal|distal|deep)",
+            r"malposition\w*", r"(?:in|into|within) (?:the )?(?:\w+ )?main ?-?(?:stem|bronchus)",
+            r"main ?-?stem intubation",
+            r"(?:be|recommend\w*|suggest\w*|needs?|requires?) (?:to be )?"
+            r"(?:advanc|reposition|withdraw|retract|pulled)\w*",
+            r"(?:advancement|withdrawal|repositioning|retraction) is (?:recommended|suggested)",
+            r"(?:coiled|kinked|loop(?:s|ed))", r"too (?:low|high|proximal|distal|deep)",
+            r"(?:tubes?|tip|position(?:ed)?) (?:is |lies )?(?:low|high)(?! and stable)",
+            r"(?:at|abut\w*|touch\w*) (?:the level of )?the carina",
+            r"(?:tubes?|tip) (?:\w+ ){0,6}(?:bronchus|airways?|jugular(?: vein)?|esophagus)",
         ),
     ),
     "endotracheal tube": (
         ("endotracheal", "tracheostomy", "et tube", "intubat"),
-        _any(r"(?:endotracheal|et|tracheostomy)(?: tubes?)", r"tracheostomy"),
+        _any(
+            r"(?:endotracheal|et|tracheostomy)(?: tubes?)", r"tracheostomy", r"intubation",
+        ),
     ),
     "enteric tube": (
         ("tube", "hoff", "gastr"),
@@ -351,8 +367,12 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ),
     ),
 }  # fmt: skip
-NAMES = tuple(MENTIONS)
+SILENT = "nothing said"
+"""What a report has in place of findings that says nothing about a film at all."""
+NAMES = (*MENTIONS, SILENT)
 """The findings that are known, in the order of the rules."""
+IMPLIED = {"hyperinflation": "emphysema", "volume loss": "atelectasis"}
+"""Sign -> what a report that states both means by it."""
 
 # Findings that can be on one side, and those that have a place within it.
 SIDELESS = frozenset(
@@ -369,7 +389,7 @@ PLACED = frozenset(
     {
         "pneumonia", "atelectasis", "nodule", "mass", "cavity", "consolidation", "fibrosis",
         "scarring", "interstitial disease", "opacity", "granuloma", "pneumothorax", "lucency",
-        "bronchial thickening", "pleural thickening", "volume loss", "tuberculosis",
+        "bronchial thickening", "pleural thickening", "volume loss", "tuberculosis", "emphysema",
     }
 )  # fmt: skip
 

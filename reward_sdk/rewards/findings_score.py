@@ -29,14 +29,9 @@ from functools import lru_cache, partial
 
 from reward_sdk.errors import ConfigError, nearest
 from reward_sdk.models.annotator import Annotator
-from reward_sdk.models.rule_findings import (
-    NAMES,
-    Attributes,
-    Findings,
-    merged,
-    read_findings,
-)
+from reward_sdk.models.rule_findings import Attributes, Findings, merged, read_findings
 from reward_sdk.models.rule_labeler import NOT_MENTIONED
+from reward_sdk.models.vocabulary import NAMES
 from reward_sdk.registry import reward
 from reward_sdk.rewards.significance import KIN, SIGNIFICANCE, in_context
 from reward_sdk.types import Evidence, Outcome, Sample
@@ -49,7 +44,7 @@ _WRONG_SIDE, _NO_SIDE = 0.35, 0.85
 _WRONG_PLACE, _NO_PLACE = 0.7, 0.92
 _PER_DEGREE, _NO_DEGREE = 0.12, 0.95  # lost by each degree of the four between the two
 _NO_SIZE = 0.93
-_UNCERTAIN = 0.8
+_UNCERTAIN = 0.7
 _OPPOSITE_CHANGE, _OTHER_CHANGE, _NO_CHANGE = 0.7, 0.85, 0.95
 # ours: how much more a finding weighs by its degree, and how much less if it is only possible.
 _BY_DEGREE = {1: 0.6, 2: 0.8, 3: 1.0, 4: 1.25}

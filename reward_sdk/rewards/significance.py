@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from reward_sdk.models.rule_findings import mentioned
+from reward_sdk.models.vocabulary import SILENT
 
 # ours: what a finding weighs: about 1 if somebody must act now, .5 if somebody must act, .25 if it
 # should be known, .1 and less if it changes nothing.
@@ -39,6 +40,7 @@ SIGNIFICANCE: Mapping[str, float] = {
     "subcutaneous emphysema": 0.5,
     "pericardial effusion": 0.5,
     "opacity": 0.5,
+    SILENT: 0.5,
     "lucency": 0.4,
     "congestion": 0.4,
     "cardiomegaly": 0.4,
@@ -93,6 +95,7 @@ KIN: dict[frozenset[str], float] = {
             ("interstitial disease", "fibrosis"), ("interstitial disease", "opacity"),
             ("cavity", "mass"), ("nodule", "granuloma"), ("hilar enlargement", "mass"),
             ("fracture", "vertebral fracture"), ("aortic tortuosity", "aortic aneurysm"),
+            ("metastases", "bone lesion"), ("tuberculosis", "cavity"),
         ],
         0.5: [
             ("atelectasis", "consolidation"), ("atelectasis", "scarring"), ("opacity", "scarring"),
@@ -101,6 +104,8 @@ KIN: dict[frozenset[str], float] = {
             ("mediastinal widening", "aortic aneurysm"), ("cavity", "lucency"),
             ("pleural effusion", "pleural thickening"), ("emphysema", "lucency"),
             ("bronchial thickening", "interstitial disease"), ("opacity", "fibrosis"),
+            ("tuberculosis", "pneumonia"), ("tuberculosis", "consolidation"),
+            ("tuberculosis", "opacity"),
         ],
         0.4: [
             ("atelectasis", "pneumonia"), ("heart failure", "cardiomegaly"),

@@ -12,7 +12,8 @@ from support.shared import DATA
 from reward_sdk.audit.audit import audit
 from reward_sdk.audit.cases import read_cases
 from reward_sdk.errors import ConfigError
-from reward_sdk.models.rule_findings import NAMES, Attributes, read_findings
+from reward_sdk.models.rule_findings import Attributes, read_findings
+from reward_sdk.models.vocabulary import NAMES, SILENT
 from reward_sdk.reward_set import RewardSet
 from reward_sdk.rewards.findings_score import compare
 from reward_sdk.rewards.significance import KIN, SIGNIFICANCE
@@ -84,7 +85,7 @@ LEFT, SMALL_LEFT = {"left": Attributes()}, {"left": Attributes(severity=2.0)}
         ("Subcutaneous emphysema.", {"subcutaneous emphysema": {"": Attributes()}}),
         ("No effusion. The heart is normal. Lungs are clear.", {}),
         ("The effusion has resolved.", {}),
-        ("", {}),
+        ("asdf.", {SILENT: {"": Attributes()}}),
     ],
 )  # fmt: skip
 def test_a_finding_is_read_with_its_attributes(text, expected):
