@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import nan
+from math import isnan
 from typing import Literal
 
 MAX_TEXT = 100_000  # ours: characters of one text; reports have a few hundred
@@ -94,16 +95,19 @@ def plain_reference(text: str) -> str | None:
     """
     if not _TAG.search(text):
         return text if text.strip() else None
-    if not _TAG.sub("", text.rpartition("</think>")[2]).strip():
+    if not _TAG.sub("", text).strip():
         return None
     report = extract_report(text, "optional")
     if report is None:
-        raise ValueError("its <report> tags are not one pair around all of the report")
+        if re.fullmatch(r"(?:<think>[\s\S]*</think>)?\s*<report>\s*</report>", text.strip()):
+            return None
+        raise ValueError("its tags are not one <report> pair around all of the report")
     return report
 
 
 _AGE = re.compile(
-    r"(\d+(?:\.\d+)?)[ -]?(?:(y|yo|yrs?|years?)|(m|months?)|(w|weeks?)|(d|days?))?(?:[ -]old)?",
+    r"[>\u2265]? ?(\d+(?:\.\d+)?)\+?[ -]?(?:(y|yo|y/o|yrs?|years?)|(m|mos?|months?)|(w|weeks?)"
+    r"|(d|days?))?(?:[ -]old)?(?: (?:man|woman|male|female|m|f))?",
     re.IGNORECASE,
 )
 _PER_YEAR = (1, 12, 52.18, 365.25)
@@ -111,8 +115,9 @@ OLDEST = 150  # ours: years
 
 
 def years_of(age: float | str | None) -> float | None:
-    """An age in years, 0 to 150, from a number of years or a text such as "82", "64 years" or
-    DICOM's "082Y", "006M", "003W" and "012D"; None for None, a blank text and NaN.
+    """An age in years, 0 to 150, from a number of years or a text such as "82", "64 years", "90+",
+    as de-identified data have it, or DICOM's "082Y", "006M", "003W" and "012D"; None for None, a
+    blank text and NaN.
 
     Raises:
         ValueError: it is no such age.
@@ -120,16 +125,19 @@ def years_of(age: float | str | None) -> float | None:
     >>> years_of("082Y"), years_of("006M"), years_of("64 years")
     (82.0, 0.5, 64.0)
     """
-    if age is None or age != age or (isinstance(age, str) and not age.strip()):
+    if age is None or (isinstance(age, str) and age.strip().lower() in ("", "nan")):
         return None
+    years = -1.0
     if isinstance(age, str):
-        found = _AGE.fullmatch(age.strip())
-        number, *units = found.groups() if found else ("nan",)
-        per_year = next((n for unit, n in zip(units, _PER_YEAR, strict=False) if unit), 1)
-        years = float(number) / per_year
-    else:
-        numeric = hasattr(age, "__float__") and not isinstance(age, bool)
-        years = float(age) if numeric else nan
+        if found := _AGE.fullmatch(age.strip()):
+            number, *units = found.groups()
+            per_year = next((n for unit, n in zip(units, _PER_YEAR, strict=True) if unit), 1)
+            years = float(number) / per_year
+    elif not isinstance(age, bool):
+        with suppress(TypeError, ValueError, OverflowError):  # no number, or a huge one
+            years = float(age)
+    if isnan(years):
+        return None
     if not 0 <= years <= OLDEST:
         raise ValueError(f"no age: {str(age)[:100]!r}; write years (82) or as DICOM does (006M)")
     return years

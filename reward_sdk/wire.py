@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from reward_sdk.errors import ConfigError, ScoringError, exhausted, explain
 from reward_sdk.images import check_pixels, to_gray
 from reward_sdk.reward_set import logs_of
-from reward_sdk.text import MAX_TEXT, OLDEST
+from reward_sdk.text import MAX_TEXT, years_of
 from reward_sdk.types import ImageRef, Sample, Score, SetInfo
 
 MAX_SAMPLES = 256  # ours: per request
@@ -90,7 +90,8 @@ class WireSample(_Wire):
             that it still has are taken off, see `reward_sdk.Sample`.
         image: the X-ray that the response describes; null where a study has none.
         id: the study's name, used in messages only.
-        age: the patient's age in years; null where it is not known.
+        age: the patient's age in years, 0 to 150, or a text as DICOM has it ("082Y"); null where it
+            is not known.
         indication: why the study was made; null where that is not known.
         group: name of the prompt group that the sample belongs to, for the server's log; by default
             its id.
@@ -100,7 +101,7 @@ class WireSample(_Wire):
     reference: Text | None = None
     image: ImageFile | ImageBytes | None = None
     id: Name = ""
-    age: Annotated[float, Field(ge=0, le=OLDEST)] | None = None
+    age: Annotated[float | None, BeforeValidator(years_of)] = None
     indication: Text | None = None
     group: Name = ""
 

@@ -82,7 +82,7 @@ class Ranking:
     """How one reward, or the total, ranked the candidates of one case.
 
     Attributes:
-        scores: candidate -> its score; None where it was skipped or failed.
+        scores: candidate -> its score; None where it failed or does not apply.
         passed: whether all holds that is expected; None if a candidate has no score.
         reason: why the first candidate without a score has none, its status before it; "" if all
             have one.
@@ -177,12 +177,15 @@ def _candidate(content: Any, reference: str, name: str, where: str) -> Sample:
     try:
         report = _text(content, "text")
         context = _object(content.get("context") or {}, "'context'")
+        if other := context.keys() - {"age", "indication"}:
+            raise ConfigError(f"'context' has {sorted(other)[0]!r}: it takes age and indication")
         age, indication = context.get("age"), context.get("indication")
         sample = Sample(wrap_report(report), reference, id=name, age=age, indication=indication)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
-    if sample.report is None:
-        raise ConfigError(f"{where}: its text is a plain report, without tags")
+    if sample.report is None or sample.reference is None:
+        what = "text" if sample.report is None else "case's reference"
+        raise ConfigError(f"{where}: its {what} is a plain report, without tags")
     return sample
 
 

@@ -37,13 +37,15 @@ _MUCH = (
 # What is called increased where it is there at all.
 _DENSE = r"(?:interstiti|opaci|densit|marking|reticul|lucen|vascul|bronch)"
 _CHANGE = (
-    rf"(?:changed?|increas(?:ed?|ing)(?!\ (?:\w+\ )?{_DENSE})|decreas(?:ed?|ing)|progress(?:ion|ed)|progressive|improve(?:ment|d)"
+    rf"(?:changed?|increas(?:ed?|ing)(?!\ (?:\w+\ )?{_DENSE})|decreas(?:ed?|ing)"
+    r"|progress(?:ion|ed|ive)|improve(?:ment|d)"
     r"|worsen(?:ing|ed)|resolution|resolved|regression|clearing|cleared|reduction|difference"
     r"|deteriorat(?:ion|ed)|evolution|growth|enlargement(?!\ of\ (?:the\ )?(?:heart|card|mediast)))"
 )
 _PARTLY = (
     r"(?:partial(?:ly)?|partly|near(?:ly)?|almost|virtually|mostly|largely|incomplete(?:ly)?"
-    r"|substantial(?:ly)?|significant(?:ly)?|marked(?:ly)?|(?:not|never)\ (?:yet|completely|fully|entirely|totally|wholly))"
+    r"|substantial(?:ly)?|significant(?:ly)?|marked(?:ly)?"
+    r"|(?:not|never)\ (?:yet|completely|fully|entirely|totally|wholly))"
 )
 _GONE = r"(?:resolved|cleared|disappeared|vanished|gone)"
 _GOING = r"(?:resolution|clearing|clearance|disappearance|evacuation)"
@@ -118,7 +120,8 @@ _TRIGGER = re.compile(
     re.VERBOSE,
 )
 _STATEMENT = (
-    r";|\b(?:but|however|although|though|yet|except|despite|while|whereas|where|which|aside from|apart from|other than"
+    r";|\b(?:but|however|although|though|yet|except|despite|while|whereas|where|which"
+    r"|aside from|apart from|other than"
     r"|there (?:is|are|has|was|were)|(?<!consistent )(?<!compatible )with)\b"
 )
 _VERB = (

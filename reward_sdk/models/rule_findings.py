@@ -84,7 +84,8 @@ _CHANGES = (
     r"chang|increas|decreas|improv|worse|progress|resol|clear|larger|smaller|better|more|less|prior"
 )
 _SEVERITY = re.compile(
-    rf"""\b(?<!changed\ )(?<!creased\ )(?<!more\ )(?<!less\ )(?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor)
+    rf"""\b(?<!changed\ )(?<!creased\ )(?<!more\ )(?<!less\ )
+    (?:(?P<one>trace|tiny|minimal(?:ly)?|minute|subtle|slight(?:ly)?|faint|minor)
     | (?P<two>small|mild(?:ly)?|little) | (?P<three>moderate(?:ly)?|medium)
     | (?P<four>large|severe(?:ly)?|marked(?:ly)?|massive(?:ly)?|extensive|huge|gross(?:ly)?|tension
         |significant(?:ly)?|substantial(?:ly)?|considerable))
@@ -95,7 +96,8 @@ _LEVEL = {"one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0}
 _NUMBER = r"(?<![\d.])(\d{1,3}(?:\.\d+)?|\.\d+)"
 _SIZE = re.compile(rf"{_NUMBER}(?: ?(?:x|by) ?{_NUMBER})?[ -]?(mm|cm|milli|centi)")
 _FORMER = re.compile(
-    rf"\b(?:previously|prior|formerly|compared|from) (?:\w+ ){{0,2}}{_NUMBER}[ -]?(?:mm|cm|milli|centi)"
+    rf"\b(?:previously|prior|formerly|compared|from) (?:\w+ ){{0,2}}{_NUMBER}"
+    r"[ -]?(?:mm|cm|milli|centi)"
 )
 _THAN = r"\ than\ (?:on\ )?(?:the\ )?(?:left|right)"  # compares sides, not times
 _CHANGE = re.compile(
@@ -103,7 +105,8 @@ _CHANGE = re.compile(
             |worsen|enlarg|resol)\w*
         |stable|unchanged|persist\w*|similar|again|remain\w*|redemonstrat\w*|continu\w+
         |(?<!acute\ on\ )chronic)
-    | (?P<better>decreas\w*|improv\w*|resolving|regress\w*|diminish\w*|smaller(?!{_THAN})|clearing|reduced|less
+    | (?P<better>decreas\w*|improv\w*|resolving|regress\w*|diminish\w*
+        |smaller(?!{_THAN})|clearing|reduced|less
         |(?:partial|near|almost|mostly|largely|incomplete)\w*\ (?:\w+\ )?(?:resol|clear)\w+)
     | (?P<worse>increas\w*|worse\w*|progress\w*|enlarging|growing|grown|grew
         |(?:larger|bigger)(?!{_THAN})|more\ (?:extensive|prominent|conspicuous|severe|marked))
@@ -149,7 +152,8 @@ size=None, change='same')}}]
 
 def mentioned(text: str) -> frozenset[str]:
     """The findings that a text names, whatever it says of them: what an indication asks about."""
-    return frozenset(name for part in statements(text) for _, _, name in _mentions(part))
+    parts = statements(text.replace(":", " "))  # a heading, such as its own, would leave it out
+    return frozenset(name for part in parts for _, _, name in _mentions(part))
 
 
 def _read(text: str) -> Findings:
@@ -251,7 +255,7 @@ def _stated(statement: str) -> tuple[_Mention, ...]:
         if not each:
             found.append(_Mention(name, sided, has))
         kept += [end] * (len(each) or 1)
-        if statement.startswith(("hydropneumo", "hemopneumo"), start):
+        if statement.startswith(("hydropneumo", "hemopneumo", "pyopneumo"), start):
             found.append(replace(found[-1], name="pleural effusion"))
             kept.append(end)
     # A side behind the last mention is also that of those before it: "effusion and edema, left".

@@ -11,9 +11,9 @@ Choices where labelers differ:
   normal cardiomediastinal silhouette also of Enlarged Cardiomediastinum, clear or normal lungs of
   Lung Opacity and Consolidation, sharp costophrenic angles of Pleural Effusion, intact bones of
   Fracture. "No acute abnormality" names nothing and labels nothing.
-* A heart that is borderline enlarged is an enlarged one. Vague words are uncertain: a nodular density is perhaps a
-  Lung Lesion; vascular congestion and heart failure are perhaps Edema. Granulomas are no Lung
-  Lesion.
+* A heart that is borderline enlarged is an enlarged one. Vague words are uncertain: a nodular
+  density is perhaps a Lung Lesion; vascular congestion and heart failure are perhaps Edema.
+  Granulomas are no Lung Lesion.
 * Findings are not propagated to broader ones: a consolidation is not also a Lung Opacity.
 """
 
@@ -37,7 +37,9 @@ _GAP = r"(?:(?!(?:and|or|but|with|aorta|aortic|normal|lungs?|heart)\b)[\w-]+ ){0
 _HEART = r"(?:heart|cardiac)(?: (?:and mediastin\w+|size|silhouette|shadow|contours?))*"
 _WIDE = r"(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen(?:t|ce))"
 _BIG = r"(?:enlarge(?:d|ment)|prominen(?:t|ce)|increased|large|big|globular)"
-_BIG_AT_END = rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since|is|was|seen|noted|at|on)\w)"  # not "large effusion"
+_BIG_AT_END = (  # not "large effusion"
+    rf"{_BIG}(?! (?!in|and|or|but|with|for|compared|since|is|was|seen|noted|at|on)\w)"
+)
 
 WIDE_MEDIASTINUM = _words(
     rf"{_WIDE} (?:of )?(?:the )?(?:\w+ )?(?:cardio-?)?mediastin(?:um|al)",
@@ -96,7 +98,7 @@ _MENTIONS = {
         r"(?:pleural|fissural) fluid",
         r"fluid (?:in|along|within) (?:the )?(?:\w+ )?fissures?",
         r"(?:hydro|hemo|pyo)pneumothora(?:x|ces)",
-        r"h(?:ydro|emo)thorax|empyema",
+        r"h(?:ydro|emo)thora(?:x|ces)|empyema",
     ),
     "Pleural Other": _words(
         r"pleural(?:[ -]parenchymal)? (?:\w+ )?(?:thickening|plaques?|scar(?:s|ring)?)",

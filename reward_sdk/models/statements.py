@@ -170,13 +170,10 @@ _FORMS = {
     "basal": "basilar", "cp": "costophrenic", "cpa": "costophrenic angle",
     # findings
     "eff": "effusion", "effs": "effusions", "opac": "opacity", "vasc": "vascular",
-    "ptx": "pneumothorax", "pna": "pneumonia", "chf": "chf", "oedema": "edema",
-    "oedematous": "edematous", "haemothorax": "hemothorax", "haemopneumothorax": "hemopneumothorax",
-    "hemopneumothorax": "hemopneumothorax", "ggo": "ground glass opacity",
-    "ggos": "ground glass opacities", "atx": "atelectasis", "ild": "interstitial lung disease",
-    "fx": "fracture", "fxs": "fractures", "edma": "edema", "edeama": "edema", "edmea": "edema",
-    "nodual": "nodule",
-    "nodlue": "nodule", "opactiy": "opacity",
+    "ptx": "pneumothorax", "pna": "pneumonia", "oedema": "edema", "oedematous": "edematous",
+    "ggo": "ground glass opacity", "ggos": "ground glass opacities", "atx": "atelectasis",
+    "ild": "interstitial lung disease", "fx": "fracture", "fxs": "fractures", "edma": "edema",
+    "edeama": "edema", "edmea": "edema", "nodual": "nodule", "nodlue": "nodule",
     # devices
     "ett": "endotracheal tube", "ngt": "nasogastric tube", "ogt": "orogastric tube",
     "dht": "dobbhoff tube", "cvl": "central venous line", "cvc": "central venous catheter",
@@ -184,7 +181,7 @@ _FORMS = {
 # Long words that misspellings are measured against, and those of ours that are near them.
 _SPELLED = [
     "pneumothorax", "pneumothoraces", "hydropneumothorax", "hemopneumothorax",
-    "hemothorax", "hydrothorax", "atelectasis", "atelectases", "hemithorax",
+    "hemothorax", "hemothoraces", "hydrothorax", "atelectasis", "atelectases", "hemithorax",
     "hemithoraces", "cardiomegaly", "consolidation", "consolidations",
     "pneumonia", "pneumonias", "effusion", "effusions", "opacity", "opacities",
     "opacification", "infiltrate", "infiltrates", "fracture", "fractures",

@@ -35,17 +35,17 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
     "pneumothorax": (
         ("pneumothora", "pleural"),
         _any(
-            r"(?:hydro|hemo)?pneumothora(?:x|ces)", r"(?:visceral )?pleural (?:air|line)",
+            r"(?:hydro|hemo|pyo)?pneumothora(?:x|ces)", r"(?:visceral )?pleural (?:air|line)",
             r"air (?:\w+ ){0,3}(?:in|within) (?:the )?(?:\w+ )?(?:\w+ )?pleural (?:spaces?|cavity)",
         ),
     ),
     "pericardial effusion": (("pericardial",), _any(r"pericardial (?:effusions?|fluid)")),
     "pleural effusion": (
-        ("effusion", "pleural", "thorax", "empyema", "fissur"),
+        ("effusion", "pleural", "thora", "empyema", "fissur"),
         _any(
             r"(?:pleural )?effusions?", r"(?:pleural|fissural) fluid(?: collections?)?",
             rf"fluid (?:collections? )?{_THE}(?:pleural|fissur)\w*(?: spaces?| cavity)?",
-            r"h(?:ydro|emo)thorax", r"empyema",
+            r"h(?:ydro|emo)thora(?:x|ces)", r"empyema",
         ),
     ),
     "costophrenic blunting": (
@@ -258,7 +258,10 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"deformit\w+ of (?:the )?(?:\w+ ){0,3}ribs?",
         ),
     ),
-    "fracture": (("fractur", "dislocat", "broken"), _any(r"(?:rib )?fractur\w+", r"dislocat\w+", r"broken")),
+    "fracture": (
+        ("fractur", "dislocat", "broken"),
+        _any(r"(?:rib )?fractur\w+", r"dislocat\w+", r"broken"),
+    ),
     "osteopenia": (("osteop", "deminerali"), _any(r"osteopen\w+", r"osteopor\w+",
     r"deminerali\w+")),
     "scoliosis": (
@@ -304,7 +307,7 @@ MENTIONS: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
             r"(?:be|recommend\w*|suggest\w*|needs?|requires?) (?:to be )?"
             r"(?:advanc|reposition|withdraw|retract|pulled)\w*",
             r"(?:advancement|withdrawal|repositioning|retraction) is (?:recommended|suggested)",
-            r"(?:coiled|kinked|loop(?:s|ed))", r"too (?:low|high|proximal|distal|deep)",
+            r"coiled|kinked|looped", r"too (?:low|high|proximal|distal|deep)",
             r"(?:tubes?|tip|position(?:ed)?) (?:is |lies )?(?:low|high)(?! and stable)",
             r"(?:at|abut\w*|touch\w*) (?:the level of )?the carina",
             r"(?:tubes?|tip) (?:\w+ ){0,6}(?:bronchus|airways?|jugular(?: vein)?|esophagus)",

@@ -3,11 +3,12 @@ change: `findings_score`.
 
 Report and reference are read by `reward_sdk.models.rule_findings`. Every finding weighs what it
 means for the patient (`reward_sdk.rewards.significance`), more if it is large, less if it is small
-or only possible. With C the weight of what both state, in so far as its attributes agree, M that of
-what the reference states and the report lacks or has otherwise, F that of what the report alone
-states, and n the weight of all that is normal in a film, the score is
+or only possible. Of what both state the larger weight counts, and of that the part that is right by
+its attributes, its credit. With C the sum of what is right, L the sum of what is not (missing,
+false, and what the matches lack to their full weight) and n the weight of all that is normal in a
+film, the score is
 
-    (n + 2 C) / (n + 2 C + F + M)
+    (n + 2 C) / (n + 2 C + L)
 
 the weighted Dice coefficient with a prior, in (0, 1]. Normal and absent findings neither earn nor
 cost: a report that states no finding against a reference without any earns 1, and so does any
@@ -42,13 +43,14 @@ _NORMAL = 0.5  # ours: n; a false pneumothorax in a normal film leaves a third
 # it does not say what the reference says.
 _WRONG_SIDE, _NO_SIDE = 0.35, 0.85
 _WRONG_PLACE, _NO_PLACE = 0.7, 0.92
-_PER_DEGREE, _NO_DEGREE = 0.12, 0.95  # lost by each degree of the four between the two
+_PER_DEGREE, _NO_DEGREE = 0.12, 0.95  # the first for each degree that lies between the two
 _NO_SIZE = 0.93
 _UNCERTAIN = 0.7
 _OPPOSITE_CHANGE, _OTHER_CHANGE, _NO_CHANGE = 0.7, 0.85, 0.95
 # ours: how much more a finding weighs by its degree, and how much less if it is only possible.
 _BY_DEGREE = {1: 0.6, 2: 0.8, 3: 1.0, 4: 1.25}
 _POSSIBLE = 0.6
+_MOST = 100  # ours: the largest significance; a pneumothorax has 1
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _credit(
     common = our_sides & their_sides
     credit, notes = 1.0, []
     if their_sides and not our_sides:
-        credit, notes = _NO_SIDE, ["no side"]
+        credit, notes = _NO_SIDE, ["side left out"]
     elif our_sides and their_sides and our_sides != their_sides:
         credit, notes = _shared(_WRONG_SIDE, our_sides, their_sides), ["wrong side"]
     pairs = [(ours[side], theirs[side]) for side in sorted(common)] or [
@@ -158,7 +160,7 @@ def _differences(ours: Attributes, theirs: Attributes) -> Iterable[tuple[float, 
     if ours.certain != theirs.certain:
         yield _UNCERTAIN, "certainty"
     if theirs.zones and not ours.zones:
-        yield _NO_PLACE, "no place"
+        yield _NO_PLACE, "place left out"
     elif theirs.zones and ours.zones != theirs.zones:
         yield _shared(_WRONG_PLACE, ours.zones, theirs.zones), "wrong place"
     if theirs.size is not None and ours.size is not None:
@@ -169,15 +171,15 @@ def _differences(ours: Attributes, theirs: Attributes) -> Iterable[tuple[float, 
         if apart := abs(ours.severity - theirs.severity):
             yield 1 - _PER_DEGREE * apart, "severity"
     elif theirs.size is not None:
-        yield _NO_SIZE, "no size"
+        yield _NO_SIZE, "size left out"
     elif theirs.severity is not None:
-        yield _NO_DEGREE, "no severity"
+        yield _NO_DEGREE, "severity left out"
     if theirs.change != ours.change:
         if theirs.change is None:
             if ours.change != "same":
                 yield _NO_CHANGE, "a change that the reference does not state"
         elif ours.change is None:
-            yield _NO_CHANGE, "no change"
+            yield _NO_CHANGE, "change left out"
         elif {ours.change, theirs.change} in ({"better", "worse"}, {"better", "new"}):
             yield _OPPOSITE_CHANGE, "change"
         else:
@@ -217,9 +219,14 @@ class FindingsScore:
                 match.finding,
                 NOT_MENTIONED if match.kind == "missing" else _in_words(match, ours),
                 NOT_MENTIONED if match.kind == "false" else _words(theirs[match.finding]),
-                agrees=match.credit >= 0.5,
+                agrees=match.credit == 1,
                 note="; ".join(
-                    [match.kind, *match.notes, f"{match.credit:.2f} of {match.weight:.2f}"]
+                    [
+                        match.kind,
+                        *(["a related finding"] if match.other else []),
+                        *match.notes,
+                        f"credit {match.credit:.2f}, weight {match.weight:.2f}",
+                    ]
                 ),
             )
             for match in matches
@@ -231,7 +238,7 @@ def _in_words(match: Match, ours: Findings) -> str:
     return f"{match.other}: {words}" if match.other else words
 
 
-_DEGREES = {1.0: "trace", 2.0: "small", 3.0: "moderate", 4.0: "large"}
+_DEGREES = {1: "trace", 2: "small or mild", 3: "moderate", 4: "large or severe"}
 
 
 def _words(sides: Mapping[str, Attributes]) -> str:
@@ -242,9 +249,9 @@ def _words(sides: Mapping[str, Attributes]) -> str:
             "present" if has.certain else "possible",
             *sorted(sides.keys() - {""}),
             *sorted(has.zones),
-            *([_DEGREES[float(int(has.severity))]] if has.severity else []),
+            *([_DEGREES[int(has.severity)]] if has.severity else []),
             *([f"{has.size:g} mm"] if has.size is not None else []),
-            *([has.change] if has.change else []),
+            *(["unchanged" if has.change == "same" else has.change] if has.change else []),
         ]
     )
 
@@ -254,12 +261,12 @@ def findings_score(significance: dict[str, float] | None = None) -> FindingsScor
     """Agreement of the findings with their attributes, weighted by significance, in (0, 1].
 
     Args:
-        significance: what findings weigh that shall not weigh what `SIGNIFICANCE` says, by name, at
-            least 0.
+        significance: what findings weigh that shall not weigh what `SIGNIFICANCE` says, by name, 0
+            to 100.
     """
     for name, weight in (significance or {}).items():
         if name not in NAMES:
             raise ConfigError(f"significance: no finding {name!r}: {nearest(name, NAMES)}")
-        if not 0 <= weight < float("inf"):
-            raise ConfigError(f"significance: {name!r} weighs {weight}: write 0 or more")
+        if not 0 <= weight <= _MOST:
+            raise ConfigError(f"significance: {name!r} weighs {weight}: write 0 to {_MOST}")
     return FindingsScore({**SIGNIFICANCE, **(significance or {})})

@@ -41,7 +41,7 @@ _FIRST, _LONGEST = 0.5, 8.0  # ours: seconds until a server that failed is asked
 _CACHED = 1 << 14  # ours: answers that are kept; with their texts about 30 MB
 
 T = TypeVar("T")
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0, le=1000)]  # ours: more is no count
 
 
 class Errors(BaseModel):
@@ -56,7 +56,8 @@ class Errors(BaseModel):
 
 
 class Counts(BaseModel):
-    """What an answer must hold. Whatever else is in it, such as a rationale, is not read."""
+    """What an answer must hold, and all of it that is checked: whatever else is in it, such as a
+    rationale, is not read."""
 
     matched_findings: Count
     significant_errors: Errors
@@ -340,8 +341,11 @@ def judge(
     """
     if not is_url(url):
         raise ConfigError(f"url: {shown_url(url)}; write one such as http://127.0.0.1:8000/v1")
-    if concurrency < 1 or retries < 0 or max_tokens < 1:
-        raise ConfigError("concurrency and max_tokens are at least 1, retries at least 0")
+    for name, value, least in (
+        ("concurrency", concurrency, 1), ("retries", retries, 0), ("max_tokens", max_tokens, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name}: {value} is none: write {least} or more")
     if not isfinite(timeout) or timeout <= 0:
         raise ConfigError(f"timeout: {timeout:g} s is none: write seconds, above 0")
     key = None

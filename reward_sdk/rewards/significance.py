@@ -154,6 +154,6 @@ def in_context(
         asked = set(mentioned(indication))
         for words, names in _COMPLAINTS:
             asked |= set(names) if words.search(indication.lower()) else set()
-        for name in asked:
+        for name in asked & factors.keys():
             factors[name] *= _ASKED
     return {name: weight * factors[name] for name, weight in significance.items()}

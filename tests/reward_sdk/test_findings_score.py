@@ -85,6 +85,27 @@ LEFT, SMALL_LEFT = {"left": Attributes()}, {"left": Attributes(severity=2.0)}
         ("Subcutaneous emphysema.", {"subcutaneous emphysema": {"": Attributes()}}),
         ("No effusion. The heart is normal. Lungs are clear.", {}),
         ("The effusion has resolved.", {}),
+        ("Left effusion, none on the right.", {"pleural effusion": LEFT}),
+        ("Left pneumonia, right lung clear.", {"pneumonia": LEFT}),
+        (
+            "Opacities in the right upper and left lower lobes.",
+            {
+                "opacity": {
+                    "right": Attributes(zones=frozenset({"upper"})),
+                    "left": Attributes(zones=LOWER),
+                }
+            },
+        ),
+        ("2 cm nodule, previously 3 cm.", {"nodule": {"": Attributes(size=20.0)}}),
+        ("Nodule of 4.1 by 3.2 cm.", {"nodule": {"": Attributes(size=41.0)}}),
+        ("Edema has not changed significantly.", {"edema": {"": Attributes(change="same")}}),
+        ("Borderline cardiomegaly.", {"borderline heart": {"": Attributes()}}),
+        ("The heart remains enlarged.", {"cardiomegaly": {"": Attributes(change="same")}}),
+        ("COPD with hyperinflation.", {"emphysema": {"": Attributes()}}),
+        (
+            "ETT in right mainstem bronchus.",
+            {"endotracheal tube": {"": Attributes()}, "malposition": {"": Attributes()}},
+        ),
         ("asdf.", {SILENT: {"": Attributes()}}),
     ],
 )  # fmt: skip
@@ -114,13 +135,13 @@ def test_what_changes_no_fact_changes_no_score(report):
 
 ERRORS = [
     ("moderate right", "moderate left", "wrong side"),
-    ("moderate right", "moderate", "no side"),
+    ("moderate right", "moderate", "side left out"),
     ("moderate right", "large right", "severity"),
-    ("moderate right", "right", "no severity"),
+    ("moderate right", "right", "severity left out"),
     ("12 mm", "4 mm", "size"),
-    ("12 mm ", "", "no size"),
+    ("12 mm ", "", "size left out"),
     ("left upper lobe", "left lower lobe", "wrong place"),
-    ("left upper lobe", "left lung", "no place"),
+    ("left upper lobe", "left lung", "place left out"),
     ("possible left", "left", "certainty"),
     ("moderate right", "new moderate right", "a change that the reference does not state"),
 ]
@@ -171,10 +192,24 @@ def test_signs_of_age_weigh_more_in_the_young():
     assert old == unknown > young
 
 
-@pytest.mark.parametrize("indication", ["Rule out pneumothorax.", "s/p fall", "PTX?"])
+@pytest.mark.parametrize(
+    "indication", ["Rule out pneumothorax.", "s/p fall", "PTX?", "INDICATION: PTX?"]
+)
+    "indication", ["Rule out pneumothorax.", "s/p fall", "PTX?", "INDICATION: PTX?"]
+)
 def test_what_the_indication_asks_about_weighs_more(indication):
     reference, report = "Pneumothorax. Effusion.", "Effusion."
     assert score(report, reference, indication=indication) < score(report, reference)
+
+
+def test_a_text_that_says_nothing_is_no_normal_report():
+    assert score("asdf.", "Normal chest.") < score("Normal.", "Normal chest.")
+
+
+def test_naming_every_side_and_place_does_not_pay():
+    reference = "Left lower lobe consolidation."
+    everywhere = "Consolidation of the upper, middle and lower lobes on both sides."
+    assert score(everywhere, reference) < score(reference, reference)
 
 
 def test_a_significance_can_be_changed():
@@ -187,8 +222,9 @@ def test_a_significance_can_be_changed():
     ("significance", "message"),
     [
         ({"pneumothorx": 1}, "no finding 'pneumothorx'.*'pneumothorax'"),
-        ({"edema": -1}, "'edema' weighs -1.0: write 0 or more"),
+        ({"edema": -1}, "'edema' weighs -1.0: write 0 to 100"),
         ({"edema": float("nan")}, "'edema' weighs nan"),
+        ({"edema": 1e308}, "write 0 to 100"),
     ],
 )
 def test_a_wrong_significance_is_refused(significance, message):
@@ -209,7 +245,7 @@ def test_explanations_say_what_is_matched_missing_and_false():
     assert {name: e.note.split(";")[0] for name, e in lines.items()} == {
         "pleural effusion": "matched", "pneumothorax": "missing", "edema": "false",
     }  # fmt: skip
-    assert lines["pleural effusion"].response == "present, left, small"
+    assert lines["pleural effusion"].response == "present, left, small or mild"
     assert lines["edema"].reference == "not mentioned"
 
 

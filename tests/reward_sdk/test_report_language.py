@@ -389,3 +389,154 @@ PHRASES = {
 
 def test_phrases_of_reports_are_read():
     check(PHRASES)
+
+
+ASIDES = {
+    "COMPARISON: None.\nThere is a left pleural effusion.": "EF1",
+    "TECHNIQUE: Portable AP.\n\nSmall left effusion. No pneumothorax.": "EF1 PT0",
+    "INDICATION: Cough.\n\nCHEST, PA AND LATERAL: Left lower lobe pneumonia.": "PN1",
+    "INDICATION: Cough.\n\nFRONTAL CHEST RADIOGRAPH: Left effusion.": "EF1",
+    "INDICATION: Cough.\n\nLungs: Left lower lobe pneumonia.": "PN1",
+    "INDICATION: Cough.\nIMPRESSION\nLeft lower lobe pneumonia.": "PN1",
+    "HISTORY: cough\nFINDINGS\nLeft effusion\nIMPRESSION\nEffusion": "EF1",
+    "Reason for exam: SOB\nFINDINGS AND IMPRESSION: Pulmonary edema": "ED1",
+    "INDICATION: eval ETT\nFINDINGS/IMPRESSION: ETT 3 cm above the carina.": "SD1",
+    "**Indication**: pneumonia\n\n**Findings**\nLungs are clear.": "CO0 OP0",
+    "Indication: pneumonia Findings: No consolidation Impression: No pneumonia": "CO0 PN0",
+    "Comparison: Prior from yesterday. Left effusion is larger.": "EF1",
+    "EXAM: Chest x-ray. Left pneumothorax is seen.": "PT1",
+}
+
+
+def test_what_stands_behind_indication_and_its_like_is_left_out_and_nothing_else():
+    check(ASIDES)
+
+
+TURNS = {
+    "No pneumothorax, new left lower lobe opacity.": "PT0 OP1",
+    "No pneumothorax, large left effusion.": "EF1 PT0",
+    "No pneumothorax, severe cardiomegaly.": "CM1 PT0",
+    "No consolidation, extensive edema.": "ED1 CO0",
+    "No pneumothorax, increased left effusion.": "EF1 PT0",
+    "No pneumothorax, decreasing effusion.": "EF1 PT0",
+    "No pneumothorax, worsening edema.": "PT0 ED1",
+    "No pneumothorax, improved edema.": "PT0 ED1",
+    "There is no pneumothorax, and the left pleural effusion has increased.": "EF1 PT0",
+    "No pneumothorax, and bilateral pleural effusions have increased in size.": "EF1 PT0",
+    "No pneumothorax, left pleural effusion has decreased.": "EF1 PT0",
+    "No pneumothorax, left pleural effusion is slightly smaller.": "EF1 PT0",
+    "No pneumothorax,left effusion is larger": "EF1 PT0",
+    "There is no pneumothorax and the cardiac silhouette is enlarged.": "CM1 PT0",
+    "No pneumothorax while the effusion is larger.": "EF1 PT0",
+    "No pneumothorax whereas left effusion persists.": "EF1 PT0",
+    "No consolidation in the left lower lobe, where atelectasis is seen.": "CO0 AT1",
+    "Edema without cardiomegaly, effusions are small.": "CM0 EF1 ED1",
+    "No consolidation, new effusion, or pneumothorax": "EF0 PT0 CO0",
+    "No focal consolidation, large effusion or pneumothorax": "EF0 PT0 CO0",
+    "No consolidation, large effusion, pneumothorax": "EF0 PT0 CO0",
+    "No focal consolidation, pleural effusion, or pneumothorax is seen.": "EF0 PT0 CO0",
+    "No effusion, pneumothorax, or edema is present. The heart is enlarged.": "CM1 EF0 PT0 ED0",
+}
+
+
+def test_a_list_of_denials_turns_where_something_is_said_of_an_item():
+    check(TURNS)
+
+
+AFTER = {
+    "No pneumothorax after placement of chest tube.": "PT0 SD1",
+    "No pneumothorax following left chest tube placement.": "PT0 SD1",
+    "No pneumothorax status post right IJ line placement.": "PT0 SD1",
+    "Interval removal of ETT and placement of tracheostomy tube.": "SD1",
+    "Patient has had removal of right pleural drain, no appreciable right "
+    "pneumothorax, or increase in pleural effusion.": "EF1 PT0 SD0",
+}
+
+
+def test_a_denial_or_a_removal_ends_where_something_else_begins():
+    check(AFTER)
+
+
+HEDGES = {
+    "Effusion possible": "EF-1",
+    "Edema probable.": "ED-1",
+    "Pneumothorax suspected": "PT-1",
+    "Pneumonia less likely": "PN-1",
+    "Cardiomegaly: absent; edema: absent; pneumonia: possible": "CM0 ED0 PN-1",
+    "Effusion: likely": "EF-1",
+    "Effusion: questionable": "EF-1",
+    "Effusion: equivocal": "EF-1",
+    "Effusion: ?": "EF-1",
+    "Pneumonia, cannot exclude": "PN-1",
+    "In the right clinical setting, pneumonia should be considered.": "PN-1",
+    "Coexisting infection is difficult to exclude.": "PN-1",
+    "Please exclude pneumonia clinically": "PN-1",
+    "Exclude pneumonia": "PN-1",
+    "c/f PNA": "PN-1",
+    "Aspiration or infection is in the differential.": "PN-1",
+    "Pneumonia is a possibility": "PN-1",
+    "Opacity, either atelectasis or pneumonia.": "PN-1 AT-1 OP1",
+    "It is doubtful that this is pneumonia.": "PN-1",
+    "Doubt pneumonia.": "PN-1",
+    "Low likelihood of pneumonia.": "PN-1",
+    "Pleural effusions if any are small.": "EF-1",
+    "Pleural effusion, if present, is minimal.": "EF-1",
+    "Pleural effusions small if any.": "EF-1",
+    "pulmonary edema, if any, is minimal.": "ED-1",
+    "Pneumothorax, if any, is tiny.": "PT-1",
+    "Minimal if any effusion.": "EF-1",
+    "Little or no pleural effusion.": "EF-1",
+    "No more than mild edema.": "ED1",
+}
+
+
+def test_a_hedge_may_stand_behind_a_finding_or_in_a_form():
+    check(HEDGES)
+
+
+DENIALS = {
+    "Can't see any effusion": "EF0",
+    "Cannot see a pneumothorax": "PT0",
+    "Unable to see an effusion": "EF0",
+    "Chest x-ray fails to show pneumonia.": "PN0",
+    "Findings exclude pneumothorax.": "PT0",
+    "Nonvisualization of the pneumothorax.": "PT0",
+    "Effusion is no more visible": "EF0",
+    "Effusion completely drained.": "EF0",
+    "The right pneumothorax has been evacuated.": "PT0",
+    "The right IJ catheter has been withdrawn and is no longer present.": "SD0",
+    "No increased interstitial markings.": "OP0",
+    "No increased opacity": "OP0",
+    "The pulmonary edema has resolved almost completely.": "ED1",
+    "The effusion has resolved almost entirely.": "EF1",
+    "Substantial clearing of the pulmonary edema.": "ED1",
+    "Recommend follow-up to ensure resolution of the pneumonia.": "PN1",
+    "No evidence of pneumothorax progression.": "PT1",
+    "Pneumothorax: no evidence of pneumothorax.": "PT0",
+    "Pneumothorax none, effusion small": "EF1 PT0",
+    "No pneumothorax<br>Left pleural effusion": "EF1 PT0",
+    "<ul><li>No pneumothorax</li><li>Left pleural effusion</li></ul>": "EF1 PT0",
+    "No pneumothorax / Left pleural effusion": "EF1 PT0",
+    "No pneumothorax -- left effusion persists": "EF1 PT0",
+    "1.No pneumothorax 2.Left effusion": "EF1 PT0",
+    "Heart/Mediastinum: Heart size enlarged.": "CM1",
+    "Cardiac enlargement is noted.": "CM1",
+    "The heart is again seen to be mildly enlarged.": "CM1",
+    "Fluid in the minor fissure.": "EF1",
+    "Empyema": "EF1",
+    "Hemopneumothorax on the left": "EF1 PT1",
+    "sm L eff": "EF1",
+    "b/l eff R>L": "EF1",
+    "Left lower lobe is collapsed.": "AT1",
+    "Collapsed right upper lobe.": "AT1",
+    "Fluid overload.": "ED-1",
+    "Pulmonary vascular engorgement.": "ED-1",
+    "without evidence of congestive failure": "ED0",
+    "Lung cancer": "LL1",
+    "Compression deformity of T8.": "FR1",
+    "There is a skin fold simulating a pneumothorax.": "PT0",
+}
+
+
+def test_other_words_deny_and_other_forms_and_words_are_known():
+    check(DENIALS)

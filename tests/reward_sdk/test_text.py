@@ -11,10 +11,12 @@ from reward_sdk.text import (
     extract_report,
     ngrams,
     parse_response,
+    plain_reference,
     r2gen_tokens,
     sentences,
     tokens,
     wrap_report,
+    years_of,
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -183,3 +185,31 @@ def test_no_repeated_text_takes_more_than_linear_time(piece):
 
     seconds(1000)
     assert min(seconds(400_000) for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("age", "years"),
+    [(82, 82.0), ("082Y", 82.0), ("006M", 0.5), ("90+", 90.0), ("> 89", 89.0), ("6 mo", 0.5),
+     ("64-year-old man", 64.0), ("nan", None), (" ", None), (float("nan"), None)],
+)  # fmt: skip
+def test_an_age_is_read_as_people_and_dicom_write_it(age, years):
+    assert years_of(age) == years
+
+
+@pytest.mark.parametrize("age", [-1, 151, 10**400, True, "old", "64 cats", [3, 4]])
+def test_what_is_no_age_says_so(age):
+    with pytest.raises(ValueError, match="write years"):
+        years_of(age)
+
+
+@pytest.mark.parametrize("text", ["<report> </report>", "<think> x </think> <report></report>"])
+def test_a_reference_of_tags_alone_is_none(text):
+    assert plain_reference(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["<report> Edema. </report></think>", "<report> Edema.", "A. <think>"]
+)
+def test_a_reference_whose_tags_are_broken_is_an_error(text):
+    with pytest.raises(ValueError, match="its tags are not one <report> pair"):
+        plain_reference(text)

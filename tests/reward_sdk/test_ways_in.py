@@ -90,7 +90,7 @@ BROKEN = [
 def test_a_reference_with_broken_tags_is_an_error_in_a_file_and_elsewhere_none(reference, tmp_path):
     row = of_a_file({"reference": reference}, tmp_path)
     assert isinstance(row, BadRow)
-    assert row.problem.startswith("'reference': its <report> tags are not one pair")
+    assert row.problem.startswith("'reference': its tags are not one <report> pair")
     for way in (by_hand, of_columns, over_the_wire):
         assert way({"reference": reference}, tmp_path).reference is None
 
