@@ -195,8 +195,6 @@ def test_signs_of_age_weigh_more_in_the_young():
 @pytest.mark.parametrize(
     "indication", ["Rule out pneumothorax.", "s/p fall", "PTX?", "INDICATION: PTX?"]
 )
-    "indication", ["Rule out pneumothorax.", "s/p fall", "PTX?", "INDICATION: PTX?"]
-)
 def test_what_the_indication_asks_about_weighs_more(indication):
     reference, report = "Pneumothorax. Effusion.", "Effusion."
     assert score(report, reference, indication=indication) < score(report, reference)
