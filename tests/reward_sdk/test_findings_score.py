@@ -282,4 +282,4 @@ def test_few_normal_reports_of_iu_xray_are_said_to_have_a_finding():
         normal = {row["filename"] for row in csv.DictReader(file) if row["normal"] == "1"}
     texts = ["\n\n".join(s) for uid, s in iu_sections().items() if uid in normal and any(s)]
     wrong = sum(any(SIGNIFICANCE[n] >= 0.2 for n in found) for found in read_findings(texts))
-    assert wrong / len(texts) < 0.025  # measured: 0.019
+    assert wrong / len(texts) < 0.015  # measured: 0.008
