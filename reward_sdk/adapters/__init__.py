@@ -91,10 +91,10 @@ sum the set's total.
 
 **Stale image embeddings.** vLLM keeps what vision tower and projector made of an image. If these
 train, an image that comes again after an update gets the old embedding unless vLLM's encoder cache
-is reset. TRL 1.16 (its issue 7198) and OpenRLHF 0.11.2 by itself do not reset it; verl 0.9.1 and
-ms-swift 4.6 do. The plugin in this distribution does at every policy step, before the first sample
-of the step is generated. Elsewhere freeze both, or call vLLM's `reset_encoder_cache` after each
-update.
+is reset. TRL 1.16 (its issue 7198) and OpenRLHF 0.11.2 by itself do not reset it; verl 0.9.1 does,
+and so does ms-swift 4.6 with vLLM 0.16 or later. The plugin in this distribution does at every
+policy step, before the first sample of the step is generated. Elsewhere freeze both, or call vLLM's
+`reset_encoder_cache` after each update.
 
 `make test-contract` installs the real packages and drives them as their users would (minutes;
 set-up once). Run for real, on a CPU:
