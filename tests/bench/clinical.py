@@ -14,6 +14,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -30,7 +31,8 @@ from reward_sdk.models.chexbert import load_chexbert
 from reward_sdk.models.radgraph import load_radgraph
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.observations import OBSERVATIONS
-from reward_sdk.text import tokens
+from reward_sdk.rewards.findings_score import findings_score
+from reward_sdk.text import tokens, wrap_report
 from reward_sdk.types import Sample
 
 GROUP = 8
@@ -163,6 +165,16 @@ def rules(reports: list[str]) -> None:
     texts = [f"{report} {i}" for i, report in enumerate(reports)]  # none seen before
     taken = seconds(lambda: label_reports(texts), times=1)
     print(f"rule labeler: {len(texts) / taken:,.0f} reports/s")
+    score = findings_score()
+    samples = [
+        Sample(wrap_report(f"{report} {i}."), f"{other} {i}.")
+        for i, (report, other) in enumerate(pairwise(reports))
+    ]
+    pairs = seconds(lambda: score(samples), times=1)
+    print(
+        f"findings_score: {len(samples) / pairs:,.0f} new pairs/s, "
+        f"{pairs / len(samples) / (2 * taken / len(texts)):.1f} times the labeler's time for both"
+    )
     if not GOLD.exists():
         return
     counts = gold_counts(label_reports)
