@@ -12,9 +12,9 @@ Choices where readers differ:
   remains". What is "to be excluded" is uncertain, what "has been excluded" is not there.
 * "History of" says nothing about the film, so that what follows is no mention. What is "status post
   removal" is not there; "old" and "healed" things are.
-* A list of denials goes over into a finding where an item has an article, a size, a certainty or a
-  change of its own and no "or" follows: "no pneumothorax, small effusion". A side alone does not
-  turn it: in "no pneumothorax, left effusion" both are denied.
+* A list of denials goes over into a finding where an item has a size, a certainty, a change or a
+  verb of its own and no "or" follows: "no pneumothorax, small effusion". A side alone does not turn
+  it: in "no pneumothorax, left effusion" both are denied.
 """
 
 from __future__ import annotations
