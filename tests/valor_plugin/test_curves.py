@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valor_plugin.evaluation.curves import curve_svg, reward_curve, running_mean
+from valor_plugin.evaluation.curves import curve_svg, reward_curves, running_mean
 from valor_plugin.records import RewardMeans, Step
 
 NAN = float("nan")
@@ -19,7 +19,7 @@ def step(number: int, mean: float | None) -> Step:
 
 def test_a_reward_that_waits_or_does_not_apply_does_not_look_like_zero():
     steps = [step(1, None), step(2, 0.5), step(3, 0.8)]
-    assert reward_curve(steps, "bleu") == [(2, 0.5), (3, 0.8)]
+    assert reward_curves(steps) == {"bleu": [(2, 0.5), (3, 0.8)]}
 
 
 def test_the_running_mean_is_centred_shortens_at_the_ends_and_skips_nan():

@@ -264,7 +264,7 @@ def audit_stage2(root: Path, folder: Path) -> None:
 
 
 def _page(root: Path) -> Path:
-    from valor_plugin.evaluation.curves import curve_svg, reward_curve
+    from valor_plugin.evaluation.curves import curve_svg, reward_curves
     from valor_plugin.evaluation.metrics import Evaluation
     from valor_plugin.evaluation.page import Example, StageRow, table_text, write_page
 
@@ -274,10 +274,8 @@ def _page(root: Path) -> Path:
         for stage, title in STAGES.items()
     ]  # fmt: skip
     curves = []
-    for stage, rewards in (("stage1", ("rouge_l", "bleu", "findings_f1", "format")),
-                           ("stage2", ("image_text", "format"))):  # fmt: skip
-        steps = read_steps(RunFolder(root / stage).steps)
-        series = {name: reward_curve(steps, name) for name in rewards}
+    for stage in ("stage1", "stage2"):
+        series = reward_curves(read_steps(RunFolder(root / stage).steps))
         title = f"{STAGES[stage]}: rewards of the rollouts"
         curves.append((title, curve_svg(series, title)))
     page = root / "index.html"

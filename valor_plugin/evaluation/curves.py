@@ -36,15 +36,17 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def reward_curve(steps: Sequence[Step], name: str) -> list[tuple[int, float]]:
-    """A reward's mean over those samples of each policy step that it gave a value, by step. Steps
-    at which it gave none, because it waits for its step, failed or did not apply, are left out.
-
-    Raises:
-        KeyError: the set of the run has no such reward.
-    """
-    means = [(step.step, step.parts[name].mean) for step in steps]
-    return [(step, mean) for step, mean in means if mean is not None]
+def reward_curves(steps: Sequence[Step]) -> dict[str, list[tuple[int, float]]]:
+    """Every reward of a run: its mean over those samples of each policy step that it gave a value,
+    by step. Steps at which it gave none, because it waits for its step, failed or did not apply,
+    are left out."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for step in steps:
+        for name, part in step.parts.items():
+            points = curves.setdefault(name, [])
+            if part.mean is not None:
+                points.append((step.step, part.mean))
+    return curves
 
 
 def running_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
