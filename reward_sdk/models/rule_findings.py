@@ -1,7 +1,7 @@
 """The findings of a report with their attributes, read by rules: what, how certain, on which side
 and where, how severe, how large, and how changed.
 
-Finer than the 14 CheXpert observations: some fifty findings, incidental ones and devices among
+Finer than the 14 CheXpert observations: more than fifty findings, incidental ones and devices among
 them. Only what a report states counts; what it calls normal or absent is no finding. Statements and
 polarity are those of the rule labeler (`reward_sdk.models.statements`, `.polarity`).
 
