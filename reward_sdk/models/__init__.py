@@ -3,6 +3,7 @@ an object of the shape below.
 
 * A **labeler** turns reports into the 14 CheXpert observations: `rule_labeler.label_reports`,
   regular expressions, needs no weights; `chexbert.load_chexbert(...)` is that of the literature.
+* `rule_findings.read_findings` turns reports into findings with their attributes, by rules.
 * An **extractor** turns reports into RadGraph graphs (Jain et al., 2021): `radgraph.load_radgraph`.
 * An **expert** turns frontal X-rays into evidence per finding: `xray_expert.load_expert`. For
   another one, fit its calibration with `calibration.fit_calibration` and build the reward with
