@@ -105,13 +105,14 @@ def plain_reference(text: str) -> str | None:
     return report
 
 
+# A bare "M" is months behind DICOM's three digits; elsewhere it may well mean a man.
 _AGE = re.compile(
-    r"[>\u2265]? ?(\d+(?:\.\d+)?)\+?[ -]?(?:(y|yo|y/o|yrs?|years?)|(m|mos?|months?)|(w|weeks?)"
-    r"|(d|days?))?(?:[ -]old)?(?: (?:man|woman|male|female|m|f))?",
+    r"[>\u2265]? ?(\d+(?:\.\d+)?)\+?[ -]?(?:(y|yo|y/o|yrs?|years?)|((?<=\d{3})m|mos?|months?)"
+    r"|(w|weeks?)|(d|days?))?(?:[ -]old)?(?: (?:man|woman|male|female|m|f))?",
     re.IGNORECASE,
 )
 _PER_YEAR = (1, 12, 52.18, 365.25)
-OLDEST = 150  # ours: years
+_OLDEST = 150  # ours: years
 
 
 def years_of(age: float | str | None) -> float | None:
@@ -138,7 +139,7 @@ def years_of(age: float | str | None) -> float | None:
             years = float(age)
     if isnan(years):
         return None
-    if not 0 <= years <= OLDEST:
+    if not 0 <= years <= _OLDEST:
         raise ValueError(f"no age: {str(age)[:100]!r}; write years (82) or as DICOM does (006M)")
     return years
 

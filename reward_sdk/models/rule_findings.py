@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reward_sdk.models.polarity import find_triggers, polarity
+from reward_sdk.models.rule_labeler import SIDE, sides_in
 from reward_sdk.models.statements import remembered, statements
 from reward_sdk.models.vocabulary import (
     IMPLIED,
@@ -70,11 +71,6 @@ _LETTERS = tuple(
     for letters in sorted({letters for some, _ in MENTIONS.values() for letters in some})
 )
 
-_SIDE = re.compile(
-    r"\b(?:(?P<both>bilateral\w*|both|bibasilar|biapical|left and right|right and left"
-    r"|left greater than right|right greater than left)|left|right)\b"
-    r"(?! (?:atri|ventric|heart|main))"
-)
 _ZONE = re.compile(
     r"\b(?:(?P<upper>upper|apical|apex|apices|biapical|suprahilar)"
     r"|(?P<middle>mid|middle|lingul\w+)|(?P<central>(?:peri|para)?hil(?:ar|um|a)|central)"
@@ -159,7 +155,8 @@ def mentioned(text: str) -> frozenset[str]:
 def _read(text: str) -> Findings:
     found: dict[str, dict[str, Attributes]] = {}
     last = ""
-    for statement in statements(text):
+    parts = list(statements(text))
+    for statement in parts:
         stated = _stated(statement)
         if last and not stated and (size := _size_of_it(statement)):
             found[last] = {s: replace(has, size=size) for s, has in found[last].items()}
@@ -171,7 +168,7 @@ def _read(text: str) -> Findings:
     for sign, meaning in IMPLIED.items():
         if meaning in found:
             found.pop(sign, None)
-    if not found and not any(map(_speaks, statements(text))):
+    if not found and not any(map(_speaks, parts)):
         found[SILENT] = {"": Attributes()}
     for sides in found.values():
         if len(sides) > 1 and "" in sides:  # the same one, said again without its side
@@ -238,7 +235,7 @@ def _stated(statement: str) -> tuple[_Mention, ...]:
         label = polarity(statement, (start, end), triggers)
         part = statement[begin:finish]
         where = statement[begin:end] + _ELSEWHERE.sub("", statement[end:finish])
-        sides, zones = _sides(where) or sides, _zones(where) or zones
+        sides, zones = sides_in(where) or sides, _zones(where) or zones
         if not label:
             continue
         has = Attributes(
@@ -251,7 +248,8 @@ def _stated(statement: str) -> tuple[_Mention, ...]:
         sided = frozenset() if name in SIDELESS else sides
         each = _by_side(where) if len(sided) > 1 else {}
         for side, own in each.items():
-            found.append(_Mention(name, frozenset({side}), _filled(own, has)))
+            its = own if name in PLACED else replace(own, zones=frozenset())
+            found.append(_Mention(name, frozenset({side}), _filled(its, has)))
         if not each:
             found.append(_Mention(name, sided, has))
         kept += [end] * (len(each) or 1)
@@ -259,7 +257,7 @@ def _stated(statement: str) -> tuple[_Mention, ...]:
             found.append(replace(found[-1], name="pleural effusion"))
             kept.append(end)
     # A side behind the last mention is also that of those before it: "effusion and edema, left".
-    if found and not any(m.sides for m in found[:-1]) and _SIDE.search(statement, kept[-1]):
+    if found and not any(m.sides for m in found[:-1]) and SIDE.search(statement, kept[-1]):
         found = [replace(m, sides=sides) if m.name not in SIDELESS else m for m in found]
     return tuple(_explained(statement, found, kept))
 
@@ -310,11 +308,6 @@ def _filled(has: Attributes, other: Attributes) -> Attributes:
     )
 
 
-def _sides(part: str) -> frozenset[str]:
-    found = {"both" if side["both"] else side[0] for side in _SIDE.finditer(part)}
-    return frozenset({"left", "right"} if "both" in found else found)
-
-
 def _zones(part: str) -> frozenset[str]:
     return frozenset(str(zone.lastgroup) for zone in _ZONE.finditer(part))
 
@@ -332,7 +325,7 @@ def _severity(part: str) -> float | None:
 
 def _by_side(part: str) -> dict[str, Attributes]:
     """Side -> its own attributes, where both sides have some: "small left and moderate right"."""
-    sides = list(_SIDE.finditer(part))
+    sides = list(SIDE.finditer(part))
     if [side[0] for side in sides] not in (["left", "right"], ["right", "left"]):
         return {}
     cut = max(part.rfind(" and ", 0, sides[1].start()), part.rfind(",", 0, sides[1].start()))

@@ -198,8 +198,9 @@ def _label_report(text: str) -> dict[str, int | None]:
     return labels
 
 
-_SIDE = re.compile(
-    r"\b(?:(?P<both>bilateral\w*|both|bibasilar|biapical|left and right|right and left)"
+SIDE = re.compile(
+    r"\b(?:(?P<both>bilateral\w*|both|bibasilar|biapical|left and right|right and left"
+    r"|left greater than right|right greater than left)"
     r"|left|right)\b(?! (?:atri|ventric|heart|main))"  # where a lead or a tube ends is no side
 )
 _CLAUSE_END = re.compile(r"[,;:]|(?<!left )(?<!right )\band\b|\b(?:but|with)\b")
@@ -220,22 +221,23 @@ def stated_sides(text: str) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for sentence in statements(text):
         stated = {name for name, label in _label_sentence(sentence) if label != 0}
-        sides = _sides(sentence)
+        sides = sides_in(sentence)
         if not stated or not sides:
             continue
         near: dict[str, frozenset[str]] = dict.fromkeys(stated, frozenset())
         for clause in _CLAUSE_END.split(sentence):
             for name, _ in _label_sentence(clause.strip()):
                 if name in stated:
-                    near[name] |= _sides(clause)
+                    near[name] |= sides_in(clause)
         for name, its in near.items():
             if its := its or (sides if len(sides) == 1 else its):
                 found[name] = found.get(name, frozenset()) | its
     return found
 
 
-def _sides(text: str) -> frozenset[str]:
-    found = {"both" if side["both"] else side[0] for side in _SIDE.finditer(text)}
+def sides_in(statement: str) -> frozenset[str]:
+    """The sides that a statement, or a part of it, names: "left", "right" or both of them."""
+    found = {"both" if side["both"] else side[0] for side in SIDE.finditer(statement)}
     return frozenset({"left", "right"} if "both" in found else found)
 
 

@@ -96,6 +96,15 @@ LEFT, SMALL_LEFT = {"left": Attributes()}, {"left": Attributes(severity=2.0)}
                 }
             },
         ),
+        (
+            "Small right basal and large left apical effusions.",
+            {
+                "pleural effusion": {
+                    "right": Attributes(severity=2.0),
+                    "left": Attributes(severity=4.0),
+                }
+            },
+        ),
         ("2 cm nodule, previously 3 cm.", {"nodule": {"": Attributes(size=20.0)}}),
         ("Nodule of 4.1 by 3.2 cm.", {"nodule": {"": Attributes(size=41.0)}}),
         ("Edema has not changed significantly.", {"edema": {"": Attributes(change="same")}}),
