@@ -6,7 +6,8 @@ One JSON object a line; images are relative to the file:
 
 Of the keys only `id` must be there, a text or an integer. `report` is another name of `reference`,
 so that a studies file works as it is; a report that still has its tags is taken out of them. `view`
-says how the image was taken, see `ImageRef`; `age` is the patient's, a number of years or a text
+says how the image was taken, see `ImageRef`; `images` has all of a study's, paths or objects with
+`path` and `view`, of which `image` is the first; `age` is the patient's, a number of years or a text
 such as "82", "64 years" or DICOM's "082Y" and "006M"; `indication` is why the study was made. A
 line has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed
 over.
@@ -29,7 +30,7 @@ from reward_sdk.types import ImageRef
 _HEADER = re.compile(rb'"?[\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+')
 
 _TEXTS = ("response", "reference", "report", "image", "view", "indication")
-_KEYS = ("id", "age", *_TEXTS)
+_KEYS = ("id", "age", "images", *_TEXTS)
 T = TypeVar("T")
 
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
@@ -47,6 +48,7 @@ class Row:
             neither.
         report: what the row has under `report` alone; None if nothing.
         image: the X-ray, its path joined to the file's folder; None if the row has none.
+        images: every X-ray of the study, `image` first; empty if the row has none.
         age: the patient's age in years, 0 to 150; None if the row has none.
         indication: why the study was made; None if the row does not say it.
         has: the end of a message about a key that the row lacks: those that it has beside ours.
@@ -58,6 +60,7 @@ class Row:
     reference: str | None
     report: str | None
     image: ImageRef | None
+    images: tuple[ImageRef, ...]
     age: float | None
     indication: str | None
     has: str
@@ -164,6 +167,25 @@ def _read(row: dict[str, Any], key: str, reader: Callable[[Any], T]) -> T:
         raise ConfigError(f"{key!r}: {error}") from None
 
 
+def _images(row: dict[str, Any], folder: Path) -> tuple[ImageRef, ...]:
+    """The X-rays of a row, from `images`, or `image` alone."""
+    image, listed = _given(row, "image"), row.get("images")
+    if listed is None or listed == []:
+        return (ImageRef(str(folder / image), view=row.get("view")),) if image else ()
+    found = []
+    for one in listed if isinstance(listed, list) else [None]:
+        path, view = (one.get("path"), one.get("view")) if isinstance(one, dict) else (one, None)
+        if not isinstance(path, str) or not path.strip() or not isinstance(view, str | None):
+            raise ConfigError(
+                "'images' must be a list of paths, or of objects with 'path', a text, and 'view', a "
+                "text or null"
+            )
+        found.append(ImageRef(str(folder / path), view=view))
+    if image is not None and str(folder / image) != found[0].path:
+        raise ConfigError(f"'image' is {image!r}, and the first of 'images' another")
+    return tuple(found)
+
+
 def _report(text: str | None) -> str | None:
     return None if text is None else plain_reference(text)
 
@@ -191,7 +213,7 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
             raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
         if len(row.get(key) or "") > MAX_TEXT:
             raise ConfigError(f"{key!r} has more than {MAX_TEXT:,} characters")
-    image = _given(row, "image")
+    images = _images(row, folder)
     reference, report = (_read(row, key, _report) for key in ("reference", "report"))
     return Row(
         number,
@@ -199,7 +221,8 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         row.get("response"),
         reference or report,
         report,
-        ImageRef(str(folder / image), view=row.get("view")) if image else None,
+        images[0] if images else None,
+        images,
         _read(row, "age", years_of),
         _given(row, "indication"),
         _has(row),

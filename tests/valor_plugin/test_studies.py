@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import (
     Study,
     read_studies,
@@ -82,6 +84,67 @@ def test_written_studies_are_read_back(folder, drawn):
     studies = [Study(name, folder / "films/a.png", report, age=age) for name, report, age in drawn]
     write_studies(studies, folder / "round.jsonl")
     assert read_studies(folder / "round.jsonl") == studies
+
+
+def test_a_study_of_several_images_is_read_and_written_with_all_of_them(folder):
+    images = [{"path": "films/a.png", "view": "PA"}, {"path": "films/b.png", "view": "LATERAL"}]
+    shutil.copy(folder / "films/a.png", folder / "films/b.png")
+    line = json.dumps({"id": "s1", "images": images})
+    (study,) = read(folder, line)
+    assert (study.image, study.view) == (folder / "films/a.png", "PA")
+    assert study.others == (ImageRef(str(folder / "films/b.png"), view="LATERAL"),)
+    write_studies([study], folder / "several.jsonl")
+    assert read_studies(folder / "several.jsonl") == [study]
+    assert json.loads((folder / "several.jsonl").read_text())["images"] == images
+
+
+def test_images_may_be_paths_alone(folder):
+    (study,) = read(folder, json.dumps({"id": "s1", "images": ["films/a.png", "films/a.png"]}))
+    assert len(study.others) == 1
+
+
+def test_every_image_of_a_study_is_looked_at(folder):
+    images = [{"path": "films/a.png", "view": None}, {"path": "films/gone.png", "view": None}]
+    assert "gone.png" in refused(folder, json.dumps({"id": "s1", "images": images}))
+
+
+@pytest.mark.parametrize(
+    ("images", "image"), [("films/a.png", None), ([7], None), ([{"path": 1}], None),
+                          ([{"path": "films/a.png", "view": 1}], None),
+                          ([{"path": "films/a.png"}], "films/b.png")],
+)  # fmt: skip
+def test_images_of_another_form_are_refused(folder, images, image):
+    assert "'image" in refused(folder, row(images=images, image=image))
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch) -> Path:
+    """A studies file of as many studies as are looked at once only, and one of its images."""
+    monkeypatch.setattr("valor_plugin.data.studies._MANY", 20)
+    films = [tmp_path / f"{i}.png" for i in range(20)]
+    for film in films:
+        Image.new("L", (8, 8)).save(film)
+    write_studies([Study(f"s{i}", film) for i, film in enumerate(films)], tmp_path / "s.jsonl")
+    read_studies(tmp_path / "s.jsonl")
+    return tmp_path / "s.jsonl"
+
+
+def test_images_that_were_found_well_are_not_opened_again(many):
+    (many.parent / "19.png").write_bytes(b"no image")
+    assert len(read_studies(many)) == 20
+
+
+def test_a_disk_that_is_not_there_is_noticed_all_the_same(many):
+    (many.parent / "0.png").unlink()
+    with pytest.raises(ConfigError, match=r"0\.png"):
+        read_studies(many)
+
+
+def test_a_studies_file_that_has_changed_is_looked_at_again(many):
+    (many.parent / "19.png").write_bytes(b"no image")
+    many.write_text(many.read_text() + "\n")
+    with pytest.raises(ConfigError, match=r"19\.png"):
+        read_studies(many)
 
 
 def test_a_blank_report_is_none(folder):

@@ -5,19 +5,29 @@
 `image` is relative to the file; `report` may be missing or null where the radiologist's report is
 not known, which stage 2 does not need. `view` may say how it was taken, as DICOM does ("PA",
 "LATERAL"): the X-ray expert does not judge side views. `age` (the patient's, in years or as DICOM
-writes it) and `indication` (why the study was made) are for rewards that read them.
+writes it) and `indication` (why the study was made) are for rewards and prompts that read them.
+A study of several images lists them all under `images`, of which `image` is the first. `openrlhf
+prepare` writes more keys, see `valor_plugin.data.schema`.
+
+Looking at every image takes minutes where they are many. What was found well is remembered beside
+the file, as its fingerprint in FILE.checked, and not looked at again while the file stays the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from reward_sdk.errors import ConfigError, ScoringError
-from reward_sdk.images import check_image
+from reward_sdk.images import LATERAL, check_image
 from reward_sdk.jsonl import BadRow, read_rows
 from reward_sdk.types import ImageRef
 
@@ -28,12 +38,13 @@ class Study:
 
     Attributes:
         id: id of the study, which no other in its file has.
-        image: path of the X-ray.
+        image: path of the X-ray: the frontal one, where the study has one.
         report: the radiologist's report without tags, or None.
         view: how the X-ray was taken, as DICOM says it, such as "PA" or "LATERAL"; None where that
             is not known.
         age: the patient's age in years, 0 to 150; None where it is not known.
         indication: why the study was made; None where that is not known.
+        others: the study's other X-rays, in the order in which a model may be shown them.
     """
 
     id: str
@@ -42,15 +53,22 @@ class Study:
     view: str | None = None
     age: float | None = None
     indication: str | None = None
+    others: tuple[ImageRef, ...] = ()
 
     @property
     def image_ref(self) -> ImageRef:
         """The X-ray as rewards take it."""
         return ImageRef(path=str(self.image), view=self.view)
 
+    @property
+    def is_frontal(self) -> bool:
+        """Whether `image` may be a frontal one: nothing is known that says otherwise."""
+        return (self.view or "").upper() not in LATERAL
+
 
 def read_studies(path: str | Path) -> list[Study]:
-    """The studies of a JSONL file, see `reward_sdk.jsonl`; every image is checked.
+    """The studies of a JSONL file, see `reward_sdk.jsonl`; every image is checked, unless the file
+    is the one whose images were checked before.
 
     Raises:
         ConfigError: the file is missing or empty, a line is not a study, an id occurs twice, or an
@@ -59,6 +77,7 @@ def read_studies(path: str | Path) -> list[Study]:
     studies: list[Study] = []
     if problem := next(problems_of(path, studies), None):
         raise ConfigError(problem)
+    _remember(Path(path), studies)
     return studies
 
 
@@ -88,16 +107,49 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
             yield f"{place}: id {row.id!r} was used before, in {first[row.id]}"
         first[row.id] = place
         try:
-            image = Path(row.image.path or "").resolve()
+            image, *others = (
+                replace(ref, path=Path(ref.path or "").resolve()) for ref in row.images
+            )
         except ValueError as error:  # a character that no path has
             yield f"{place}: 'image': {error}"
             continue
         report = row.reference if row.report is None else row.report
-        studies.append(Study(row.id, image, report, row.image.view, row.age, row.indication))
+        studies.append(
+            Study(row.id, Path(image.path or ""), report, image.view, row.age, row.indication,
+                  tuple(others))
+        )  # fmt: skip
         places.append(place)
     if row is None:
         yield f"{path} holds no study: it needs one JSON object per line"
-    yield from _bad_images(studies, places)
+    look = slice(_GLANCE if _is_checked(path) else None)
+    yield from _bad_images(studies[look], places[look])
+
+
+_CHECKED = ".checked"
+_MANY = 1000  # ours: fewer studies are looked at in a second
+_GLANCE = 16  # ours: studies that are looked at in any case, in case a disk is not there
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_checked(path: Path) -> bool:
+    """Whether the images of this very file were found well before."""
+    try:
+        record = json.loads(path.with_name(path.name + _CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("sha256") == _fingerprint(path)
+
+
+def _remember(path: Path, studies: Sequence[Study]) -> None:
+    """Writes down that every image of a file was found well, if there are many."""
+    if len(studies) >= _MANY and not _is_checked(path):
+        record = {"sha256": _fingerprint(path), "studies": len(studies)}
+        with suppress(OSError):  # a folder that others own: it is looked at again
+            path.with_name(path.name + _CHECKED).write_text(json.dumps(record) + "\n", "utf-8")
 
 
 def _bad_images(studies: Sequence[Study], places: Sequence[str]) -> Iterator[str]:
@@ -105,13 +157,18 @@ def _bad_images(studies: Sequence[Study], places: Sequence[str]) -> Iterator[str
 
     def problem(study: Study) -> str:
         try:
-            check_image(study.image_ref)
+            for image in (study.image_ref, *study.others):
+                check_image(image)
         except ScoringError as error:
             return f"study {study.id!r}: {error}"
         return ""
 
+    quiet = None if len(studies) >= _MANY else True  # None: unless nobody watches
     with ThreadPoolExecutor(16) as pool:
-        for place, found in zip(places, pool.map(problem, studies), strict=True):
+        seen = tqdm(
+            pool.map(problem, studies), "looking at the images", len(studies), disable=quiet
+        )
+        for place, found in zip(places, seen, strict=True):
             if found:
                 yield f"{place}: {found}"
 
@@ -138,13 +195,22 @@ def studies_of_folder(folder: Path) -> list[Study]:
 def write_studies(studies: Iterable[Study], path: Path) -> None:
     """Writes a studies file whose image paths are relative to it where they can be."""
     parent = path.parent.resolve()
+
+    def place(image: str | Path) -> str:
+        inside = Path(image).is_relative_to(parent)
+        return str(Path(image).relative_to(parent) if inside else image)
+
     with path.open("w", encoding="utf-8") as file:
         for study in studies:
-            image = study.image
-            if image.is_relative_to(parent):
-                image = image.relative_to(parent)
-            row = {"id": study.id, "image": str(image), "report": study.report}
+            row: dict[str, Any] = {
+                "id": study.id, "image": place(study.image), "report": study.report
+            }  # fmt: skip
             for key in ("view", "age", "indication"):
                 if (value := getattr(study, key)) is not None:
                     row[key] = value
+            if study.others:
+                row["images"] = [
+                    {"path": place(ref.path or ""), "view": ref.view}
+                    for ref in (study.image_ref, *study.others)
+                ]
             file.write(json.dumps(row) + "\n")
