@@ -7,9 +7,9 @@ One JSON object a line; images are relative to the file:
 Of the keys only `id` must be there, a text or an integer. `report` is another name of `reference`,
 so that a studies file works as it is; a report that still has its tags is taken out of them. `view`
 says how the image was taken, see `ImageRef`; `images` has all of a study's, paths or objects with
-`path` and `view`, of which `image` is the first; `age` is the patient's, a number of years or a text
-such as "82", "64 years" or DICOM's "082Y" and "006M"; `indication` is why the study was made. A
-line has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed
+`path` and `view`, of which `image` is the first; `age` is the patient's, a number of years or a
+text such as "82", "64 years" or DICOM's "082Y" and "006M"; `indication` is why the study was made.
+A line has at most 4 MiB, a text in it 100,000 characters. A byte order mark at the start is passed
 over.
 """
 
@@ -177,8 +177,8 @@ def _images(row: dict[str, Any], folder: Path) -> tuple[ImageRef, ...]:
         path, view = (one.get("path"), one.get("view")) if isinstance(one, dict) else (one, None)
         if not isinstance(path, str) or not path.strip() or not isinstance(view, str | None):
             raise ConfigError(
-                "'images' must be a list of paths, or of objects with 'path', a text, and 'view', a "
-                "text or null"
+                "'images' must be a list of paths, or of objects with 'path', a text, and 'view', "
+                "a text or null"
             )
         found.append(ImageRef(str(folder / path), view=view))
     if image is not None and str(folder / image) != found[0].path:
