@@ -52,7 +52,7 @@ def statements(text: str) -> Iterator[str]:
     for line in lines:
         if ":" in line:
             line = _without_aside(line, alone=len(lines) == 1)
-        if item := _ITEM.match(line):
+        if item := ITEM.match(line):
             line = line[item.end() :]
             line = line.replace(" - ", "\n") if item[0][0] == "-" else line
         if line.count(":") > 1:
@@ -89,10 +89,12 @@ def _without_aside(line: str, alone: bool) -> str:
     return line[end.end() :] if end else ""
 
 
-_ITEM = re.compile(
+ITEM = re.compile(
     r"(?:[-*\u2022\u2013\u2014\u00b7+>]+|\(?(?:\d{1,2}|[a-z])[.)]|#+ ?\d*[.):]?)\s+"
     r"|\d{1,2}[.)-](?=[A-Z])"
 )
+"""What begins an item of a list, at the start of a line: a dash, a bullet, a number or a letter."""
+
 # What ends a statement within a line: a stop or an item; and headings, where there are several
 # ("Lungs: clear Heart: large").
 _END = re.compile(
@@ -106,13 +108,15 @@ _HEAD = re.compile(
     r"|\b(?:lungs?|heart|pleura|mediastinum|bones):"
 )
 
-_WANTS_MORE = re.compile(
+WANTS_MORE = re.compile(
     r"(?:[,:(/&-]|\b(?:an?|the|and|or|nor|but|no|not|without|with|of|in|on|at|to|for|from|by|as|than"
     r"|is|are|was|were|be|been|has|have|may|might|could|can|likely|possibl[ey]|probabl[ey]|into"
     r"|this|that|which|these|there|left|right|bilateral|small|mild|moderate|large|new|versus|vs\.?"
     r"|pleural|pulmonary|lower|upper|middle|focal|acute|evidence|due|secondary|represent|exclude))$",
     re.IGNORECASE,
 )
+"""The end of a line that does not end a statement."""
+
 _GOES_ON = re.compile(
     r"(?:[,)]|(?:and|or|nor|but|with|without|in|of|on|at|to|for|from|by|as|than|is|are|was|were|be"
     r"|been|has|have|which|that|may|might|could|versus|not)\b)"
@@ -139,9 +143,9 @@ def _unwrapped(text: str) -> list[str]:
 
 def _goes_on(before: str, line: str, width: int, cased: bool) -> bool:
     """Whether a line continues the one before."""
-    if not line or before[-1] in ".;!?" or _ITEM.match(line):
+    if not line or before[-1] in ".;!?" or ITEM.match(line):
         return False
-    if _WANTS_MORE.search(before) or _GOES_ON.match(line):
+    if WANTS_MORE.search(before) or _GOES_ON.match(line):
         return True
     word = line.split(None, 1)[0]
     if cased and word[0].isupper() and not word.isupper():
