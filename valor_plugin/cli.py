@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from reward_sdk.commands.boundary import Boundary
-from reward_sdk.errors import ConfigError
+from reward_sdk.errors import RewardSDKError
+from valor_plugin.data.datasets import DATASETS
 
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -33,6 +35,7 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         "train": "stopped; every process of the run has ended",
         "demo": "stopped; what was finished is kept",
         "convert": "stopped; the same command goes on where it was",
+        "prepare": "stopped; the same command goes on where it was",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -135,21 +138,76 @@ def demo(recipes: str | None, out: str, device: str) -> None:
     click.echo(f"page: {page}")
 
 
-@main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--out", required=True, type=click.Path(), help="The studies file to write.")
-@click.option("--force", is_flag=True, help="Replaces the file if it is there.")
-def prepare(folder: str, out: str, force: bool) -> None:
-    """Lists a folder of X-ray images as a studies file without reports, for stage 2."""
-    from valor_plugin.data.studies import studies_of_folder, write_studies
+@main.command(
+    "prepare",
+    help="Makes studies files of a dataset as it was downloaded into SRC.\n\n\b\n"
+    + "\n".join(f"{name:<14} {about}" for name, about in DATASETS.items())
+    + "\n\nA run that was cut short goes on when the same command is given again.\n\n"
+    "Exit codes: 0 done, 1 too many studies have faults, 2 something is absent or wrong.",
+)
+@click.argument("dataset", type=click.Choice([*DATASETS]))
+@click.argument("src", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--report", type=click.Choice(["findings", "impression", "both"]), default="findings",
+    show_default=True, help="Section that is the reference; both: 'Findings: ... Impression: ...'.",
+)  # fmt: skip
+@click.option(
+    "--marks", type=click.Choice(["keep", "remove", "drop-sentence"]), default="remove",
+    show_default=True, help="What becomes of marks of de-identification, ___ and XXXX.",
+)  # fmt: skip
+@click.option(
+    "--splits", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Takes the splits of this file: R2Gen's annotation.json, ReXrank's JSON, or a CSV file "
+    "with id and split.",
+)  # fmt: skip
+@click.option(
+    "--keep-out", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Patients who are left out of training: MS-CXR's CSV file, or one id a line.",
+)  # fmt: skip
+@click.option("--check-images", is_flag=True, help="Opens every image, which takes long.")
+@click.option(
+    "--max-rejected", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+    help="Share of studies with faults above which the command fails, after all is written.",
+)  # fmt: skip
+@click.option(
+    "--processes", type=click.IntRange(1), default=os.cpu_count(), help="[default: one a core]"
+)
+@click.option("--force", is_flag=True, help="Makes anew what was prepared into OUT before.")
+def prepare_command(
+    dataset: str,
+    src: Path,
+    out: Path,
+    report: Any,
+    marks: Any,
+    splits: Path | None,
+    keep_out: Path | None,
+    check_images: bool,
+    max_rejected: float,
+    processes: int,
+    force: bool,
+) -> None:
+    from valor_plugin.data.drafts import Choices
+    from valor_plugin.data.prepare import prepare
 
-    path = Path(out)
-    if os.path.lexists(path) and not force:
-        raise ConfigError(f"{path} is there already: name another file, or replace it with --force")
-    studies = studies_of_folder(Path(folder))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_studies(studies, path)
-    click.echo(f"{len(studies)} studies: {path}")
+    choices = Choices(report, marks, splits, keep_out, check_images)
+    card, before = prepare(dataset, src, out, choices, processes, force)
+    if before:
+        click.echo(f"{out} was prepared before, from the same files; --force makes it anew")
+    for name, counts in card["splits"].items():
+        click.echo(
+            f"{out / name}.jsonl: {counts['studies']:,} studies, {counts['images']:,} images, "
+            f"{counts.get('with a report', 0):,} with a report"
+        )
+    for reason, count in card["rejected"].items():
+        click.echo(f"not here: {count:,} studies: {reason}")
+    click.echo(f"card: {out / 'README.md'}")
+    if card["faults"] > max_rejected * card["found"]:
+        raise RewardSDKError(
+            f"{card['faults']:,} of {card['found']:,} studies have faults, more than "
+            f"--max-rejected {max_rejected:g}: they are listed in {out / 'rejected.jsonl'}; the "
+            "others are written"
+        )
 
 
 @main.command("convert")

@@ -1,0 +1,126 @@
+"""Which split a study belongs to by a file of somebody else, and patients who must not train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reward_sdk.errors import ConfigError
+from valor_plugin.data import tables
+from valor_plugin.data.schema import Split, split_of
+
+_MIMIC = re.compile(r"s?(\d+)", re.IGNORECASE)
+_IU = re.compile(r"(CXR\d+)(_.*)?", re.IGNORECASE)
+_PATIENT = re.compile(r"p(\d{8})")
+_STUDY_COLUMNS, _PATIENT_COLUMNS = ("study_id", "id", "study"), ("subject_id", "patient", "path")
+
+
+def study_key(study: str) -> str:
+    """What two spellings of one study's id have in common.
+
+    >>> study_key("s50414267") == study_key("50414267")
+    True
+    >>> study_key("CXR2384_IM-0942") == study_key("CXR2384")
+    True
+    """
+    if mimic := _MIMIC.fullmatch(study):
+        return mimic[1]
+    if iu := _IU.fullmatch(study):
+        return iu[1].upper()
+    return study
+
+
+def patient_key(patient: str) -> str:
+    """What two spellings of one patient's id have in common, "p10000032" and "10000032"."""
+    return patient.removeprefix("p") if _PATIENT.fullmatch(patient) else patient
+
+
+def read_splits(path: Path) -> Iterator[tuple[str, Split]]:
+    """Key and split of each study of a file: R2Gen's annotation.json (lists by split), ReXrank's
+    JSON (objects by study id, with `split`), or a CSV file with `study_id` or `id` and `split`.
+
+    Raises:
+        ConfigError: the file is of none of these forms, or has a split of an unknown name.
+    """
+    for place, study, name in _rows(path):
+        try:
+            split = split_of(name)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        if split is None:
+            raise ConfigError(f"{place}: the study has no split")
+        yield study_key(study), split
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Place, study and split of every entry."""
+    suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if suffix == "csv":
+        found = tables.csv_rows(path, "split")
+        for number, row in enumerate(found, 2):
+            name = next((row[column] for column in _STUDY_COLUMNS if column in row), None)
+            if name is None:
+                raise ConfigError(f"{path} has no column study_id or id")
+            yield f"{path}, line {number}", name, row["split"]
+        return
+    if suffix != "json":
+        raise ConfigError(f"{path}: splits are read from .json and .csv files, not .{suffix}")
+    if is_r2gen(path):
+        for split, row in r2gen_rows(path):
+            yield f"{path}: {split}", str(row.get("study_id") or row["id"]), split
+        return
+    for study, row in tables.json_pairs(path):
+        if not isinstance(row, dict) or "split" not in row:
+            raise ConfigError(
+                f"{path} is neither R2Gen's annotation.json nor of ReXrank's form: it has no lists "
+                "under train, val and test, and an entry has no 'split'"
+            )
+        yield str(path), study, row["split"]
+
+
+_R2GEN = ("train", "val", "test")
+
+
+def is_r2gen(path: Path) -> bool:
+    """Whether a JSON file is one of R2Gen's, lists of studies by split."""
+    return any(key in _R2GEN for key in tables.json_keys(path))
+
+
+def r2gen_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Split and entry of everything in R2Gen's annotation.json.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry has no `id`.
+    """
+    for split in _R2GEN:
+        for number, row in enumerate(tables.json_items(path, f"{split}.item"), 1):
+            if not isinstance(row, dict) or not row.get("id"):
+                raise ConfigError(f"{path}: {split}, entry {number} has no 'id'")
+            yield split, row
+
+
+def read_patients(path: Path) -> frozenset[str]:
+    """Keys of the patients in a file: a CSV file with one of the columns `subject_id`, `patient` or
+    `path` (as MS-CXR has it, files/p10/p10000032/...), or a text file with one id a line.
+
+    Raises:
+        ConfigError: the file cannot be read, or names no patient.
+    """
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        found = set()
+        for row in tables.csv_rows(path):
+            column = next((name for name in _PATIENT_COLUMNS if row.get(name)), None)
+            if column is None:
+                raise ConfigError(f"{path} has no column {', '.join(_PATIENT_COLUMNS)}")
+            name = row[column].strip()
+            inside = _PATIENT.search(name)
+            found.add(inside[1] if inside else patient_key(name))
+    else:
+        with tables.opened(path) as file:
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        found = {patient_key(line.strip()) for line in lines if line.strip()}
+    if not found:
+        raise ConfigError(f"{path} names no patient")
+    return frozenset(found)
