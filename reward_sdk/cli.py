@@ -1,4 +1,4 @@
-"""`reward-sdk list | score | serve | audit | calibrate | bench | stacks`."""
+"""`reward-sdk list | labels | score | serve | audit | calibrate | bench | stacks`."""
 
 import click
 
@@ -6,6 +6,7 @@ from reward_sdk.commands.audit import audit_set
 from reward_sdk.commands.bench import bench
 from reward_sdk.commands.boundary import Boundary
 from reward_sdk.commands.calibrate import calibrate
+from reward_sdk.commands.labels import labels
 from reward_sdk.commands.list import list_rewards
 from reward_sdk.commands.score import score
 from reward_sdk.commands.serve import serve
@@ -24,5 +25,5 @@ def main() -> None:
     """Rewards for chest X-ray report generation."""
 
 
-for command in (list_rewards, score, serve, audit_set, calibrate, bench, stacks):
+for command in (list_rewards, labels, score, serve, audit_set, calibrate, bench, stacks):
     main.add_command(command)

@@ -33,6 +33,9 @@ CHEXPERT_5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural 
 Labels = Mapping[str, int | None]
 """One report's labels: observation -> 1 positive, 0 negative, -1 uncertain, None not mentioned."""
 
+RANK = {None: 0, 0: 1, -1: 2, 1: 3}
+"""How strong a label is: of several that a report has of one observation the strongest counts."""
+
 Uncertain = Literal["positive", "negative"]
 """What an uncertain observation counts as."""
 
@@ -53,3 +56,14 @@ def asserted(
     """
     counted = (1, -1) if uncertain == "positive" else (1,)
     return tuple(name for name in observations if labels[name] in counted)
+
+
+def no_finding(labels: Labels) -> int | None:
+    """The label of "No Finding" that follows from the others, as CheXpert's labeler has it: 1 if
+    nothing but Support Devices is positive or uncertain, else None.
+
+    >>> no_finding({**dict.fromkeys(OBSERVATIONS), "Edema": 0, "Support Devices": 1})
+    1
+    """
+    found = (name for name in FINDINGS if name != "Support Devices")
+    return None if any(labels[name] in (1, -1) for name in found) else 1

@@ -46,7 +46,7 @@ ELSEWHERE = {
     "[project.entry-points": "a package of one's own: tests/reward_sdk/test_own_rewards.py",
 }
 """What an example holds -> why it cannot run here, and where it does."""
-RUN = {"list", "score", "audit", "bench", "stacks"}
+RUN = {"list", "labels", "score", "audit", "bench", "stacks"}
 """Commands of `reward-sdk` that are run; the others' options are checked."""
 
 
@@ -102,8 +102,10 @@ def there(tmp_path, monkeypatch) -> Path:
         rows.append(
             {"id": f"s{i}", "image": f"s{i}.png", "reference": report, "response": response}
         )
-    for name in ("reports.jsonl", "studies.jsonl"):
+    for name in ("reports.jsonl", "studies.jsonl", "test.jsonl", "iu.jsonl"):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name in ("mimic-cxr-2.1.0-test-set-labeled.csv", "openi_gld_std14.csv"):
+        (tmp_path / name).write_text("study_id,Cardiomegaly\n0,1\n1,\n", encoding="utf-8")
     [cases] = [block.text for block in blocks(ROOT / "docs/audit.md") if block.language == "json"]
     (tmp_path / "cases.json").write_text(cases, encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from reward_sdk.models.polarity import Triggers, find_triggers, polarity
 from reward_sdk.models.statements import remembered, statements
-from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.observations import OBSERVATIONS, RANK, no_finding
 
 
 def _words(*alternatives: str) -> re.Pattern[str]:
@@ -184,17 +184,13 @@ def label_reports(texts: Sequence[str]) -> list[dict[str, int | None]]:
     return [_label_report(text) for text in texts]
 
 
-_RANK = {None: 0, 0: 1, -1: 2, 1: 3}
-
-
 def _label_report(text: str) -> dict[str, int | None]:
     labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS)
     for sentence in statements(text):
         for observation, label in _label_sentence(sentence):
-            if _RANK[label] > _RANK[labels[observation]]:
+            if RANK[label] > RANK[labels[observation]]:
                 labels[observation] = label
-    found = (o for o in OBSERVATIONS if o not in ("Support Devices", "No Finding"))
-    labels["No Finding"] = None if any(labels[o] in (1, -1) for o in found) else 1
+    labels["No Finding"] = no_finding(labels)
     return labels
 
 

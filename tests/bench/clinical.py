@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from support.annotations import read_annotation
-from support.iu_reports import GOLD, gold_counts, iu_findings
+from support.iu_reports import GOLD, gold_agreement, iu_findings
 from support.tiny_bert import LETTERS, SPECIAL
 from support.tiny_radgraph import write_radgraph
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
@@ -177,12 +177,10 @@ def rules(reports: list[str]) -> None:
     )
     if not GOLD.exists():
         return
-    counts = gold_counts(label_reports)
-    counts["all nine"] = tuple(map(sum, zip(*counts.values(), strict=True)))
-    for name, (hits, found, expected) in counts.items():
+    for name, measured in gold_agreement(label_reports).items():
         print(
-            f"  {name:18} n {expected:4}  precision {hits / found:.2f}  recall "
-            f"{hits / expected:.2f}  F1 {2 * hits / (found + expected):.3f}"
+            f"  {name:18} n {measured.positive:4}  precision {measured.precision:.2f}  recall "
+            f"{measured.recall:.2f}  F1 {measured.f1:.3f}"
         )
 
 

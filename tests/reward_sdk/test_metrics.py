@@ -1,4 +1,5 @@
 import json
+import random
 from importlib.util import find_spec
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 from support.iu_reports import iu_findings
 from support.shared import DATA
 
-from reward_sdk.metrics import corpus_metrics
+from reward_sdk.metrics import corpus_metrics, label_agreement
+from reward_sdk.observations import CHEXPERT_5, OBSERVATIONS
 from reward_sdk.rewards.wording import meteor_score, rouge_l_score
 from reward_sdk.text import tokens
 
@@ -95,3 +97,48 @@ def test_nothing_to_compare_is_an_error():
 def test_lists_of_unequal_length_are_an_error():
     with pytest.raises(ValueError, match="zip"):
         corpus_metrics(["Clear."], ["Clear.", "Clear."])
+
+
+def random_labels(n, seed):
+    draw = random.Random(seed)
+    return [{o: draw.choice([1, 0, -1, None]) for o in OBSERVATIONS} for _ in range(n)]
+
+
+def f1(pairs, names, counted):
+    """By its definition, of the cells of all names."""
+    cells = [(ours[o] in counted, theirs[o] in counted) for ours, theirs in pairs for o in names]
+    return 2 * sum(a and b for a, b in cells) / sum(a + b for a, b in cells)
+
+
+@pytest.mark.parametrize(("rule", "counted"), [("positive", (1, -1)), ("negative", (1,))])
+def test_agreement_is_that_of_the_cells_pooled_and_averaged(rule, counted):
+    found, gold = random_labels(40, 0), random_labels(40, 1)
+    pairs = list(zip(found, gold, strict=True))
+    got = label_agreement(found, gold, OBSERVATIONS, rule)
+    for names in (OBSERVATIONS, CHEXPERT_5):
+        each = [f1(pairs, [name], counted) for name in names]
+        assert [got[name].f1 for name in names] == pytest.approx(each)
+        assert got[f"micro-{len(names)}"].f1 == pytest.approx(f1(pairs, names, counted))
+        assert got[f"macro-{len(names)}"].f1 == pytest.approx(sum(each) / len(names))
+        assert got[f"micro-{len(names)}"].negative_f1 == pytest.approx(f1(pairs, names, (0,)))
+
+
+def test_the_interval_of_agreement_is_that_of_drawing_studies_one_by_one():
+    found, gold = random_labels(60, 2), random_labels(60, 3)
+    pairs, draw = list(zip(found, gold, strict=True)), random.Random(4)
+    drawn = sorted(f1(draw.choices(pairs, k=60), ["Edema"], (1, -1)) for _ in range(1000))
+    interval = label_agreement(found, gold, ["Edema"])["Edema"].interval
+    assert interval == pytest.approx((drawn[24], drawn[975]), abs=0.03)
+
+
+def test_an_observation_that_neither_side_has_counts_in_no_mean():
+    blank = dict.fromkeys(OBSERVATIONS)
+    got = label_agreement([{**blank, "Edema": 1}], [{**blank, "Edema": 1}], ["Edema", "Fracture"])
+    assert got["Fracture"].f1 is got["Fracture"].precision is got["Fracture"].recall is None
+    assert got["macro-2"].f1 == got["micro-2"].f1 == 1
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 2)])
+def test_agreement_needs_both_labels_of_at_least_one_study(sizes):
+    with pytest.raises(ValueError, match="at least one study"):
+        label_agreement(*(random_labels(n, 0) for n in sizes), OBSERVATIONS)

@@ -3,7 +3,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.iu_reports import GOLD, gold_counts, iu_sections
+from support.iu_reports import GOLD, gold_agreement, iu_sections
 
 from reward_sdk.models.rule_labeler import (
     in_words,
@@ -201,10 +201,7 @@ def test_a_response_caught_in_a_loop_is_labelled_in_time(loop):
 def test_positives_agree_with_the_human_coded_gold_of_iu_xray():
     if not iu_sections():
         pytest.skip("the IU-XRay reports come with torchxrayvision")
-    hits, found, expected = (
-        sum(column) for column in zip(*gold_counts(label_reports).values(), strict=True)
-    )
-    assert 2 * hits / (found + expected) > 0.915  # measured: 0.921
+    assert gold_agreement(label_reports)["micro-9"].f1 > 0.915  # measured: 0.924
 
 
 def test_a_policy_that_repeats_itself_is_read_in_a_time_that_grows_with_its_length():

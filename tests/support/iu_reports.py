@@ -1,27 +1,17 @@
 """The IU-XRay reports, read from torchxrayvision's wheel, and how their gold labels are met."""
 
-import csv
 import tarfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
+from reward_sdk.commands.labels import read_gold
+from reward_sdk.metrics import Agreement, label_agreement
 from reward_sdk.models import Labeler
 from support.shared import DATA
 
 GOLD = DATA / "negbio-openi-gold/openi_gld_std14.csv"
-COLUMNS = {  # the gold's names of our observations
-    "Atelectasis": ["Atelectasis"],
-    "Cardiomegaly": ["Cardiomegaly"],
-    "Pleural Effusion": ["Effusion"],
-    "Consolidation": ["Consolidation"],
-    "Pneumothorax": ["Pneumothorax"],
-    "Edema": ["Edema"],
-    "Pneumonia": ["Pneumonia"],
-    "Lung Lesion": ["Mass", "Nodule"],
-    "Pleural Other": ["Pleural_Thickening"],
-}
 
 
 @cache
@@ -49,20 +39,15 @@ def iu_findings() -> dict[str, str]:
     return {uid: findings for uid, (findings, _) in iu_sections().items() if findings}
 
 
-def gold_counts(labeler: Labeler) -> dict[str, tuple[int, int, int]]:
-    """Observation -> (rightly found, found, in the gold), positives only, on the gold's reports
-    that have FINDINGS or an IMPRESSION."""
-    with GOLD.open() as file:
-        gold = {row["filename"]: row for row in csv.DictReader(file)}
+def gold_agreement(labeler: Labeler) -> dict[str, Agreement]:
+    """Observation, or how several are pooled -> agreement of positives with the gold, on its
+    reports that have FINDINGS or an IMPRESSION."""
+    gold = read_gold(GOLD)
     texts = {
         uid: "\n\n".join(sections)
         for uid, sections in iu_sections().items()
-        if uid in gold and any(sections)
+        if uid in gold.labels and any(sections)
     }
-    labels = dict(zip(texts, labeler(list(texts.values())), strict=True))
-    counts = {}
-    for observation, columns in COLUMNS.items():
-        found = {uid for uid in texts if labels[uid][observation] == 1}
-        expected = {uid for uid in texts if any(gold[uid][column] == "1" for column in columns)}
-        counts[observation] = len(found & expected), len(found), len(expected)
-    return counts
+    found = labeler(list(texts.values()))
+    expected = [gold.labels[uid] for uid in texts]
+    return label_agreement(found, expected, gold.observations, "negative")
