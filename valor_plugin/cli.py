@@ -50,13 +50,26 @@ def main() -> None:
 @main.command("train")
 @click.option("--recipe", "path", required=True, type=click.Path(),
               help="A YAML file, or the name of a shipped one.")  # fmt: skip
-@click.option("--out", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+@click.option(
+    "--then",
+    "later",
+    multiple=True,
+    type=click.Path(),
+    help="A recipe that trains the model of the one before, whatever model it names; may be "
+    "repeated.",
+)
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Run folder; with --then, the folder of a run folder NAME each.  [default: runs/NAME]",
+)
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Overrides one key of the recipe; may be repeated.",
+    help="Overrides one key of the recipe; may be repeated. With --then, NAME.KEY=VALUE, where "
+    "NAME is the `name` in the recipe that is meant.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option(
@@ -65,40 +78,60 @@ def main() -> None:
     help="Makes every check that needs no GPU, writes nothing, and lists what is absent or wrong.",
 )
 @click.option(
-    "--command-only", is_flag=True, help="Checks the recipe alone and prints the host's command."
+    "--command-only", is_flag=True, help="Checks recipes alone and prints the host's command."
 )
 def train_command(
     path: str,
+    later: tuple[str, ...],
     out: str | None,
     overrides: tuple[str, ...],
     device: str,
     dry_run: bool,
     command_only: bool,
 ) -> None:
-    """Runs one stage from a recipe.
+    """Runs one stage from a recipe, or several, one after another. Of several, those that are
+    finished are skipped, and the first one that fails ends the command.
 
     Exit codes: 0 done, 1 the run failed, 2 something in the recipe or its files is wrong.
     """
+    from valor_plugin import chain
     from valor_plugin.recipe import find_recipe, load_recipe
     from valor_plugin.train import describe, train
 
-    recipe = load_recipe(find_recipe(path), overrides)
-    folder = Path(out or f"runs/{recipe.name}")
+    if later:
+        stages = chain.read((path, *later), overrides, Path(out or "runs"))
+    else:
+        recipe = load_recipe(find_recipe(path), overrides)
+        stages = [chain.Stage(recipe, Path(out or f"runs/{recipe.name}"))]
     if dry_run:
         from valor_plugin import doctor
 
-        problems, summary = doctor.rehearse(recipe, folder, device)
+        problems, summaries = [], []
+        done = chain.finished(stages) if later else 0
+        for i, stage in enumerate(stages):
+            if i < done:
+                summaries.append(f"{stage.recipe.name} is finished: {stage.out}")
+                continue
+            found, summary = doctor.rehearse(stage.recipe, stage.out, device, awaited=i > done)
+            problems += [f"{stage.recipe.name}: {line}" if later else line for line in found]
+            summaries.append(summary)
         for problem in problems:
             click.secho("error: ", fg="red", nl=False, err=True)
             click.echo(problem, err=True)
         if problems:
             sys.exit(2)
-        click.echo(summary)
+        click.echo("\n\n".join(summaries))
         return
     if command_only:
-        click.echo(describe(recipe, folder, device))
+        commands = (
+            (f"# {stage.recipe.name}\n" if later else "")
+            + describe(stage.recipe, stage.out, device)
+            for stage in stages
+        )
+        click.echo("\n".join(commands))
         return
-    model = train(recipe, folder, device)
+    [first, *_] = stages
+    model = chain.train(stages, device) if later else train(first.recipe, first.out, device)
     click.echo(f"model: {model}")
 
 

@@ -205,7 +205,9 @@ def _fits(folder: str) -> Iterator[Check]:
 _SHOWN = 10  # ours: lines of a studies file that are told
 
 
-def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
+def rehearse(
+    recipe: Recipe, out: Path, device: str, awaited: bool = False
+) -> tuple[list[str], str]:
     """Makes every check of a run that needs no GPU. Nothing is written or started.
 
     Args:
@@ -213,6 +215,7 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         out: the run's folder, which need not be there.
         device: "cpu", "cuda" or "auto"; but for "cpu" the options are checked for GPUs, whose
             number is looked at where there are any.
+        awaited: whether an earlier stage has yet to make the model, so that the checks of it wait.
 
     Returns:
         Everything that is absent or wrong, one line each, and what would run, a few lines for
@@ -230,7 +233,7 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
     except ConfigError as error:
         problems.append(str(error))
-    for check in model(recipe.model.path):
+    for check in () if awaited else model(recipe.model.path):
         if check.ok is False:
             what = "" if check.what == "files" else f"model.path: {check.what}: "
             problems.append(f"{what}{check.detail}")
@@ -248,7 +251,8 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         place += " (none is here; `--device cpu` checks for a CPU)"
     summary = [
         f"{recipe.name} can run: stage {recipe.stage}, on {place}",
-        f"model    {recipe.model.path}: {', '.join(recipe.model.trainable)} will train",
+        f"model    {recipe.model.path}: {', '.join(recipe.model.trainable)} will train"
+        + ("; it is checked when it has been made" if awaited else ""),
         f"studies  {len(studies):,} in {recipe.data.train}, {reports:,} with a report",
     ]
     if recipe.sft is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from valor_plugin.demo import pipeline
 from valor_plugin.evaluation.metrics import METRICS, Evaluation, paired_bootstrap
+from valor_plugin.train import train
 
 RECIPES = Path("recipes/demo")
 DEMO, ROOT = Path("runs/demo").resolve(), Path("runs/bench-learning").resolve()
@@ -79,8 +80,8 @@ def control(seed: int, source: Path, stage: str, name: str, overrides: tuple[str
             (root / shared).symlink_to(source / shared)
     if not (root / name / "evaluation.json").exists():
         shutil.rmtree(root / name, ignore_errors=True)
-        recipe = RECIPES / f"{stage}.yaml"
-        pipeline.run_stage(recipe, root, root / name, "cpu", seed, overrides)
+        recipe = pipeline.recipe(RECIPES / f"{stage}.yaml", root, seed, overrides)
+        train(recipe, root / name, "cpu")
         pipeline.evaluate(root, name, "cpu")
     return root
 

@@ -17,6 +17,7 @@ from reward_sdk.reward_set import RewardSet
 from reward_sdk.types import ImageRef, Sample
 from valor_plugin.demo import pipeline
 from valor_plugin.records import read_steps
+from valor_plugin.train import train
 
 DEMO, ROOT = Path("runs/demo").resolve(), Path("runs/bench-overhead").resolve()
 FILMS, GROUP = 16, 8  # of a rollout batch in the demo's recipes
@@ -28,7 +29,7 @@ def step_seconds(stage: str) -> float:
     out = ROOT / stage
     shutil.rmtree(out, ignore_errors=True)
     few = f"openrlhf.data.max_samples={8 * FILMS}"
-    pipeline.run_stage(Path(f"recipes/demo/{stage}.yaml"), DEMO, out, "cpu", 0, (few,))
+    train(pipeline.recipe(Path(f"recipes/demo/{stage}.yaml"), DEMO, 0, (few,)), out, "cpu")
     return min(step.seconds["total"] for step in read_steps(out / "steps.jsonl"))
 
 

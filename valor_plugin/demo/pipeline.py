@@ -22,21 +22,20 @@ import numpy as np
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
-from valor_plugin import __version__
+from valor_plugin import __version__, chain
 from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
 from valor_plugin.demo.phantoms import read_phantoms
-from valor_plugin.host.versions import check_build
-from valor_plugin.recipe import load_recipe
+from valor_plugin.recipe import Recipe, load_recipe
 from valor_plugin.records import read_steps
 from valor_plugin.run import calibration
 from valor_plugin.run.folder import RunFolder
-from valor_plugin.train import choose_device, describe, train
+from valor_plugin.train import choose_device
 
 STAGES = {"sft": "SFT", "stage1": "Stage 1", "stage2": "Stage 2"}
 """The stages that are evaluated: folder and recipe -> title."""
-RUNS = {"pretraining": "Pretraining", **STAGES}
-"""Everything that is run from a recipe, in order."""
+RUNS = ("pretraining", *STAGES)
+"""Everything that is run from a recipe, in order: folder and recipe."""
 NOTICE = (
     "The X-rays on this page are synthetic chest films, called phantoms: shapes in grey with "
     "findings drawn at known places, no patients. The sentences of the reference reports come from "
@@ -97,14 +96,15 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
         seed: random seed of the model, the order of the data and the sampling.
 
     Raises:
-        ConfigError: a recipe is wrong, `root` holds files that are none of the demo's, or the
-            installed vLLM is a build for other devices.
+        ConfigError: a recipe is wrong, `root` holds files that are none of the demo's or runs of
+            other recipes, or the installed vLLM is a build for other devices.
     """
     device = choose_device(device)
-    if problem := check_build(device):
-        raise ConfigError(problem)
-    for stage in RUNS:
-        describe(load_recipe(recipes / f"{stage}.yaml"), root / stage, device)
+    stages = chain.link(
+        [recipe(recipes / f"{name}.yaml", root, seed) for name in RUNS],
+        [root / name for name in RUNS],
+    )
+    chain.check(stages, device)
     for module in ("curves", "page"):  # what the last step needs is missed now, not after minutes
         import_module(f"valor_plugin.evaluation.{module}")
     _check_root(root)
@@ -125,18 +125,14 @@ def run(recipes: Path, root: Path, device: str, seed: int = 0) -> Path:
     with step(root / "base", "a small LLaVA with a vision tower that has seen phantoms") as target:
         if target:
             _base(root / "train", target, device, seed)
-    for stage, title in RUNS.items():
-        with step(root / stage / "model", f"{title}: {recipes.name}/{stage}.yaml") as target:
-            if target:
-                model = run_stage(recipes / f"{stage}.yaml", root, root / stage, device, seed)
-                if stage in STAGES:
-                    write_card(model, title)
+    chain.train(stages, device)
     for stage, title in STAGES.items():
         target = root / stage / "evaluation.json"
         with step(
             target, f"{title}: evaluation on {STUDIES['test'][0]} held-out phantoms"
         ) as target:
             if target:
+                write_card(root / stage / "model", title)
                 evaluate(root, stage, device)
     with step(root / "audit", f"audit of the rewards of {STAGES['stage2']}") as target:
         if target:
@@ -164,15 +160,14 @@ def _check_root(root: Path) -> None:
         )
 
 
-def run_stage(recipe: Path, root: Path, out: Path, device: str, seed: int,
-              overrides: tuple[str, ...] = ()) -> Path:  # fmt: skip
-    """Runs one stage from its recipe, with `runs/demo` in its paths replaced by `root`."""
-    loaded = load_recipe(recipe)
+def recipe(file: Path, root: Path, seed: int, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe of the demo, with `runs/demo` in its paths replaced by `root`."""
+    loaded = load_recipe(file)
     paths = {"model.path": loaded.model.path, "data.train": loaded.data.train}
     if expert := (loaded.rewards or {}).get("image_text", {}).get("expert"):
         paths["rewards.image_text.expert"] = expert
     moved = [f"{key}={value.replace('runs/demo', str(root))}" for key, value in paths.items()]
-    return train(load_recipe(recipe, (*moved, f"seed={seed + 1}", *overrides)), out, device)
+    return load_recipe(file, (*moved, f"seed={seed + 1}", *overrides))
 
 
 @contextmanager
@@ -188,7 +183,7 @@ def step(path: Path, title: str) -> Iterator[Path | None]:
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     yield part
-    if part.exists():  # a stage names its own model
+    if part.exists():  # an evaluation names its own files
         part.rename(path)
     click.echo(f"[{time.monotonic() - began:4.0f} s] {title}")
 

@@ -10,10 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
+from reward_sdk.config import parse_yaml
 from reward_sdk.errors import ConfigError
 from valor_plugin import records
 from valor_plugin.host.saving import has_checkpoint
@@ -42,8 +45,8 @@ class RunFolder:
     Attributes:
         path: path of the folder, absolute.
         recipe: recipe.yaml, the resolved recipe: with every default and override.
-        versions: versions.json, with the digest of the resolved recipe, the device and all versions
-            that matter.
+        versions: versions.json, with the digest of the resolved recipe, the device, the time of the
+            last start (UTC) and all versions that matter.
         command: command.txt, the host's command, where there is one.
         rows: train.jsonl, the host's dataset.
         log: host.log, everything that the host printed, over all starts.
@@ -156,11 +159,34 @@ class RunFolder:
 
     def _is_a_runs(self) -> bool:
         """By what the first file holds that a run writes."""
+        return set(self._record()) - {"begun"} == {"digest", "device", "versions"}
+
+    def _record(self) -> dict[str, Any]:
+        """What versions.json holds; nothing where it is no file of a run's."""
         try:
             record = json.loads(self.versions.read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def begun(self) -> str:
+        """When the run was last started, as texts that sort by time; "" where that is not known."""
+        return str(self._record().get("begun", ""))
+
+    def finished(self, recipe: str) -> bool:
+        """Whether a run of this recipe has ended well.
+
+        Args:
+            recipe: the resolved recipe, as `Recipe.to_yaml` gives it.
+
+        Raises:
+            ConfigError: the folder holds the finished run of another recipe; names the keys that
+                differ.
+        """
+        if not self.model.exists():
             return False
-        return isinstance(record, dict) and set(record) == {"digest", "device", "versions"}
+        self._must_be_of(recipe, "a finished run")
+        return True
 
     def resumes(self, recipe: str) -> bool:
         """Whether a run of this recipe goes on from a checkpoint.
@@ -169,22 +195,27 @@ class RunFolder:
             recipe: the resolved recipe, as `Recipe.to_yaml` gives it.
 
         Raises:
-            ConfigError: the folder holds checkpoints of another recipe.
+            ConfigError: the folder holds checkpoints of another recipe; names the keys that differ.
         """
         if not has_checkpoint(self.checkpoints):
             return False
-        if not self.recipe.is_file() or self.recipe.read_text(encoding="utf-8") != recipe:
-            raise ConfigError(
-                f"{self.path} holds checkpoints of an unfinished run whose recipe was another "
-                "(compare its recipe.yaml): choose another folder with --out, or remove it"
-            )
+        self._must_be_of(recipe, "checkpoints of an unfinished run")
         return True
+
+    def _must_be_of(self, recipe: str, what: str) -> None:
+        there = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
+        where = str(self.recipe)
+        if keys := _differing(parse_yaml(there, where), parse_yaml(recipe, where)):
+            raise ConfigError(
+                f"{self.path} holds {what} whose recipe was another (compare its recipe.yaml; not "
+                f"the same: {', '.join(keys)}): choose another folder with --out, or remove it"
+            )
 
     def begin(self, recipe: str, device: str, command: str = "", resumes: bool = False) -> None:
         """Makes the folder and writes what the run is: the resolved recipe, its digest, the host's
-        command if there is one, and all versions that matter. Of an earlier start nothing stays
-        that would be taken for the run's: a model that was being written and, unless the run goes
-        on from a checkpoint, records."""
+        command if there is one, the time, and all versions that matter. Of an earlier start nothing
+        stays that would be taken for the run's: a model that was being written and, unless the run
+        goes on from a checkpoint, records."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not resumes:
@@ -194,6 +225,7 @@ class RunFolder:
         record = {
             "digest": hashlib.sha256(recipe.encode()).hexdigest(),
             "device": device,
+            "begun": datetime.now(UTC).isoformat(timespec="microseconds"),
             "versions": {"python": sys.version.split()[0]}
             | {package.name: package.version for package in found if package},
         }
@@ -205,3 +237,12 @@ class RunFolder:
     def finish(self) -> Path:
         """Moves the model, which is whole now, to its place."""
         return self.unsaved.rename(self.model)
+
+
+def _differing(one: Any, other: Any, key: str = "") -> list[str]:
+    """Dotted names of the keys that two resolved recipes do not share, or not with one value."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = {**one, **other}
+        pairs = ((f"{key}.{name}".lstrip("."), one.get(name), other.get(name)) for name in names)
+        return [found for pair in pairs for found in _differing(pair[1], pair[2], pair[0])]
+    return [] if one == other else [key or "everything"]
