@@ -11,7 +11,7 @@ from typing import Any
 
 from valor_plugin.data.splits import study_key
 
-_CACHE = -65536  # ours: kB of memory for SQLite, negative by its convention
+_CACHE = -16384  # ours: kB of memory for SQLite, negative by its convention
 
 
 class Grouped:

@@ -18,14 +18,17 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -177,9 +180,7 @@ def _complete(name: str, found: Found, choices: Choices, work: Path, processes: 
     with (
         closing(Grouped(work / _GROUPED)) as grouped,
         tqdm(total=len(grouped), desc="studies", unit=" studies", disable=None) as bar,
-        ProcessPoolExecutor(
-            processes, initializer=_begin, initargs=(name, found, choices, keep_out, work.parent)
-        ) as pool,
+        _pool(processes, (name, found, choices, keep_out, work.parent)) as pool,
     ):
         studies = iter(grouped)
         try:
@@ -204,6 +205,14 @@ def _complete(name: str, found: Found, choices: Choices, work: Path, processes: 
     return files
 
 
+def _pool(processes: int, job: tuple[Any, ...]) -> Executor:
+    """So many processes that know what they work at; for one this process will do."""
+    if processes == 1:
+        return ThreadPoolExecutor(1, initializer=_begin, initargs=job)
+    context = get_context("spawn")  # a fork of a process with threads may hang
+    return ProcessPoolExecutor(processes, context, _begin, job)
+
+
 def _await(ahead: deque[tuple[Future[None], int]], bar: tqdm) -> None:
     future, count = ahead.popleft()
     future.result()
@@ -217,6 +226,14 @@ def _begin(*job: Any) -> None:
     """Tells a process what it works at."""
     global _job
     _job = job  # type: ignore[assignment]
+    if parent := parent_process():  # None in a thread of the command itself
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's business
+
+        def follow() -> None:
+            parent.join()  # it was killed, and could not say so
+            os._exit(1)
+
+        Thread(target=follow, daemon=True).start()
 
 
 def _write(batch: list[tuple[str, str | None, list[dict[str, Any]]]], path: Path) -> None:
