@@ -122,11 +122,12 @@ def main(txt: Path) -> None:
     import create_section_files
     import section_parser
 
-    def sections(report: str) -> dict[str, str]:
+    def cut(report: str) -> dict[str, object]:
         # As the script's open(..., "r") gives it.
         text = report.replace("\r\n", "\n").replace("\r", "\n")
         texts, names, _ = section_parser.section_text(text)
-        return {name: section.strip() for name, section in zip(names, texts, strict=True)}
+        sections = {name: section.strip() for name, section in zip(names, texts, strict=True)}
+        return {"text": report, "sections": sections}
 
     studies = sorted(study for rules in section_parser.custom_mimic_cxr_rules() for study in rules)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,11 +142,8 @@ def main(txt: Path) -> None:
             conclusions = dict(sorted(csv.reader(file)))
     golden = {
         "version": "MIT-LCP/mimic-cxr 3190146",
-        "reports": [
-            {"text": text, "sections": sections(text)}
-            for text in [*map(under, HEADINGS), *REPORTS, LONG]
-        ],
-        "slips": {heading: sections(under(heading)) for heading in SLIPS},
+        "reports": [cut(text) for text in [*map(under, HEADINGS), *REPORTS, LONG]],
+        "slips": {heading: cut(under(heading)) for heading in SLIPS},
         "long": LONG,
         "conclusions": conclusions,
     }

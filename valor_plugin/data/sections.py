@@ -24,10 +24,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from math import inf
 from typing import Literal, get_args
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.models.statements import ITEM, WANTS_MORE
+from reward_sdk.models.statements import ITEM, WANTS_MORE, remembered
 
 Choice = Literal["findings", "impression", "both"]
 """Which section is the report; `both` is ReXrank's form, "Findings: ... Impression: ..."."""
@@ -208,43 +210,54 @@ def _check(value: str, kind: object, what: str) -> None:
         raise ConfigError(f"{what}: {value!r} is none of {', '.join(known)}")
 
 
-_COLUMN = 60  # ours: characters; MIMIC wraps near 78, and shorter lines were ended by hand
+_COLUMNS = 60, 100  # ours: characters; who wraps does so between these, MIMIC near 78
 
 
 def joined(text: str) -> str:
     """A text as one paragraph with single spaces.
 
     Wrapped lines are put together. A new statement begins after a blank line, with an item of a
-    list, and with a capital on a line that was begun though its first word had room on the one
-    before; the statement before it gets a full stop if it ends without any mark, so that labelers
-    do not read two as one.
+    list, and with a capital at the start of a line whose first word had room on the line before.
+    The statement before it gets a full stop if it ends without any mark, so that labelers do not
+    read two as one.
 
     >>> joined("1. No effusion\\n2. Heart is\\n enlarged.")
     '1. No effusion. 2. Heart is enlarged.'
     """
     lines = [line.strip() for line in text.splitlines()]
-    width = max(_COLUMN, *map(len, lines))
+    narrowest, widest = _COLUMNS
+    longest = max(map(len, lines), default=0)
+    column = max(longest, narrowest) if longest <= widest else inf
+    if any(_begun(line, before, column) for before, line in pairwise(lines)):
+        column = inf  # a list without marks; its longest line only seems to be full
     paragraph: list[str] = []
-    before, blank = "", False
+    blank = False
     for line in lines:
-        if line and before:
-            first = line.split(" ", 1)[0]
-            ended_by_hand = first[0].isupper() and len(before) + 1 + len(first) <= width
-            if (
-                (blank or ended_by_hand or ITEM.match(line))
-                and before[-1] not in ".!?;:"
-                and not WANTS_MORE.search(before)
-            ):
+        if line and paragraph:
+            before = paragraph[-1]
+            begins = blank or ITEM.match(line) or _begun(line, before, column)
+            if begins and before[-1] not in _STOPS:
                 paragraph[-1] += "."
         if line:
             paragraph.append(line)
-        before, blank = line or before, not line
+        blank = not line
     return " ".join(" ".join(paragraph).split())
+
+
+_STOPS = ".!?;:,(/&-"
+
+
+def _begun(line: str, before: str, column: float) -> bool:
+    """Whether a line begins a statement, though none ends visibly and nothing was full."""
+    if not before or not line[:1].isupper() or before[-1] in _STOPS or WANTS_MORE.search(before):
+        return False
+    return len(before) + 1 + len(line.split(None, 1)[0]) <= column
 
 
 _MARK = re.compile(r"_{3,}|X{4,}|x{4,}")
 _BREAK = re.compile(  # between sentences; not behind a title, a short form or an item's number
-    r"(?<=[.!?])(?<!\b[Dd]r\.)(?<!\b[Dd]rs\.)(?<!\b[Mm][rs]\.)(?<!\b[Mm]rs\.)(?<!\bvs\.)(?<!\s\d\.)(?<!^\d\.)"
+    r"(?<=[.!?])(?<!\b[Dd]r\.)(?<!\b[Dd]rs\.)(?<!\b[Mm][rs]\.)(?<!\b[Mm]rs\.)(?<!\bvs\.)"
+    r"(?<!\s\d\.)(?<!^\d\.)"
     r"(?:(?<!\b[ap]\.m\.)|(?=\s+[A-Z]))(\s+)"
 )
 
@@ -259,8 +272,8 @@ def without_marks(text: str, policy: Marks) -> str:
             else it says, away. `remove` takes the mark, and of the words around it those that lead
             to nothing else: "compared to ___ ." ends before "compared", "Dr. ___" goes; so does a
             sentence that says no more than that the marked is normal ("The XXXX are intact.").
-            Open-i also marks words that tell nothing of a person, "likely" among
-            them: without it a sentence may say more than the radiologist did.
+            Open-i also marks words that tell nothing of a person, "likely" among them: without
+            it a sentence may say more than the radiologist did.
 
     Raises:
         ConfigError: there is no such policy.
@@ -321,6 +334,7 @@ _GONE = [
 ]
 
 
+@remembered
 def _without(sentence: str) -> str:
     """A sentence without its marks; "" if nothing is left."""
     item = ITEM.match(sentence)
