@@ -16,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(STACK)
 
-.PHONY: demo test test-all test-gpu test-contract bench bench-gpu bench-startup bench-learning bench-overhead bench-text bench-clinical bench-server bench-adapters bench-actor check setup clean
+.PHONY: demo test test-all test-gpu test-contract bench bench-gpu bench-startup bench-learning bench-overhead bench-text bench-clinical bench-server bench-adapters bench-actor bench-prepare check setup clean
 
 setup: $(READY)
 
@@ -73,7 +73,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: bench-text bench-clinical bench-server bench-adapters bench-actor bench-overhead
+bench: bench-text bench-clinical bench-server bench-adapters bench-actor bench-overhead bench-prepare
 
 # On one GPU of 80 GB: LLaVA-Med 7B's shape with random weights, and the reward networks.
 bench-gpu: $(READY)
@@ -103,6 +103,9 @@ bench-server: $(READY)
 
 bench-adapters: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/adapters.py
+
+bench-prepare: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/bench/prepare.py
 
 bench-actor: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/bench/actor.py

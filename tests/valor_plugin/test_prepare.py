@@ -471,6 +471,4 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_files(many, tmp_pa
     assert seen
     assert not batches.keys() & seen.keys(), "whole batches are not made again"
     for name in ("train", "validate", "test"):
-        assert (out / f"{name}.jsonl").read_bytes() == (
-            many / f"out/{name}.jsonl"
-        ).read_bytes()
+        assert (out / f"{name}.jsonl").read_bytes() == (many / f"out/{name}.jsonl").read_bytes()
