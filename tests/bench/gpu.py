@@ -3,13 +3,16 @@ LLaVA-Med 7B's shape with random weights. Run it with `make bench-gpu`; some 15 
 
 Every variant is compared with the first, in one run of this program. "Everything trains" does not
 fit on one card at 7B, so it and the projector are compared on a model of a quarter of the layers.
-With `--tiny` the same is done with a tiny model, on the CPU if need be, to try the program itself.
+Names of variants choose some: `python tests/bench/gpu.py LoRA "CUDA graphs"` runs these two and
+what they are compared with. With `--tiny` the same is done with a tiny model, on the CPU if need
+be, to try the program itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +60,11 @@ class Variant:
     without: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def base(self) -> str:
+        """The variant that it is compared with."""
+        return "as it is" if self.model == "whole" else "projector of a quarter"
+
 
 MODELS = {"whole": 32, "quarter": 8}
 VARIANTS = {
@@ -69,6 +77,14 @@ VARIANTS = {
     "everything of a quarter": Variant("quarter", "[projector, language]"),
 }
 STEPS = 3
+
+
+def chosen(names: list[str]) -> dict[str, Variant]:
+    """The variants of these names in this order, each after its base; all without names."""
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise SystemExit(f"no variant {', '.join(unknown)}: there are {', '.join(VARIANTS)}")
+    ordered = [each for name in names or VARIANTS for each in (VARIANTS[name].base, name)]
+    return {name: VARIANTS[name] for name in ordered}
 
 
 def write_model(folder: Path, layers: int) -> None:
@@ -159,7 +175,9 @@ def run(root: Path, name: str, variant: Variant) -> tuple[Step, dict[str, float]
     )  # fmt: skip
     watch.stop()
     if done.returncode:
-        raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")
+        log = Chain(folder, {}).log("out")  # which goes with the temporary folder
+        raise SystemExit(f"{name} failed; the end of its log:\n{log[-4000:]}")
+    shutil.rmtree(folder / "out" / "model")  # 15 GB at 7B
     last = steps(Chain(folder, {}), "out")[-1]
     return last, watch.peaks(last)
 
@@ -177,28 +195,28 @@ def main() -> None:
         raise SystemExit(
             "no GPU: `python tests/bench/gpu.py --tiny` tries this program without one"
         )
+    variants = chosen([word for word in sys.argv[1:] if word != "--tiny"])
     print(torch.cuda.get_device_name(0) if DEVICE == "cuda" else "no GPU, tiny model", flush=True)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        for model, layers in MODELS.items():
-            write_model(root / model, layers)
+        for model in {how.model for how in variants.values()}:
+            write_model(root / model, MODELS[model])
         write_large_films(root, 8 * STEPS)
         found = {}
-        for variant, how in VARIANTS.items():
+        for variant, how in variants.items():
             found[variant] = run(root, variant, how)
             print(f"{variant:<22} {told(*found[variant])}", flush=True)
-    for variant, how in VARIANTS.items():
-        against = "as it is" if how.model == "whole" else "projector of a quarter"
-        if variant == against:
+    for variant, how in variants.items():
+        if variant == how.base:
             continue
-        (step, peaks), (other, others) = found[variant], found[against]
+        (step, peaks), (other, others) = found[variant], found[how.base]
         times = ", ".join(
             f"{phase} {(step.seconds[phase] or 0) / (other.seconds[phase] or 1e-9):.2f}"
             for phase in ("total", *PHASES)
         )
         more = (max(peaks.values()) - max(others.values())) / 1e9
         sent = (step.synced["bytes"] or 0) / (other.synced["bytes"] or 1)
-        print(f"{variant} / {against}: {times} times the seconds; {more:+.1f} GB at the peak; "
+        print(f"{variant} / {how.base}: {times} times the seconds; {more:+.1f} GB at the peak; "
               f"{sent:.0f} times the bytes")  # fmt: skip
 
 
