@@ -4,7 +4,6 @@ leads somewhere. What cannot run here stands in `ELSEWHERE`."""
 from __future__ import annotations
 
 import doctest
-import gzip
 import json
 import re
 import shlex
@@ -22,6 +21,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from support.datasets import film, write_mimic
 from support.serving import REPORTS, TEXT, Server
 
 from reward_sdk import Sample, registry
@@ -32,7 +32,8 @@ from reward_sdk.jsonl import Row, read_rows
 from reward_sdk.text import wrap_report
 from valor_plugin import recipe, records
 from valor_plugin.cli import main as openrlhf
-from valor_plugin.data.studies import read_studies
+from valor_plugin.data.drafts import Choices
+from valor_plugin.data.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -90,7 +91,7 @@ def commands() -> list:
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch) -> Path:
+def there(tmp_path, monkeypatch, physionet) -> Path:
     """The current folder of whoever tries the examples, with the files that they name."""
     monkeypatch.chdir(tmp_path)
     rewards = "rewards:\n  rouge_l: {weight: 0.9}\n  format: {weight: 0.1}\n"
@@ -104,67 +105,38 @@ def there(tmp_path, monkeypatch) -> Path:
         )
     for name in ("reports.jsonl", "studies.jsonl", "test.jsonl", "iu.jsonl"):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    prepared = physionet / "data/mimic-cxr/test.jsonl"
     for name in ("mimic-cxr-2.1.0-test-set-labeled.csv", "openi_gld_std14.csv"):
-        (tmp_path / name).write_text("study_id,Cardiomegaly\n0,1\n1,\n", encoding="utf-8")
+        studies = ["0", "1", *(row.id for row in read_rows(prepared) if isinstance(row, Row))]
+        gold = "".join(f"{study},1\n" for study in studies)
+        (tmp_path / name).write_text(f"study_id,Cardiomegaly\n{gold}", encoding="utf-8")
+    (tmp_path / "MS_CXR_Local_Alignment_v1.1.0.csv").write_text(
+        "path\nfiles/p10/p10000032/s1/x.jpg\n"
+    )
     [cases] = [block.text for block in blocks(ROOT / "docs/audit.md") if block.language == "json"]
     (tmp_path / "cases.json").write_text(cases, encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(ROOT / "examples/no_priors.py", tmp_path)
     for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", "runs/valor-stage2"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "FOLDER/film.png").write_bytes(film("PNG"))
     step = records.Step(
         step=1, time=0.0, reward=0.5, parts={}, unscored=0.0, tied=0.1, kl=0.01, length=30.0,
         truncated=0.0, seconds={}, synced={},
     )  # fmt: skip
     records.append(tmp_path / "runs/valor-stage2" / records.STEPS, step)
-    write_mimic(tmp_path)
+    (tmp_path / "physionet.org").symlink_to(physionet / "physionet.org")
+    shutil.copytree(physionet / "data", tmp_path / "data")
     return tmp_path
 
 
-REPORT = """                                 FINAL REPORT
- EXAMINATION:  CHEST (PA AND LAT)
-
- INDICATION:  ___F with cough  // ?pneumonia
-
-{section}
- IMPRESSION:
-
- No acute process.
-"""
-SECTION = """ FINDINGS:
-
- There is a small left effusion.  PA and lateral views
- show: clear lungs.
-"""
-
-
-def write_mimic(folder: Path) -> None:
-    """Four studies in the exact layout of MIMIC-CXR-JPG and MIMIC-CXR's reports."""
-    films = [  # subject, study, film, view, part of the split, the report's section
-        ("10000032", "50414267", "lat", "LATERAL", "train", SECTION),
-        ("10000032", "50414267", "front", "PA", "train", SECTION),
-        ("10000032", "50414267", "again", "AP", "train", SECTION),
-        ("10000764", "57375967", "front2", "AP", "validate", ""),
-        ("10000898", "50771383", "unknown", "", "test", SECTION),
-        ("11000011", "51029426", "portable", "AP", "test", " FINDINGS:  NO EFFUSION.\n"),
-    ]
-    jpg = folder / "mimic-cxr-jpg"
-    for subject, study, film, _, _, section in films:
-        place = f"files/p{subject[:2]}/p{subject}/s{study}"
-        (jpg / place).mkdir(parents=True, exist_ok=True)
-        Image.new("L", (32, 40), 90).save(jpg / place / f"{film}.jpg")
-        report = folder / "mimic-cxr" / f"{place}.txt"
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(REPORT.format(section=section), encoding="utf-8")
-    tables = {
-        "metadata": ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
-        + [f"{film},{subject},{study},{view},40,32" for subject, study, film, view, *_ in films],
-        "split": ["dicom_id,study_id,subject_id,split"]
-        + [f"{film},{study},{subject},{part}" for subject, study, film, _, part, _ in films],
-    }
-    for name, lines in tables.items():
-        with gzip.open(jpg / f"mimic-cxr-2.0.0-{name}.csv.gz", "wt") as file:
-            file.write("\n".join(lines) + "\n")
+@pytest.fixture(scope="module")
+def physionet(tmp_path_factory) -> Path:
+    """A folder with MIMIC-CXR as `wget -r` leaves it, made up, and what was prepared of it."""
+    folder = tmp_path_factory.mktemp("physionet")
+    write_mimic(folder, 40)
+    prepare("mimic-cxr", folder / "physionet.org", folder / "data/mimic-cxr", Choices(), 1)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +253,9 @@ def test_a_command_can_be_given(line, there):
     elif program == "reward-sdk" and words[0] in RUN:
         ran = CliRunner().invoke(reward_sdk, words)
         assert ran.exit_code == 0, ran.output
+    elif program == "openrlhf" and words[0] == "prepare":
+        ran = CliRunner().invoke(openrlhf, [*words, "--processes", "1"])
+        assert ran.exit_code == 0, ran.output
     else:
         takes({"reward-sdk": reward_sdk, "openrlhf": openrlhf}[program], words)
 
@@ -304,24 +279,6 @@ def takes(group: click.Group, words: list[str]) -> None:
     named = given.get("path")
     if name == "train" and "/" in named:
         assert (ROOT / named).is_file()
-
-
-def test_the_studies_that_the_page_makes_of_mimic_cxr_are_those_of_its_tables(there):
-    [snippet] = [block.text for block in blocks(ROOT / "docs/mimic.md") if "gzip" in block.text]
-    execute(snippet)
-    found = {
-        part: [
-            (study.id, study.image.name, study.view, study.report)
-            for study in read_studies(f"data/mimic-cxr/{part}.jsonl")
-        ]
-        for part in ("train", "validate", "test")
-    }
-    text = "There is a small left effusion. PA and lateral views show: clear lungs."
-    assert found == {
-        "train": [("s50414267", "front.jpg", "PA", text)],
-        "validate": [("s57375967", "front2.jpg", "AP", None)],
-        "test": [("s51029426", "portable.jpg", "AP", "NO EFFUSION.")],
-    }
 
 
 def test_the_readme_is_read_in_five_minutes():

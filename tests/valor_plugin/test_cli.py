@@ -421,26 +421,8 @@ def test_ctrl_c_exits_with_130(there, monkeypatch):
     assert "stopped; every process of the run has ended" in message
 
 
-def test_prepare_lists_a_folder_of_images(there):
-    result = CliRunner().invoke(main, ["prepare", ".", "--out", "lists/studies.jsonl"])
-    assert result.exit_code == 0
-    [line] = (there / "lists/studies.jsonl").read_text().splitlines()
-    assert Path(json.loads(line)["image"]).name == "film.png"
-
-
-def test_prepare_replaces_a_file_only_when_told_to(there):
-    message = refused("prepare", ".", "--out", "studies.jsonl")
-    assert (
-        "studies.jsonl is there already: name another file, or replace it with --force" in message
-    )
-    assert "Clear." in (there / "studies.jsonl").read_text()
-    done = CliRunner().invoke(main, ["prepare", ".", "--out", "studies.jsonl", "--force"])
-    assert (done.exit_code, done.output) == (0, "1 studies: studies.jsonl\n")
-    assert "Clear." not in (there / "studies.jsonl").read_text()
-
-
 def test_prepare_refuses_a_folder_without_images(there):
-    assert "holds no PNG or JPEG image" in refused("prepare", "model", "--out", "x.jsonl")
+    assert "holds no PNG or JPEG image" in refused("prepare", "folder", "model", "x")
 
 
 def test_a_package_that_is_missing_is_one_line_with_what_installs_it(there, monkeypatch):

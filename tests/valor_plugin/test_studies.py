@@ -14,7 +14,6 @@ from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import (
     Study,
     read_studies,
-    studies_of_folder,
     write_studies,
 )
 
@@ -209,36 +208,6 @@ def test_a_file_that_is_no_text_is_refused_by_name(folder):
         read_studies(folder / "films/a.png")
 
 
-def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):
-    for name in ("b.png", "a.JPG", "c/d.jpeg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L", (8, 8)).save(tmp_path / name, "png")
-    (tmp_path / "readme.txt").write_text("no image")
-    studies = studies_of_folder(tmp_path)
-    assert [s.image.name for s in studies] == ["a.JPG", "b.png", "d.jpeg"]
-    assert {s.report for s in studies} == {None}
-
-
-def test_a_folder_gives_studies_that_can_be_written_and_read(tmp_path):
-    # a.png and a.jpg are two studies
-    for name in ("a.png", "a.jpg"):
-        Image.new("L", (8, 8)).save(tmp_path / name)
-    studies = studies_of_folder(tmp_path)
-    write_studies(studies, tmp_path / "studies.jsonl")
-    assert read_studies(tmp_path / "studies.jsonl") == studies
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no PNG or JPEG"):
-        studies_of_folder(tmp_path)
-
-
-def test_a_folder_with_a_broken_image_is_refused_by_its_name(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"broken\.png: cannot be read"):
-        studies_of_folder(tmp_path)
-
-
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, kind):
     path = tmp_path / f"film.{kind}"
@@ -269,7 +238,8 @@ def test_a_dicom_file_is_a_study_and_one_that_breaks_off_is_refused(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     path = Path(pydicom.data.get_testdata_file("CT_small.dcm"))
     (tmp_path / "film.dcm").write_bytes(path.read_bytes())
-    assert [study.id for study in studies_of_folder(tmp_path)] == ["film.dcm"]
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "a", "image": "film.dcm"}))
+    assert len(read_studies(tmp_path / "s.jsonl")) == 1
     (tmp_path / "film.dcm").write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(ConfigError, match=r"film\.dcm: cannot be read"):
-        studies_of_folder(tmp_path)
+        read_studies(tmp_path / "s.jsonl")

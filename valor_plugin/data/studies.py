@@ -173,25 +173,6 @@ def _bad_images(studies: Sequence[Study], places: Sequence[str]) -> Iterator[str
                 yield f"{place}: {found}"
 
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-
-
-def studies_of_folder(folder: Path) -> list[Study]:
-    """Every PNG, JPEG or DICOM file below a folder as a study without a report, in the order of
-    their names.
-
-    Raises:
-        ConfigError: there is no such file, or one cannot be read.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    studies = [Study(str(path.relative_to(folder)), path.resolve()) for path in files]
-    if not studies:
-        raise ConfigError(f"{folder} holds no PNG or JPEG image, and no DICOM file (.dcm)")
-    if problem := next(_bad_images(studies, [str(folder)] * len(studies)), None):
-        raise ConfigError(problem)
-    return studies
-
-
 def write_studies(studies: Iterable[Study], path: Path) -> None:
     """Writes a studies file whose image paths are relative to it where they can be."""
     parent = path.parent.resolve()

@@ -15,18 +15,21 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
 
 def find(src: Path) -> Found:
-    if not src.is_dir():
-        raise ConfigError(f"{src} is no folder")
+    if next(_files(src), None) is None:
+        raise ConfigError(f"{src} holds no PNG or JPEG image, and no DICOM file (.dcm)")
     return {"images": src}
 
 
-def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
-    src = found["images"]
+def _files(src: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(src):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(_SUFFIXES):
-                yield os.path.relpath(os.path.join(folder, name), src), {}
+                yield os.path.relpath(os.path.join(folder, name), src)
+
+
+def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((name, {}) for name in _files(found["images"]))
 
 
 def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
