@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.recipe import (
     Advantage,
     Data,
@@ -74,7 +73,7 @@ def test_a_recipe_is_read_with_its_defaults(load):
     recipe = load()
     assert recipe.model == Model(path="runs/sft/model", trainable=("projector",))
     assert recipe.advantage == Advantage(rank="linear", tie_tolerance=1e-6)
-    assert (recipe.seed, recipe.data.prompt) == (42, PLAIN_REPORT)
+    assert (recipe.seed, recipe.data.prompt) == (42, "report")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +369,7 @@ def test_set_reads_values_as_yaml(load):
 
 
 def test_set_splits_at_the_first_equals_sign(load):
-    assert load(GRPO, "data.prompt=a=b").data.prompt == "a=b"
+    assert load(GRPO, "data.prompt=is a=b?").data.prompt == "is a=b?"
 
 
 def test_the_last_set_wins(load):
