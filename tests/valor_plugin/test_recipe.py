@@ -77,6 +77,29 @@ def test_a_recipe_is_read_with_its_defaults(load):
 
 
 @pytest.mark.parametrize(
+    ("images", "most"), [("frontal", 1), ("all", 2), ("all, max_images: 3", 3)]
+)
+def test_a_recipe_says_how_many_images_of_a_study_are_shown(load, images, most):
+    data = load(GRPO, f"data={{train: s.jsonl, images: {images}}}").data
+    assert data.most_images == most
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("data.images=both", r"data\.images: Input should be 'frontal' or 'all'"),
+        ("data.max_images=2", "leave it out, or set `images: all`"),
+        ("data={train: s.jsonl, images: all, max_images: 0}", r"data\.max_images: .* equal to 1"),
+        ("data.prompt=indikation", r"data\.prompt: .*did you mean 'indication'\?"),
+        ("data.prompt=<image> What is it?", r"data\.prompt: .*leave it out of the text"),
+    ],
+)
+def test_what_a_model_cannot_be_shown_or_asked_is_refused(load, override, why):
+    with pytest.raises(ConfigError, match=why):
+        load(GRPO, override)
+
+
+@pytest.mark.parametrize(
     ("written", "meant"),
     [
         ("projector", ("projector",)),

@@ -44,6 +44,21 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     return _train(recipe, studies, folder, device)
 
 
+def rows(recipe: Recipe, studies: Sequence[Study]) -> dict[str, list]:
+    """The columns of TRL's dataset: a study's question, its report as the answer, and the paths of
+    the images that are shown, which TRL puts before the question."""
+    data = recipe.data
+    return {
+        "prompt": [
+            [{"role": "user", "content": question(data.prompt, study)}] for study in studies
+        ],
+        "completion": [
+            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
+        ],
+        "images": [study.shown(data.most_images) for study in studies],
+    }
+
+
 def _train(recipe: Recipe, studies: Sequence[Study], folder: RunFolder, device: str) -> Path:
     import torch
     from datasets import Dataset
@@ -67,20 +82,11 @@ def _train(recipe: Recipe, studies: Sequence[Study], folder: RunFolder, device: 
     write_trainable(folder.trainable, table)
     for part in table:
         click.echo(part)
-    rows = {
-        "prompt": [
-            [{"role": "user", "content": question(recipe.data.prompt, study)}] for study in studies
-        ],
-        "completion": [
-            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
-        ],
-        "images": [study.shown(recipe.data.most_images) for study in studies],
-    }
 
     def opened(batch: dict) -> dict:
         return batch | {"images": [[open_rgb(path) for path in row] for row in batch["images"]]}
 
-    dataset = Dataset.from_dict(rows).with_transform(opened)
+    dataset = Dataset.from_dict(rows(recipe, studies)).with_transform(opened)
     trainer = SFTTrainer(
         model=model,
         processing_class=processor,
