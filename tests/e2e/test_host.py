@@ -135,8 +135,9 @@ def test_ranks_give_advantages_of_one_size_and_tied_groups_are_counted(chain: Ch
 
 def test_stage_2_has_its_reference_in_the_policy_and_starts_no_model_for_it(chain: Chain):
     log = scalars(chain, "stage2")["train/kl"]
-    assert log[0] == 0
-    assert log[-1] != 0
+    # The first is not exactly 0: samples of one and of two images are padded to other lengths in
+    # the micro-batches of the two passes, and rounded otherwise.
+    assert abs(log[0]) < 1e-6 < abs(log[-1])
     assert "KL reference: no model, 4 tensors" in chain.log("stage2")
     assert "ReferenceModelActor" not in chain.log("stage2")
 

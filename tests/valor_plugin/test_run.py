@@ -329,7 +329,7 @@ def test_a_length_without_room_for_every_image_is_refused_before_a_start(
     options = {"data__max_len": least, "rollout__max_new_tokens": 30}
     prepared(with_options(shown, **options), tmp_path)
     options["data__max_len"] -= 1
-    with pytest.raises(ConfigError, match="is less than the longest prompt, .* 2 images, and a re"):
+    with pytest.raises(ConfigError, match=r"is less than the longest prompt, .* 2 images, and a"):
         prepared(with_options(shown, **options), tmp_path)
 
 
