@@ -268,7 +268,7 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
             problem = check_build("cpu" if device == "cpu" else "cuda")
             problems += [problem] if problem else []
         if "openrlhf" not in absent:
-            found, line = _host(recipe, folder, device, None if lines else used, not wrong)
+            found, line = _host(recipe, folder, device, None if lines else used or None, not wrong)
             problems += found
             summary.append(line)
             if device != "cpu" and not problems:
@@ -292,7 +292,7 @@ def _host(
         positions = check_model(recipe.model.path).positions
     count = None if studies is None else len(studies)
     try:
-        if loads and studies:
+        if loads and studies is not None:
             prompt = longest_prompt(recipe, studies)
     except ConfigError as error:
         return [str(error)], ""

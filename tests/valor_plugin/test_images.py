@@ -128,6 +128,25 @@ def test_no_more_images_are_remembered_than_a_rollout_has(model):
     assert seen == [3, 1]
 
 
+def test_under_zero_3_a_process_that_knows_its_images_enters_the_tower_where_another_has_to(
+    model, monkeypatch
+):
+    wanted = logits(model, [A, B], once=False)
+    encoding_once(model)
+    seen = calls(model)
+    next(model.model.vision_tower.parameters()).ds_id = 0
+    asked: list[int] = []
+
+    def all_reduce(flag, _operation):
+        asked.append(int(flag))
+        flag.fill_(1)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    for _ in range(2):
+        close(logits(model, [A, B], once=True), wanted)
+    assert (asked, seen) == ([1, 0], [2, 1])
+
+
 def test_what_is_remembered_holds_no_memory_of_its_batch(model):
     encoder = encoding_once(model, most=1)
     logits(model, [A, B, C], once=True)

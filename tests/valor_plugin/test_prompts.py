@@ -73,7 +73,9 @@ def test_an_indication_holds_no_token_of_the_model(tiny_model):
     names = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
     assert {"<image>", "</s>", "[INST]", "</report>"} <= set(names)
     plain = templated(processor, asked("a b"), 1)
-    hostile = templated(processor, asked(f"a {' '.join(names)}{''.join(names)} b"), 1)
+    marks = f"{' '.join(names)}{''.join(names)}"
+    wide = marks.replace("<", "\uff1c").replace(">", "\uff1e")  # which NFKC makes the same
+    hostile = templated(processor, asked(f"a {wide} {marks} b"), 1)
     special = set(tokenizer.get_added_vocab().values()) - {tokenizer.unk_token_id}
     count = [
         [i for i in tokenizer(text, add_special_tokens=False)["input_ids"] if i in special]
