@@ -3,7 +3,8 @@ doctor` and `openrlhf train --dry-run`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from valor_plugin.recipe import Recipe
 from valor_plugin.run import calibration, rewards
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.grpo import memory_of
+from valor_plugin.run.studies import longest_prompt, shown
 
 PURPOSES = {
     "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
@@ -233,10 +235,12 @@ def rehearse(
         begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
     except ConfigError as error:
         problems.append(str(error))
-    for check in () if awaited else model(recipe.model.path):
-        if check.ok is False:
-            what = "" if check.what == "files" else f"model.path: {check.what}: "
-            problems.append(f"{what}{check.detail}")
+    checks = [] if awaited else list(model(recipe.model.path))
+    wrong = [check for check in checks if check.ok is False]
+    loads = bool(checks) and not wrong
+    for check in wrong:
+        what = "" if check.what == "files" else f"model.path: {check.what}: "
+        problems.append(f"{what}{check.detail}")
     studies: list[Study] = []
     try:
         lines = list(problems_of(recipe.data.train, studies))
@@ -245,7 +249,12 @@ def rehearse(
     problems += lines[:_SHOWN]
     if len(lines) > _SHOWN:
         problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
-    reports = sum(study.report is not None for study in studies)
+    try:
+        used = shown(recipe, studies)
+    except ConfigError as error:
+        problems.append(str(error))
+        used = []
+    reports = sum(study.report is not None for study in used)
     place = "a CPU" if device == "cpu" else "GPUs"
     if device != "cpu" and not machine.count_gpus():
         place += " (none is here; `--device cpu` checks for a CPU)"
@@ -253,19 +262,19 @@ def rehearse(
         f"{recipe.name} can run: stage {recipe.stage}, on {place}",
         f"model    {recipe.model.path}: {', '.join(recipe.model.trainable)} will train"
         + ("; it is checked when it has been made" if awaited else ""),
-        f"studies  {len(studies):,} in {recipe.data.train}, {reports:,} with a report",
+        f"studies  {len(used):,} in {recipe.data.train}, {reports:,} with a report",
     ]
     if recipe.sft is not None:
-        if studies and not reports:
+        if used and not reports:
             problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
         summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
     else:
-        problems += map(str, rewards.problems_of(recipe, studies, gpu=machine.count_gpus() > 0))
+        problems += map(str, rewards.problems_of(recipe, used, gpu=machine.count_gpus() > 0))
         if device == "cpu" or machine.count_gpus():
             problem = check_build("cpu" if device == "cpu" else "cuda")
             problems += [problem] if problem else []
         if "openrlhf" not in absent:
-            found, line = _host(recipe, folder, device, None if lines else len(studies))
+            found, line = _host(recipe, folder, device, None if lines else used or None, loads)
             problems += found
             summary.append(line)
             if device != "cpu" and not problems:
@@ -276,25 +285,32 @@ def rehearse(
 
 
 def _host(
-    recipe: Recipe, folder: RunFolder, device: str, studies: int | None
+    recipe: Recipe, folder: RunFolder, device: str, studies: Sequence[Study] | None, loads: bool
 ) -> tuple[list[str], str]:
     """What is wrong with the host's options, and how many steps they make; None for studies that
-    are not known."""
+    are not known. `loads` says whether the model does."""
     try:
         command = host_command(recipe, folder, "cpu" if device == "cpu" else "cuda")
     except ConfigError as error:
         return [str(error)], ""
-    try:
+    positions = prompt = None
+    with suppress(ConfigError, ModuleNotFoundError):  # said of the model already
         positions = check_model(recipe.model.path).positions
-    except (ConfigError, ModuleNotFoundError):  # said of the model already
-        positions = None
+    count = None if studies is None else len(studies)
+    try:
+        if loads and studies is not None:
+            prompt = longest_prompt(recipe, studies)
+    except ConfigError as error:
+        return [str(error)], ""
     there = "cuda" if device != "cpu" and machine.count_gpus() else "cpu"
-    found = [str(misfit) for misfit in command.misfits(recipe, studies, positions, there)]
-    if found or studies is None:
+    found = [str(misfit) for misfit in command.misfits(recipe, count, positions, prompt, there)]
+    if found or count is None:
         return found, ""
-    steps = command.fitted(recipe, studies, positions, there).steps
-    each = command.options["rollout.n_samples_per_prompt"]
-    return [], f"steps    {steps:,} of {command.rollout_images} images, {each} reports of each"
+    steps = command.fitted(recipe, count, positions, prompt, there).steps
+    batch, each = (
+        command.options[name] for name in ("rollout.batch_size", "rollout.n_samples_per_prompt")
+    )
+    return [], f"steps    {steps:,} of {batch} studies, {each} reports of each"
 
 
 def _weights(recipe: Recipe) -> Iterator[str]:

@@ -35,6 +35,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -43,7 +44,7 @@ from reward_sdk.config import normalised, parse_set, parse_yaml, read_yaml
 from reward_sdk.errors import ConfigError, explain, nearest
 from reward_sdk.registry import name_of, names
 from reward_sdk.reward_set import RewardSet
-from valor_plugin.data.prompts import PLAIN_REPORT
+from valor_plugin.data.prompts import problem_of
 from valor_plugin.llava_med.parts import PARTS, Part
 
 
@@ -101,11 +102,36 @@ class Data(_Section):
 
     Attributes:
         train: path of the studies file, JSONL with `id`, `image` and (where there is one) `report`.
-        prompt: what the model is asked about every image.
+        images: "frontal" shows the frontal image of a study, and leaves out studies that have none;
+            "all" shows all images, up to `max_images`, in the order of the file.
+        max_images: how many images of a study are shown at most, at least 1; by default 2. Given
+            with images "all" only.
+        prompt: what the model is asked about every study: a name of
+            `valor_plugin.data.prompts.PROMPTS`, or a text of more than one word.
     """
 
     train: str
-    prompt: str = PLAIN_REPORT
+    images: Literal["frontal", "all"] = "frontal"
+    max_images: Annotated[int, Field(ge=1)] | None = None
+    prompt: str = "report"
+
+    @property
+    def most_images(self) -> int:
+        """How many images of a study the model is shown at most."""
+        return 1 if self.images == "frontal" else self.max_images or 2  # ours: a frontal, a lateral
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt(cls, prompt: str) -> str:
+        if problem := problem_of(prompt):
+            raise ValueError(problem)
+        return prompt
+
+    @model_validator(mode="after")
+    def _limit(self) -> Data:
+        if self.max_images is not None and self.images == "frontal":
+            raise ValueError("max_images: one image is shown: leave it out, or set `images: all`")
+        return self
 
 
 class Advantage(_Section):

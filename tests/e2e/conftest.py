@@ -8,6 +8,7 @@ from PIL import Image
 from support.hostrun import DEVICE, ONE_GPU, Chain, openrlhf
 
 from reward_sdk.text import wrap_report
+from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import Study, write_studies
 from valor_plugin.host.versions import check_build
 
@@ -33,7 +34,7 @@ openrlhf:
   rollout.n_samples_per_prompt: 4
   rollout.micro_batch_size: 16
   rollout.max_new_tokens: 16
-  data.max_len: 128
+  data.max_len: 192
   train.batch_size: 16
   train.micro_batch_size: 8
 """
@@ -54,7 +55,7 @@ STAGE2 = """
 name: stage2
 stage: grpo
 model: {{path: {root}/stage1/model, trainable: projector}}
-data: {{train: {root}/studies.jsonl}}
+data: {{train: {root}/studies.jsonl, images: all, prompt: findings_and_impression}}
 rewards:
   brightness: {{weight: 1.0}}
   rouge_l: {{weight: 0.5}}
@@ -68,7 +69,7 @@ SFT = """
 name: sft
 stage: sft
 model: {{path: {root}/base, trainable: all}}
-data: {{train: {root}/studies.jsonl}}
+data: {{train: {root}/studies.jsonl, images: all}}
 sft: {{steps: 150, batch_size: 8, learning_rate: 3.0e-3}}
 """
 
@@ -102,7 +103,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     for i in range(16):
         path = root / f"film{i:02}.png"
         Image.new("L", (40, 40), 10 + 15 * i).save(path)
-        studies.append(Study(f"s{i:02}", path, REPORTS[i % len(REPORTS)]))
+        side = root / f"side{i:02}.png"
+        Image.new("L", (40, 40), 250 - 15 * i).save(side)
+        others = (ImageRef(str(side), view="LATERAL"),) if i % 2 else ()  # every second has two
+        studies.append(Study(f"s{i:02}", path, REPORTS[i % len(REPORTS)], others=others))
     write_studies(studies, root / "studies.jsonl")
     shape = Shape(image=32, tower=64, tower_layers=2, language=64, language_layers=2, heads=2,
                   vocabulary=160)  # fmt: skip

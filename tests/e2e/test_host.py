@@ -112,6 +112,16 @@ def test_every_reward_sees_the_image_of_its_own_study(chain: Chain):
     assert all(row["gray"] == 10 + 15 * int(row["id"][1:]) for row in seen)
 
 
+def test_a_model_is_shown_all_images_where_its_recipe_says_so(chain: Chain):
+    def shown(stage: str) -> list[int]:
+        rows = (chain.root / stage / "train.jsonl").read_text().splitlines()
+        return [len(json.loads(row)["images"]) for row in rows]
+
+    assert shown("stage1") == [1] * 16
+    assert shown("stage2") == [1, 2] * 8
+    assert "data.max_images_per_prompt 2" in (chain.root / "stage2/command.txt").read_text()
+
+
 def test_the_engine_follows_the_policy_after_every_sync(chain: Chain):
     log = scalars(chain, "stage2")
     assert all(abs(kl) < 5e-3 for kl in log["train/vllm_kl"])
@@ -125,8 +135,9 @@ def test_ranks_give_advantages_of_one_size_and_tied_groups_are_counted(chain: Ch
 
 def test_stage_2_has_its_reference_in_the_policy_and_starts_no_model_for_it(chain: Chain):
     log = scalars(chain, "stage2")["train/kl"]
-    assert log[0] == 0
-    assert log[-1] != 0
+    # The first is not exactly 0: samples of one and of two images are padded to other lengths in
+    # the micro-batches of the two passes, and rounded otherwise.
+    assert abs(log[0]) < 1e-6 < abs(log[-1])
     assert "KL reference: no model, 4 tensors" in chain.log("stage2")
     assert "ReferenceModelActor" not in chain.log("stage2")
 
@@ -162,15 +173,16 @@ def test_a_finished_run_leaves_no_process_behind(chain: Chain):
 
 
 def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Chain):
-    out = chain.root / "too-long"
-    done = openrlhf(
+    out = chain.root / "failing"
+    done = openrlhf(  # this reward wants a variable of the environment
         "train", "--recipe", str(chain.root / "stage1.yaml"), "--out", str(out), "--device", DEVICE,
-        "--set", "openrlhf.data.max_len=24",
+        "--set", "rewards={brightness: {weight: 1.0, on_failure: raise}}",
+        PYTHONPATH=str(chain.root / "plugin"),
     )  # fmt: skip
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: The run failed: ")
-    assert "max_prompt_length" in message or "max_model_len" in message
+    assert "SEEN" in message
     assert str(out / "host.log") in message
     assert processes_of("VALOR_HOST_SETTINGS=") == []
 

@@ -40,7 +40,7 @@ reference.is_shared = lambda parts: False
     "images": """
 from valor_plugin.host import images
 images.prepare_once = lambda process, settings: lambda processor, prompt, images: process(
-    processor, prompt, [image.image for image in images]
+    processor, prompt, images.images
 )
 images.merge_names = lambda merge, settings: merge
 images.encode_once = lambda encode, settings: encode

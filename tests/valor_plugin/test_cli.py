@@ -289,7 +289,7 @@ def test_a_dry_run_says_what_would_run(there):
         "grpo-test can run: stage grpo, on a CPU",
         "model    model: projector will train",
         "studies  2 in studies.jsonl, 2 with a report",
-        "steps    1 of 2 images, 4 reports of each",
+        "steps    1 of 2 studies, 4 reports of each",
         "rewards  rouge_l 0.9 (every 2), format 1",
         f"folder   {there}/runs/grpo-test",
     ]

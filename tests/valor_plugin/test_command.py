@@ -27,7 +27,7 @@ def built(given: Recipe, device: str = "cpu", **options) -> HostCommand:
 
 
 def fitted(command: HostCommand, studies: int = 5, positions=None, device="cpu") -> HostCommand:
-    return command.fitted(recipe(), studies, positions, device)
+    return command.fitted(recipe(), studies, positions, None, device)
 
 
 def refused(**options) -> str:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.recipe import (
     Advantage,
     Data,
@@ -74,7 +73,30 @@ def test_a_recipe_is_read_with_its_defaults(load):
     recipe = load()
     assert recipe.model == Model(path="runs/sft/model", trainable=("projector",))
     assert recipe.advantage == Advantage(rank="linear", tie_tolerance=1e-6)
-    assert (recipe.seed, recipe.data.prompt) == (42, PLAIN_REPORT)
+    assert (recipe.seed, recipe.data.prompt) == (42, "report")
+
+
+@pytest.mark.parametrize(
+    ("images", "most"), [("frontal", 1), ("all", 2), ("all, max_images: 3", 3)]
+)
+def test_a_recipe_says_how_many_images_of_a_study_are_shown(load, images, most):
+    data = load(GRPO, f"data={{train: s.jsonl, images: {images}}}").data
+    assert data.most_images == most
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("data.images=both", r"data\.images: Input should be 'frontal' or 'all'"),
+        ("data.max_images=2", "leave it out, or set `images: all`"),
+        ("data={train: s.jsonl, images: all, max_images: 0}", r"data\.max_images: .* equal to 1"),
+        ("data.prompt=indikation", r"data\.prompt: .*did you mean 'indication'\?"),
+        ("data.prompt=<image> What is it?", r"data\.prompt: .*leave it out of the text"),
+    ],
+)
+def test_what_a_model_cannot_be_shown_or_asked_is_refused(load, override, why):
+    with pytest.raises(ConfigError, match=why):
+        load(GRPO, override)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +392,7 @@ def test_set_reads_values_as_yaml(load):
 
 
 def test_set_splits_at_the_first_equals_sign(load):
-    assert load(GRPO, "data.prompt=a=b").data.prompt == "a=b"
+    assert load(GRPO, "data.prompt=is a=b?").data.prompt == "is a=b?"
 
 
 def test_the_last_set_wins(load):

@@ -15,11 +15,13 @@ from support.recipes import recipe, with_options
 
 pytest.importorskip("openrlhf")
 from reward_sdk.errors import ConfigError
+from valor_plugin.data.studies import read_studies
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Recipe
 from valor_plugin.run import grpo, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
+from valor_plugin.run.studies import longest_prompt
 from valor_plugin.train import choose_device
 
 
@@ -275,6 +277,60 @@ def test_sequences_longer_than_the_model_knows_positions_are_refused(tiny_model,
     long = with_options(recipe(tiny_model, studies), data__max_len=4096)
     with pytest.raises(ConfigError, match=r"data\.max_len 4096 is more than the 512 positions"):
         prepared(long, tmp_path)
+
+
+@pytest.fixture
+def views(studies: Path) -> Path:
+    """A file of five studies: of a side view alone, of both views twice, of a frontal one twice."""
+    side = {"path": "film.png", "view": "LATERAL"}
+    images = [[side], *[[{"path": "film.png", "view": "PA"}, side]] * 2, *[["film.png"]] * 2]
+    rows = [{"id": f"s{i}", "images": each, "report": "Clear."} for i, each in enumerate(images)]
+    studies.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return studies
+
+
+def rows(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "run/train.jsonl").read_text().splitlines()]
+
+
+def test_studies_without_a_frontal_image_are_left_out_and_counted(
+    tiny_model, views, tmp_path, capsys
+):
+    run = prepared(recipe(tiny_model, views), tmp_path)
+    assert [len(row["images"]) for row in rows(tmp_path)] == [1] * 4
+    assert "left out: 1 of 5 studies, which have no frontal image" in capsys.readouterr().out
+    assert (run.command.steps, run.settings.rollout_images) == (2, 2)
+
+
+def test_all_images_of_all_studies_are_shown_where_the_recipe_says_so(
+    tiny_model, views, tmp_path, capsys
+):
+    data = {"train": str(views), "images": "all"}
+    run = prepared(recipe(tiny_model, data=data), tmp_path)
+    assert [len(row["images"]) for row in rows(tmp_path)] == [1, 2, 2, 1, 1]
+    assert "left out" not in capsys.readouterr().out
+    assert run.command.options["data.max_images_per_prompt"] == 2
+    assert (run.command.steps, run.settings.rollout_images) == (3, 4)
+
+
+def test_a_file_of_side_views_alone_is_refused(tiny_model, studies, tmp_path):
+    row = {"id": "s1", "image": "film.png", "view": "LL", "report": "Clear."}
+    studies.write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no study has a frontal image; `data\.images: all`"):
+        prepared(recipe(tiny_model, studies), tmp_path)
+
+
+def test_a_length_without_room_for_every_image_is_refused_before_a_start(
+    tiny_model, views, tmp_path
+):
+    shown = recipe(tiny_model, data={"train": str(views), "images": "all"})
+    least = longest_prompt(shown, read_studies(views)) + 30
+    assert least > 2 * 16 + 30
+    options = {"data__max_len": least, "rollout__max_new_tokens": 30}
+    prepared(with_options(shown, **options), tmp_path)
+    options["data__max_len"] -= 1
+    with pytest.raises(ConfigError, match=r"is less than the longest prompt, .* 2 images, and a"):
+        prepared(with_options(shown, **options), tmp_path)
 
 
 def test_what_is_refused_leaves_no_folder(tiny_model, studies, tmp_path):

@@ -60,6 +60,11 @@ class Study:
         """The X-ray as rewards take it."""
         return ImageRef(path=str(self.image), view=self.view)
 
+    def shown(self, most: int) -> list[str]:
+        """Paths of the X-rays that a model is shown, which are at most `most`; `image` is the
+        first."""
+        return [str(ref.path) for ref in (self.image_ref, *self.others)[:most]]
+
     @property
     def is_frontal(self) -> bool:
         """Whether `image` may be a frontal one: nothing is known that says otherwise."""

@@ -21,6 +21,7 @@ def evaluate_model(
     *,
     temperature: float,
     max_new_tokens: int,
+    max_images: int = 1,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[Evaluation, list[str]]:
@@ -29,17 +30,18 @@ def evaluate_model(
     Args:
         model: folder of a Hugging Face LLaVA with its processor.
         studies: studies that were held out from training; metrics need their reports.
-        prompt: the question about every image, as in training.
+        prompt: name or text of what is asked about every study, as in training.
         image_text: the reward that gives the similarity of image and report; None leaves it out. A
             response without a well-formed report states nothing and has similarity 0.
         temperature: sampling temperature: 0 is greedy; 1 samples from the policy as training does.
         max_new_tokens: length of the longest response, in tokens.
+        max_images: how many images of a study are shown at most, as in training.
         seed: random seed of the sampling.
         device: a torch device.
     """
     responses = generate(
         model, studies, prompt, temperature=temperature, max_new_tokens=max_new_tokens,
-        seed=seed, device=device,
+        max_images=max_images, seed=seed, device=device,
     )  # fmt: skip
     similarities = None
     if image_text is not None:

@@ -9,8 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from reward_sdk.models.folders import check_folder
+from valor_plugin.data.prompts import question
 from valor_plugin.data.studies import Study
 from valor_plugin.llava_med.processor import open_rgb
+from valor_plugin.llava_med.template import templated
 
 
 def generate(
@@ -20,6 +22,7 @@ def generate(
     *,
     temperature: float,
     max_new_tokens: int,
+    max_images: int = 1,
     seed: int = 0,
     batch_size: int = 64,
     device: str = "cpu",
@@ -29,16 +32,19 @@ def generate(
     Args:
         model: folder of a Hugging Face LLaVA with its processor.
         studies: studies whose images are described.
-        prompt: the question about every image, as in training.
+        prompt: name or text of what is asked about every study, as in training; see
+            `valor_plugin.data.prompts`.
         temperature: sampling temperature: 0 decodes greedily; any other samples from the whole
             distribution, as the rollouts of training do at temperature 1.
         max_new_tokens: length of the longest response, in tokens.
+        max_images: how many images of a study are shown at most, as in training.
         seed: random seed of the sampling; equal seeds give equal responses on one machine.
         batch_size: number of studies whose responses are generated at a time.
         device: a torch device.
 
     Raises:
-        ConfigError: `check_folder` refuses the model's folder.
+        ConfigError: `check_folder` refuses the model's folder, or the prompt has no such name.
+        ScoringError: an image cannot be read.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -49,8 +55,6 @@ def generate(
     processor.tokenizer.padding_side = "left"
     network: Any = LlavaForConditionalGeneration.from_pretrained(model, dtype=dtype)
     network = network.to(device).eval()
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     options = {"do_sample": False} if temperature == 0 else {
         "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0
     }  # fmt: skip
@@ -59,10 +63,15 @@ def generate(
     batches = range(0, len(studies), batch_size)
     for start in tqdm(batches, desc=f"reports of {Path(model).parent.name}", disable=None):
         batch = studies[start : start + batch_size]
-        images = [open_rgb(str(study.image)) for study in batch]
+        paths = [study.shown(max_images) for study in batch]
+        texts = [
+            templated(processor, question(prompt, study), len(shown))
+            for study, shown in zip(batch, paths, strict=True)
+        ]
         inputs = processor(
-            images=images, text=[text] * len(batch), add_special_tokens=False, return_tensors="pt"
-        ).to(device, dtype)
+            images=[[open_rgb(path) for path in shown] for shown in paths], text=texts,
+            padding=True, add_special_tokens=False, return_tensors="pt",
+        ).to(device, dtype)  # fmt: skip
         with torch.inference_mode():
             output = network.generate(
                 **inputs,

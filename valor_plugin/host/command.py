@@ -79,8 +79,8 @@ class HostCommand:
 
     @property
     def rollout_images(self) -> int:
-        """How many images a rollout has."""
-        return self.options["rollout.batch_size"]
+        """How many images a rollout has at most."""
+        return self.options["rollout.batch_size"] * self.options["data.max_images_per_prompt"]
 
     @property
     def deterministic(self) -> bool:
@@ -92,7 +92,12 @@ class HostCommand:
         return f"python -m {MODULE} {shlex.join(self.argv)}"
 
     def fitted(
-        self, recipe: Recipe, studies: int, positions: float | None, device: str
+        self,
+        recipe: Recipe,
+        studies: int,
+        positions: float | None,
+        prompt: int | None,
+        device: str,
     ) -> HostCommand:
         """The command for these studies, this model and this machine.
 
@@ -106,15 +111,17 @@ class HostCommand:
             positions: number of tokens that the language model knows positions for; None where that
                 is not limited. With longer sequences vLLM would refuse to start, and the rest of
                 the host wait for it for minutes.
+            prompt: number of tokens of the longest prompt, images included; None where that is not
+                known.
             device: "cpu" or "cuda"; with "cuda", and unless a cluster is joined, the GPUs must be
                 here.
 
         Raises:
-            ConfigError: `data.max_len` exceeds the positions, or the studies are fewer than one
-                rollout; or, unless a cluster is joined, GPUs are missing, or the key of W&B where
-                the recipe asks for W&B.
+            ConfigError: `data.max_len` exceeds the positions, or has no room for prompt and
+                response, or the studies are fewer than one rollout; or, unless a cluster is joined,
+                GPUs are missing, or the key of W&B where the recipe asks for W&B.
         """
-        if misfit := next(self.misfits(recipe, studies, positions, device), None):
+        if misfit := next(self.misfits(recipe, studies, positions, prompt, device), None):
             raise misfit
         options, argv = self.options, self.argv
         batch, used = options["rollout.batch_size"], self._used(studies)
@@ -125,14 +132,27 @@ class HostCommand:
         return replace(self, argv=argv, options=options, steps=steps)
 
     def misfits(
-        self, recipe: Recipe, studies: int | None, positions: float | None, device: str
+        self,
+        recipe: Recipe,
+        studies: int | None,
+        positions: float | None,
+        prompt: int | None,
+        device: str,
     ) -> Iterator[ConfigError]:
-        """Everything for which `fitted` would refuse; None for studies that are not known yet."""
+        """Everything for which `fitted` would refuse; None for studies and a prompt that are not
+        known yet."""
         options = self.options
         if positions is not None and options["data.max_len"] > positions:
             yield recipe.error(
                 f"openrlhf.data.max_len {options['data.max_len']} is more than the {positions:.0f} "
                 f"positions of the language model in {recipe.model.path}"
+            )
+        new = options["rollout.max_new_tokens"] or 1
+        if prompt is not None and prompt + new > options["data.max_len"]:
+            yield recipe.error(
+                f"openrlhf.data.max_len {options['data.max_len']} is less than the longest prompt, "
+                f"{prompt} tokens with up to {recipe.data.most_images} images, and a response "
+                f"({new}, openrlhf.rollout.max_new_tokens) need: raise it, or show fewer images"
             )
         if cluster.joined() is None:
             yield from self._without_wandb(recipe)
@@ -227,7 +247,7 @@ def _complete(recipe: Recipe, paths: RunPaths, device: str, resumes: bool) -> di
         "data.prompt_dataset": str(paths.rows),
         **KEYS,
         "data.apply_chat_template": True,
-        "data.max_images_per_prompt": 1,
+        "data.max_images_per_prompt": recipe.data.most_images,
         "train.agent_func_path": str(Path(__file__).with_name("executor.py")),
         "train.seed": recipe.seed,
         "ckpt.output_dir": str(paths.unsaved),

@@ -23,7 +23,7 @@ from reward_sdk.reward_set import UNSCORED, RewardSet
 from reward_sdk.types import ImageRef, Sample, Score
 from reward_sdk.wire import TOKEN
 from valor_plugin.data import labels
-from valor_plugin.host.images import GroupImage
+from valor_plugin.host.images import GroupImages
 from valor_plugin.host.sampling import STEP
 from valor_plugin.host.settings import HostSettings
 
@@ -90,7 +90,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             if "server" in settings.rewards
             else BatchedSet(RewardSet.from_config(settings.rewards))
         )
-        self._images: WeakValueDictionary[str, GroupImage] = WeakValueDictionary()  # in use
+        self._images: WeakValueDictionary[str, GroupImages] = WeakValueDictionary()  # in use
         self._step = 1
         self._new_step = asyncio.Lock()
 
@@ -117,12 +117,11 @@ class AgentExecutor(SingleTurnAgentExecutor):
         if self._settings.deterministic:
             sampling_params = _seeded(sampling_params, self._settings.seed, study.id)
         await self._forget_images(step, llm_engine)
-        [path] = images
-        image = self._images.get(path)
-        if image is None:
-            image = self._images[path] = GroupImage(path, study.id)
+        shared = self._images.get(study.id)
+        if shared is None:
+            shared = self._images[study.id] = GroupImages(images, study.id)
         output = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, [image]
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, shared
         )
         output["images"] = images
         [(start, end)] = output["action_ranges"]
@@ -131,7 +130,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 output["observation_tokens"][start:end], skip_special_tokens=True
             ),
             reference=study.report,
-            image=ImageRef(path=path, view=study.view),
+            image=ImageRef(path=images[0], view=study.view),
             id=study.id,
             age=study.age,
             indication=study.indication,
@@ -140,7 +139,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         for part in score.parts.values():
             if part.status == "failed":
                 logger.warning("study %s: %s", sample.id, part.reason)
-        unscored = not image.readable or not comparable(score)
+        unscored = not shared.readable or not comparable(score)
         low, high = self._settings.bounds
         reward = low if score.total is None else score.total
         output.update(
@@ -148,7 +147,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             scores=(reward - low) / (high - low) if high > low else 0.0,
             extra_logs={
                 **score.logs,
-                "image/failed": float(not image.readable),
+                "image/failed": float(not shared.readable),
                 UNSCORED: float(unscored),
             },
         )

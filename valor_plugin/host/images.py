@@ -1,8 +1,8 @@
-"""One image of a group is opened, preprocessed, sent and encoded once.
+"""An image of a group is opened, preprocessed, sent and encoded once.
 
 The host does each of these for every sample, and encodes again for the policy, the reference and
 every epoch: for a group of 8, one epoch, 24 times. Here the samples of a group share one
-`GroupImage`, its pixels lie once in Ray's object store, and samples carry their name. A policy
+`GroupImages`, their pixels lie once in Ray's object store, and samples carry their names. A policy
 worker sends a name's pixels through the tower when it meets it first and keeps what came out, which
 stays true while the tower is frozen: at most as many as a rollout has images (1.2 MB each for
 LLaVA-Med 7B in bfloat16). The projector, which may train, runs once for every image of a
@@ -36,39 +36,47 @@ class SentImage:
     pixels: Any  # Ray's reference to an array of (1, channels, height, width)
 
 
-class GroupImage:
-    """An image that the samples of a group share, and what the processor makes of it.
+class GroupImages:
+    """A study's images, which the samples of a group share, and what the processor makes of them.
 
     Attributes:
-        image: the X-ray in RGB; blank where the file cannot be read, and `readable` is then False.
-            The host would leave the image out and train on; a blank one keeps the batch whole, and
-            the samples, unscored, teach nothing.
+        images: the X-rays in RGB, in the order of their paths; blank where a file cannot be read,
+            and `readable` is then False. The host would leave the image out and train on; a blank
+            one keeps the batch whole, and the samples, unscored, teach nothing.
     """
 
-    def __init__(self, path: str, study: str) -> None:
+    def __init__(self, paths: Sequence[str], study: str) -> None:
         self.readable = True
+        self.images = [self._open(path, study) for path in paths]
+        self._prepared: tuple[list[int], dict, list] | None = None
+
+    def _open(self, path: str, study: str) -> Image.Image:
         try:
-            self.image = open_rgb(path)
+            return open_rgb(path)
         except ScoringError as error:
             logger.warning("study %s: %s", study, error)
             self.readable = False
-            self.image = Image.new("RGB", (64, 64))
-        self._prepared: tuple[list[int], dict, list] | None = None
+            return Image.new("RGB", (64, 64))
 
     def prepared(self, process: Callable, processor: Any, prompt: str) -> tuple:
-        """The host's `process` for this image and its prompt, called once: token ids, inputs for
-        training, images."""
+        """The host's `process` for these images and their prompt, called once: token ids, inputs
+        for training, images."""
         if self._prepared is None:
-            import ray
-
-            ids, inputs, images = process(processor, prompt, [self.image])
+            ids, inputs, images = process(processor, prompt, self.images)
             pixels = inputs["pixel_values"].numpy()
-            digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
-            # vLLM would hash the whole picture for every sample; it takes this instead.
-            self.image.getexif()[Image.ExifTags.Base.ImageID] = uuid.UUID(bytes=digest.digest())
-            sent = SentImage(digest.hexdigest(), ray.put(pixels))
+            sent = [_send(*each) for each in zip(self.images, pixels, strict=True)]
             self._prepared = ids, {"pixel_values": sent}, images
         return self._prepared
+
+
+def _send(image: Image.Image, pixels: Any) -> SentImage:
+    """Puts the pixels of an image, (channels, height, width), where every process finds them."""
+    import ray
+
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    # vLLM would hash the whole picture for every sample; it takes this instead.
+    image.getexif()[Image.ExifTags.Base.ImageID] = uuid.UUID(bytes=digest.digest())
+    return SentImage(digest.hexdigest(), ray.put(pixels[None]))
 
 
 class Encoder:
@@ -85,7 +93,8 @@ class Encoder:
         self.known: OrderedDict[str, Any] = OrderedDict()
 
     def __call__(self, pixel_values: Sequence[SentImage], **_: Any) -> Any:
-        """`pooler_output` has the projected features of every sample's image, (tokens, width)."""
+        """`pooler_output` has the projected features of every image of every sample, each of
+        (tokens, width), in the order of the samples."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         distinct = {sent.name: sent for sent in pixel_values}
@@ -143,13 +152,12 @@ class Encoder:
 
 
 def prepare_once(process: Callable[..., tuple], settings: HostSettings) -> Callable[..., tuple]:
-    """For `process_prompt_with_images`, which is given a `GroupImage` instead of an image."""
+    """For `process_prompt_with_images`, which is given `GroupImages` instead of images."""
 
-    def process_group_image(processor: Any, prompt: str, images: Sequence[GroupImage]) -> tuple:
-        [image] = images
-        return image.prepared(process, processor, prompt)
+    def process_group_images(processor: Any, prompt: str, images: GroupImages) -> tuple:
+        return images.prepared(process, processor, prompt)
 
-    return process_group_image
+    return process_group_images
 
 
 def merge_names(_: Any, settings: HostSettings) -> Callable[[Iterable[Any], Any], dict]:
@@ -157,7 +165,7 @@ def merge_names(_: Any, settings: HostSettings) -> Callable[[Iterable[Any], Any]
 
     def merge(samples: Iterable[Any], _device: Any) -> dict[str, list[SentImage]]:
         each = (one for item in samples for one in (item if isinstance(item, list) else [item]))
-        return {"pixel_values": [inputs["pixel_values"] for inputs in each]}
+        return {"pixel_values": [sent for inputs in each for sent in inputs["pixel_values"]]}
 
     return merge
 

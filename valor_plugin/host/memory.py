@@ -4,7 +4,9 @@ Counted are weights in bfloat16, the optimizer (float32 weights and two moments,
 parameter that trains), gradients, the activations of one micro-batch with its logits, and vLLM's
 share of the card, `vllm.gpu_memory_utilization`, which it takes whole. ZeRO divides what it
 divides. A constant reserve stands for fragments, buffers and what else is not counted: the tower's
-activations, and DeepSpeed's float32 copy of the gradients. No run was measured against this yet.
+activations, the features of a rollout's images, which a policy keeps, and DeepSpeed's float32 copy
+of the gradients. Images are among the tokens of `data.max_len`, however many a sample has. No run
+was measured against this yet.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ OURS = {
     "data.label_key": "data",
     "data.image_key": "data",
     "data.apply_chat_template": "data",
-    "data.max_images_per_prompt": "data",
+    "data.max_images_per_prompt": "data.max_images",
     "ckpt.output_dir": "--out",
     "ckpt.path": "--out",
     "ckpt.load_enable": "--out",

@@ -10,7 +10,9 @@ from pathlib import Path
 from reward_sdk.errors import ConfigError
 from valor_plugin.data import labels
 from valor_plugin.data.labels import Label
+from valor_plugin.data.prompts import question
 from valor_plugin.data.studies import Study
+from valor_plugin.recipe import Data
 
 KEYS = {"data.input_key": "prompt", "data.label_key": "label", "data.image_key": "images"}
 """What the host is told of a row's keys."""
@@ -41,12 +43,12 @@ def check_path(path: Path) -> None:
             )
 
 
-def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bool = False) -> None:
-    """Writes prompt, image and label of each study; see `valor_plugin.data.labels`.
+def write_rows(studies: Iterable[Study], data: Data, path: Path, must_match: bool = False) -> None:
+    """Writes prompt, images and label of each study; see `valor_plugin.data.labels`.
 
     Args:
         studies: the studies to train on, in order.
-        prompt: what the model is asked about every image.
+        data: what the model is shown of them, and asked.
         path: the JSONL file to write.
         must_match: whether the file must be there and hold the same rows, because a run goes on
             with it.
@@ -58,9 +60,10 @@ def write_rows(studies: Iterable[Study], prompt: str, path: Path, must_match: bo
     with new.open("w", encoding="utf-8") as file:
         for study in studies:
             label = Label(study.id, study.report, study.view, study.age, study.indication)
+            images = study.shown(data.most_images)
             row = {
-                "prompt": f"<image>{prompt}",
-                "images": [str(study.image)],
+                "prompt": "<image>" * len(images) + question(data.prompt, study),
+                "images": images,
                 "label": labels.encode(label),
             }
             file.write(json.dumps(row) + "\n")

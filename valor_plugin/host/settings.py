@@ -36,7 +36,7 @@ class HostSettings(BaseModel):
         bounds: range (low, high) of the set's totals.
         log_keys: keys of the logs of every score.
         actors: number of Ray actors that the host starts.
-        rollout_images: number of images that a rollout has.
+        rollout_images: number of images that a rollout has at most.
         banned_tokens: ids of tokens that the policy must never sample.
         seed: random seed of the order of the studies.
         deterministic: whether every sample has a seed of its own, so that the run can be repeated.

@@ -4,6 +4,16 @@ Processors are called with `add_special_tokens=False` on templated text everywhe
 TRL and by our evaluation), so the template itself opens with the one BOS.
 """
 
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from heapq import nlargest
+from itertools import pairwise
+from typing import Any
+
+from reward_sdk.errors import ConfigError, one_line
+
 MISTRAL_INSTRUCT = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -15,3 +25,51 @@ MISTRAL_INSTRUCT = (
     "{% if message['role'] == 'user' %} [/INST]{% else %} {{ eos_token }}{% endif %}"
     "{% endfor %}"
 )
+_TRIED = 64  # ours: questions of one number of images whose tokens are counted
+
+
+def templated(processor: Any, question: str, images: int) -> str:
+    """A prompt as the processor's chat template writes it: the images, then the question."""
+    content = [*[{"type": "image"}] * images, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def longest_prompt(model: str, asked: Iterable[tuple[str, int]]) -> int:
+    """Number of tokens of the longest prompt as the chat template writes it, images included.
+
+    Args:
+        model: folder of a Hugging Face LLaVA with its processor.
+        asked: question and number of images of every prompt; of those with as many images, the
+            questions with the most characters are tried.
+
+    Raises:
+        ConfigError: the processor cannot be loaded or has no chat template, or that puts two images
+            side by side, which the host would take for one.
+    """
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(model)
+    except Exception as error:  # a processor's files can be wrong in any way
+        raise ConfigError(f"model.path: processor of {model}: {one_line(error)}") from None
+    if not processor.chat_template:
+        raise ConfigError(f"model.path: {model} has no chat template, so prompts cannot be written")
+    questions: dict[int, set[str]] = defaultdict(set)
+    for question, images in asked:
+        questions[images].add(question)
+    blank = processor(text=processor.image_token, images=Image.new("RGB", (64, 64)))
+    of_an_image = blank["input_ids"][0].count(processor.image_token_id)
+    longest = 0
+    for images, texts in questions.items():
+        for text in nlargest(_TRIED, texts, key=len):
+            prompt = templated(processor, text, images)
+            ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if (processor.image_token_id,) * 2 in pairwise(ids):
+                raise ConfigError(
+                    f"model.path: the chat template of {model} puts images side by side, which "
+                    "OpenRLHF would take for one: let it write a line break behind each"
+                )
+            longest = max(longest, len(ids) + images * (of_an_image - 1))
+    return longest

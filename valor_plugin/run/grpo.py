@@ -25,6 +25,7 @@ from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
 from valor_plugin.run.rewards import reward_set
+from valor_plugin.run.studies import longest_prompt, shown
 
 
 def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
@@ -57,8 +58,9 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
     resumes = folder.resumes(recipe.to_yaml())
     command = host_command(recipe, folder, device, resumes)
     model = check_model(recipe.model.path)
-    studies = read_studies(recipe.data.train)
-    command = command.fitted(recipe, len(studies), model.positions, device)
+    studies = shown(recipe, read_studies(recipe.data.train))
+    prompt = longest_prompt(recipe, studies)
+    command = command.fitted(recipe, len(studies), model.positions, prompt, device)
     if problem := check_build(device):
         raise ConfigError(problem)
     click.echo(f"attention: {command.options['ds.attn_implementation']}")
@@ -70,7 +72,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
                 click.echo(f"warning: {check.what}: {check.detail}", err=True)
 
     folder.begin(recipe.to_yaml(), device, str(command), resumes)
-    write_rows(studies, recipe.data.prompt, folder.rows, must_match=resumes)
+    write_rows(studies, recipe.data, folder.rows, must_match=resumes)
     calibration.fit(recipe, studies, folder.calibration, keep=resumes)
     rewards = reward_set(recipe, studies, folder.rewards)
     settings = HostSettings(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
+from valor_plugin.data.prompts import question
 from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Lora, Recipe
 from valor_plugin.records import write_trainable
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.studies import shown
 
 
 def describe(recipe: Recipe) -> str:
@@ -34,13 +37,29 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     folder.check()
     check_model(recipe.model.path)
     studies = [study for study in read_studies(recipe.data.train) if study.report]
+    studies = shown(recipe, studies)
     if not studies:
         raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
     folder.begin(recipe.to_yaml(), device)
     return _train(recipe, studies, folder, device)
 
 
-def _train(recipe: Recipe, studies: list[Study], folder: RunFolder, device: str) -> Path:
+def rows(recipe: Recipe, studies: Sequence[Study]) -> dict[str, list]:
+    """The columns of TRL's dataset: a study's question, its report as the answer, and the paths of
+    the images that are shown, which TRL puts before the question."""
+    data = recipe.data
+    return {
+        "prompt": [
+            [{"role": "user", "content": question(data.prompt, study)}] for study in studies
+        ],
+        "completion": [
+            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
+        ],
+        "images": [study.shown(data.most_images) for study in studies],
+    }
+
+
+def _train(recipe: Recipe, studies: Sequence[Study], folder: RunFolder, device: str) -> Path:
     import torch
     from datasets import Dataset
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -63,19 +82,11 @@ def _train(recipe: Recipe, studies: list[Study], folder: RunFolder, device: str)
     write_trainable(folder.trainable, table)
     for part in table:
         click.echo(part)
-    question = [{"role": "user", "content": recipe.data.prompt}]
-    rows = {
-        "prompt": [question] * len(studies),
-        "completion": [
-            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
-        ],
-        "images": [[str(study.image)] for study in studies],
-    }
 
     def opened(batch: dict) -> dict:
         return batch | {"images": [[open_rgb(path) for path in row] for row in batch["images"]]}
 
-    dataset = Dataset.from_dict(rows).with_transform(opened)
+    dataset = Dataset.from_dict(rows(recipe, studies)).with_transform(opened)
     trainer = SFTTrainer(
         model=model,
         processing_class=processor,
