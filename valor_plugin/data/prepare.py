@@ -75,6 +75,7 @@ def prepare(
     if (done := _finished(out, wanted, force)) is not None:
         return done, True
     with _held(out) as work:
+        (out / _CARD).unlink(missing_ok=True)  # which says that a folder is finished
         if _read(work / "fingerprint.json") != wanted:
             for file in work.iterdir():
                 if file.name != ".lock":
@@ -274,8 +275,9 @@ def _finish(
         for entry in _entries(batches):
             if "row" in entry and (split := entry["row"]["split"]):
                 leaks.add(entry["row"]["patient"], split, entry["digest"])
+        listed = out / "patients-in-two-splits.txt"
+        listed.unlink(missing_ok=True)
         if shared := leaks.patients():
-            listed = out / "patients-in-two-splits.txt"
             listed.write_text("".join(f"{name}: {splits}\n" for name, splits in shared), "utf-8")
             raise ConfigError(
                 f"{len(shared):,} patients are in more than one split, which spoils every number "
