@@ -31,6 +31,14 @@ _HEADER = re.compile(rb'"?[\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+')
 
 _TEXTS = ("response", "reference", "report", "image", "view", "indication")
 _KEYS = ("id", "age", "images", *_TEXTS)
+KINDS = {
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
+"""What JSON calls them; their content may be a patient's, and stays out of messages."""
 T = TypeVar("T")
 
 MAX_LINE = 4 << 20  # ours: bytes of a line: two texts, if every character is escaped
@@ -210,7 +218,7 @@ def _row(number: int, text: bytes, folder: Path) -> Row:
         if row.get(key) != row.get(key):  # NaN, which pandas has for what is not there
             row[key] = None
         if not isinstance(row.get(key), str | None):
-            raise ConfigError(f"{key!r} must be a text or null, not {row[key]!r}")
+            raise ConfigError(f"{key!r} must be a text or null, not {KINDS[type(row[key])]}")
         if len(row.get(key) or "") > MAX_TEXT:
             raise ConfigError(f"{key!r} has more than {MAX_TEXT:,} characters")
     images = _images(row, folder)

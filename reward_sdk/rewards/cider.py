@@ -9,6 +9,7 @@ from math import exp, log, sqrt
 from pathlib import Path
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.jsonl import KINDS
 from reward_sdk.registry import reward
 from reward_sdk.rewards.wording import WordingReward
 from reward_sdk.text import NORMALISE, Normalise, ngrams
@@ -113,7 +114,7 @@ def _report(line: str, place: str) -> str:
     if field is None:
         return ""
     if not isinstance(row[field], str):
-        raise ConfigError(f"{place}: {field!r} must be a text or null, not {row[field]!r}")
+        raise ConfigError(f"{place}: {field!r} must be a text or null, not {KINDS[type(row[field])]}")
     return row[field]
 
 
