@@ -114,7 +114,8 @@ def _report(line: str, place: str) -> str:
     if field is None:
         return ""
     if not isinstance(row[field], str):
-        raise ConfigError(f"{place}: {field!r} must be a text or null, not {KINDS[type(row[field])]}")
+        kind = KINDS[type(row[field])]
+        raise ConfigError(f"{place}: {field!r} must be a text or null, not {kind}")
     return row[field]
 
 
