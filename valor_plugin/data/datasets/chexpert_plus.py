@@ -20,7 +20,7 @@ from typing import Any
 from reward_sdk.observations import OBSERVATIONS
 from valor_plugin.data import tables
 from valor_plugin.data.datasets import Found
-from valor_plugin.data.drafts import MANY_REPORTS, Draft, labels_of, only
+from valor_plugin.data.drafts import MANY_REPORTS, Draft, Rejected, labels_of, only
 from valor_plugin.data.views import view_of
 
 _SOURCE = "CheXpert Plus (aimi.stanford.edu/datasets/chexpert-plus)"
@@ -65,7 +65,7 @@ def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
     images = [row for row in rows if "image" in row]
     labels = next((row["labels"] for row in rows if "labels" in row), None)
     if not images:
-        return Draft(images=())
+        raise Rejected("labelled, but not in the table")
     for section in ("findings", "impression"):
         only([row["sections"][section] for row in images], MANY_REPORTS)
     first = images[0]
