@@ -367,6 +367,16 @@ def test_views_that_rexgradient_does_not_know_are_none(tmp_path):
         assert [view for _, view in draft.images] == [None, "LL"]
 
 
+def test_a_study_whose_views_are_not_those_of_its_images_is_rejected(tmp_path):
+    trees.write_rexgradient(tmp_path / "src", 2)
+    edit(
+        tmp_path / "src/metadata/train_metadata_view_position.json",
+        lambda said: [row["ImageViewPosition"].pop() for row in said.values()],
+    )
+    card, _ = prepared("rexgradient", tmp_path / "src", tmp_path / "out")
+    assert card["rejected"] == {"it has not as many views as images": 1}
+
+
 # PadChest-GR
 
 

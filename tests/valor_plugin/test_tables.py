@@ -44,7 +44,7 @@ def test_json_is_read_the_same_wherever_a_chunk_ends(file, content, chunk, inden
         assert list(tables.json_items(file)) == content
         pairs = {"a": content, "train": content, "z": 1}
         write(pairs)
-        assert list(tables.json_items(file, "train")) == content
+        assert list(tables.json_items(file, under="train")) == content
         assert dict(tables.json_pairs(file)) == pairs
         file.write_text("\n".join(map(json.dumps, content)))
         assert list(tables.json_lines(file)) == content
@@ -57,7 +57,7 @@ def test_nan_is_none_but_in_a_text(file):
 
 def test_a_list_under_a_key_that_is_not_there_has_nothing(file):
     file.write_text('{"train": [1, 2]}')
-    assert list(tables.json_items(file, "test")) == []
+    assert list(tables.json_items(file, under="test")) == []
 
 
 def test_the_first_keys_end_with_the_first_list_or_object(file):
@@ -89,7 +89,7 @@ def test_memory_does_not_grow_with_a_list(file):
         opened.write('{"train": [' + ",".join(['{"report": "' + "x" * 400 + '"}'] * 20_000) + "]}")
     tracemalloc.start()
     try:
-        assert sum(1 for _ in tables.json_items(file, "train")) == 20_000
+        assert sum(1 for _ in tables.json_items(file, under="train")) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 1 << 20 < file.stat().st_size
     finally:
         tracemalloc.stop()
@@ -100,3 +100,17 @@ def test_a_value_without_an_end_is_given_up(file, monkeypatch):
     file.write_text('["' + "x" * (1 << 20))
     with pytest.raises(ConfigError, match="is not ended"):
         list(tables.json_items(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "read", "place"),
+    [
+        ('[{"a": 1}, {"b": 1}]', tables.json_items, "entry 2"),
+        ('{"s1": 5}', tables.json_pairs, "entry 1"),
+        ('{"a": 1}\n[]', tables.json_lines, "entry 2"),
+    ],
+)
+def test_an_entry_without_a_key_that_is_needed_is_named(content, read, place, file):
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"table.json, {place}: it is no object with the keys a"):
+        list(read(file, "a"))

@@ -8,7 +8,7 @@ import gzip
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
@@ -132,44 +132,65 @@ def csv_rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
             raise ConfigError(f"{path}, line {lines.line_num}: {error}") from None
 
 
-def json_items(path: Path, key: str | None = None) -> Iterator[Any]:
-    """The values of the list that a JSON file holds, or of the list under a key of the object that
-    it holds, one at a time. NaN, which is no JSON but stands in many files, is read as None.
+def json_items(path: Path, *keys: str, under: str | None = None) -> Iterator[Any]:
+    """The values of the list that a JSON file holds, one at a time. NaN, which is no JSON but in
+    many files, is read as None.
+
+    Args:
+        path: the file.
+        keys: keys that each value must have, which then is an object; it may have others.
+        under: key of the list in the object that the file holds, which has no values if it is not
+            there; None if the file holds the list.
 
     Raises:
-        ConfigError: the file cannot be read, is no JSON, or holds no such list.
+        ConfigError: the file cannot be read, is no JSON, holds no list there, or a value lacks a
+            key.
     """
     with _json(path) as json:
-        if key is None:
-            yield from json.items()
+        if under is not None and not json.enter(under):
             return
-        for other in json.members():
-            if other == key:
-                yield from json.items()
-            else:
-                json.skip()
+        for number, value in enumerate(json.items(), 1):
+            yield _having(value, keys, path, number)
 
 
-def json_pairs(path: Path) -> Iterator[tuple[str, Any]]:
+def json_pairs(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
     """The keys and values of the object that a JSON file holds, one at a time; NaN as None.
 
+    Args:
+        path: the file.
+        keys: keys that each value must have, which then is an object; it may have others.
+
     Raises:
-        ConfigError: the file cannot be read, or holds no JSON object.
+        ConfigError: the file cannot be read, holds no JSON object, or a value lacks a key.
     """
     with _json(path) as json:
-        for key in json.members():
-            yield key, json.value()
+        for number, key in enumerate(json.members(), 1):
+            yield key, _having(json.value(), keys, path, number)
 
 
-def json_lines(path: Path) -> Iterator[Any]:
+def json_lines(path: Path, *keys: str) -> Iterator[Any]:
     """The values that a file holds one behind the other, mostly one a line; NaN as None.
 
+    Args:
+        path: the file.
+        keys: keys that each value must have, which then is an object; it may have others.
+
     Raises:
-        ConfigError: the file cannot be read, or is no JSON.
+        ConfigError: the file cannot be read, is no JSON, or a value lacks a key.
     """
     with _json(path) as json:
-        while json.next():
-            yield json.value()
+        for number, value in enumerate(json.values(), 1):
+            yield _having(value, keys, path, number)
+
+
+def _having(value: Any, keys: Sequence[str], path: Path, number: int) -> Any:
+    """The value, if it is an object with these keys. Of an entry only the number is told: the name
+    may hold a patient's."""
+    if keys and not (isinstance(value, dict) and value.keys() >= set(keys)):
+        raise ConfigError(
+            f"{path}, entry {number}: it is no object with the keys {', '.join(keys)}"
+        )
+    return value
 
 
 def json_keys(path: Path) -> list[str]:
@@ -195,12 +216,12 @@ def _json(path: Path) -> Iterator[_Json]:
     with opened(path) as file:
         try:
             yield _Json(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON that is read here: {error}") from None
 
 
 class _Json:
-    """JSON that is read a value at a time. All of it raises ValueError."""
+    """JSON that is read a value at a time; a ValueError says that the text is no such."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = io.TextIOWrapper(file, encoding="utf-8-sig")
@@ -250,6 +271,11 @@ class _Json:
                 self._at = length
                 return value
 
+    def values(self) -> Iterator[Any]:
+        """The values up to the end of the file."""
+        while self.next():
+            yield self.value()
+
     def items(self) -> Iterator[Any]:
         """The values of the list that is next."""
         self._take("[")
@@ -275,6 +301,14 @@ class _Json:
             yield key
             if self._take(",}") == "}":
                 return
+
+    def enter(self, key: str) -> bool:
+        """Goes to the value under a key of the object that is next; False if there is none."""
+        for other in self.members():
+            if other == key:
+                return True
+            self.skip()
+        return False
 
     def skip(self) -> None:
         """Passes by the value that is next; of a list, value by value."""

@@ -51,7 +51,7 @@ def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
             "image": row["path_to_image"], "sections": sections, **said
         }  # fmt: skip
     if "labels" in found:
-        for row in tables.json_lines(found["labels"]):
+        for row in tables.json_lines(found["labels"], "path_to_image"):
             labels = [row.get(name) for name in OBSERVATIONS]
             yield _study(row["path_to_image"]), {"labels": labels}
 

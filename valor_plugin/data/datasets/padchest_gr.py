@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reward_sdk.errors import ConfigError, explain
+from reward_sdk.errors import explain
 from valor_plugin.data import tables
 from valor_plugin.data.datasets import Found
 from valor_plugin.data.drafts import Draft, Rejected
@@ -40,10 +40,8 @@ def find(src: Path) -> Found:
 
 
 def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in enumerate(tables.json_items(found["reports"]), 1):
-        if not isinstance(row, dict) or not row.get("StudyID"):
-            raise ConfigError(f"{found['reports']}: entry {number} has no 'StudyID'")
-        yield str(row["StudyID"]), {"image": row.get("ImageID"), "findings": row.get("findings")}
+    for row in tables.json_items(found["reports"], "StudyID", "ImageID", "findings"):
+        yield str(row["StudyID"]), {"image": row["ImageID"], "findings": row["findings"]}
     for row in tables.csv_rows(found["table"], "StudyID", *_COLUMNS):
         said = {name: row[name] for name in _COLUMNS}
         yield row["StudyID"], said | {"age": row.get("PatientAge")}

@@ -15,7 +15,7 @@ from typing import Any
 
 from valor_plugin.data import tables
 from valor_plugin.data.datasets import Found
-from valor_plugin.data.drafts import Draft, only
+from valor_plugin.data.drafts import Draft, Rejected, only
 from valor_plugin.data.views import view_of
 
 _SOURCE = "ReXGradient-160K (huggingface.co/datasets/rajpurkarlab/ReXGradient-160K)"
@@ -33,7 +33,7 @@ def find(src: Path) -> Found:
 
 def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
     for split in _SPLITS:
-        for study, row in tables.json_pairs(found[split]):
+        for study, row in tables.json_pairs(found[split], "ImagePath", "Findings"):
             yield study, {key: row.get(key) for key in _KEYS} | {"split": split}
 
 
@@ -41,6 +41,8 @@ def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
     row = rows[0]
     paths = [path.partition("deid_png/")[2] for path in row["ImagePath"] or ()]
     views = row["ImageViewPosition"] or [None] * len(paths)
+    if len(views) != len(paths):
+        raise Rejected("it has not as many views as images")
     return Draft(
         images=tuple(
             (found["images"] / path, view_of(view)) for path, view in zip(paths, views, strict=True)
