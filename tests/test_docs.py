@@ -21,7 +21,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from support.datasets import film, write_mimic
+from support.datasets import film, write_iu_openi, write_json, write_mimic
 from support.serving import REPORTS, TEXT, Server
 
 from reward_sdk import Sample, registry
@@ -125,6 +125,8 @@ def there(tmp_path, monkeypatch, physionet) -> Path:
         truncated=0.0, seconds={}, synced={},
     )  # fmt: skip
     records.append(tmp_path / "runs/valor-stage2" / records.STEPS, step)
+    write_iu_openi(tmp_path / "openi", 3)
+    write_json(tmp_path / "annotation.json", {"train": [{"id": f"CXR{i}_IM-1"} for i in (1, 2, 3)]})
     (tmp_path / "physionet.org").symlink_to(physionet / "physionet.org")
     shutil.copytree(physionet / "data", tmp_path / "data")
     return tmp_path

@@ -23,7 +23,7 @@ _QUANTILES = {"shortest": 0.0, "quarter": 0.25, "median": 0.5, "three quarters":
 _COUNTS = (
     "studies", "patients", "images", "images that are not there", "first image frontal",
     "first image of unknown view", "first image of another view", "with a report",
-    "reports that occur in train", "boxes",
+    "reports that occur in train", "boxes", "rows merged",
 )  # fmt: skip
 """What is counted of a split, in the order of the card."""
 _BAR = 20
@@ -56,6 +56,7 @@ class Tally:
         part.counts["images that are not there"] += entry["absent"]
         part.counts["reports that occur in train"] += row["repeats_train"] is True
         part.counts["boxes"] += len(row["boxes"])
+        part.counts["rows merged"] += entry["merged"]
         part.views.update(image["view"] or "unknown" for image in row["images"])
         part.counts[f"first image {_kind(row['view'])}"] += 1
         if row["report"] is None:

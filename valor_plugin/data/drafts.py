@@ -7,7 +7,7 @@ with a reason that can be counted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ from valor_plugin.data.sections import (
 from valor_plugin.data.splits import patient_key
 from valor_plugin.data.views import order
 
-LEFT_OUT = frozenset({"kept out of training", "in no split of the file"})
-"""Reasons that are the user's choice, and no fault of the study."""
+NO_IMAGE = "the dataset names no image"
+MANY_REPORTS = "its images have different reports"
+LEFT_OUT = frozenset({"kept out of training", "in no split of the file", NO_IMAGE, MANY_REPORTS})
+"""Reasons that are the user's choice, or lie in the dataset as it was published: no faults."""
 
 
 class Rejected(Exception):
@@ -64,6 +66,7 @@ class Draft:
         labels: observation -> 1, 0, -1 or None; None where the dataset has no labels.
         boxes: boxes whose `image` is a position in `images`.
         split: the split by any of its usual names; None where the dataset has none.
+        merged: how many rows of the dataset, beyond the first, became this one study.
     """
 
     images: tuple[tuple[Path, str | None], ...]
@@ -76,6 +79,7 @@ class Draft:
     labels: Mapping[str, int | None] | None = None
     boxes: tuple[RowBox, ...] = ()
     split: str | None = None
+    merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Completed:
         said: what the rule labeler reads in the report, in the order of `OBSERVATIONS`; empty
             without a report.
         absent: how many of the study's images are not there.
+        merged: see `Draft`.
     """
 
     row: dict[str, Any]
@@ -117,6 +122,35 @@ class Completed:
     digest: str | None
     said: list[int | None]
     absent: int
+    merged: int
+
+
+_LABELS = {"1": 1, "0": 0, "-1": -1, "": None}
+
+
+def labels_of(values: Sequence[str | float | None]) -> dict[str, int | None]:
+    """Labels in the order of `OBSERVATIONS`, as CSV files and JSON have them: "1.0" or 1.0, "0.0",
+    "-1.0", and "" or None.
+
+    Raises:
+        Rejected: a label is none of these.
+    """
+    texts = ["" if value is None else str(value).strip().removesuffix(".0") for value in values]
+    try:
+        return {name: _LABELS[text] for name, text in zip(OBSERVATIONS, texts, strict=True)}
+    except KeyError:
+        raise Rejected("a label is none of 1, 0, -1 and empty") from None
+
+
+def only(values: Sequence[str | None], reason: str) -> str | None:
+    """The one value that all rows of a study have, but for case and spaces: its first form.
+
+    Raises:
+        Rejected: they have several; with this reason.
+    """
+    if len({" ".join((value or "").lower().split()) for value in values}) > 1:
+        raise Rejected(reason)
+    return values[0]
 
 
 def complete(
@@ -179,18 +213,19 @@ def complete(
     except ValidationError as error:
         raise Rejected("does not fit the schema", explain(error)) from None
     if report is None:
-        return Completed(content, no_report, None, [], absent)
+        return Completed(content, no_report, None, [], absent, draft.merged)
     words = " ".join(report.lower().split())
     digest = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
     [said] = label_reports([report])
-    return Completed(content, None, digest, [said[name] for name in OBSERVATIONS], absent)
+    labels = [said[name] for name in OBSERVATIONS]
+    return Completed(content, None, digest, labels, absent, draft.merged)
 
 
 def _images(draft: Draft, check: bool, folder: Path) -> tuple[list[RowImage], list[RowBox], int]:
     """The images that are there, in order, the boxes on them, and how many are not there."""
     there = [i for i, (path, _) in enumerate(draft.images) if path.is_file()]
     if not there:
-        raise Rejected("no image is there" if draft.images else "no image is named")
+        raise Rejected("no image is there" if draft.images else NO_IMAGE)
     there = [there[i] for i in order([draft.images[i][1] for i in there])]
     if check:
         for i in there:

@@ -95,7 +95,7 @@ def r2gen_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ConfigError: the file cannot be read, or an entry has no `id`.
     """
     for split in _R2GEN:
-        for number, row in enumerate(tables.json_items(path, f"{split}.item"), 1):
+        for number, row in enumerate(tables.json_items(path, under=split), 1):
             if not isinstance(row, dict) or not row.get("id"):
                 raise ConfigError(f"{path}: {split}, entry {number} has no 'id'")
             yield split, row

@@ -15,6 +15,7 @@ _SPELLINGS = {
     "LEFTLATERAL": "LL", "RIGHTLATERAL": "RL", "L": "LATERAL",
     "CHESTPORTABLEAP": "AP", "PORTABLEAP": "AP", "APPORTABLE": "AP",
 }  # fmt: skip
+_SAYS_NOTHING = frozenset(("", "N/A", "NA", "NAN", "NONE", "UNKNOWN"))
 
 
 def view_of(*said: object) -> str | None:
@@ -28,11 +29,11 @@ def view_of(*said: object) -> str | None:
 
     Args:
         said: texts of a dataset's fields, the one that is trusted most first. Anything that is no
-            text, and a blank one, says nothing.
+            text says nothing, nor do a blank one, "N/A", "None" and "UNKNOWN".
     """
     for text in said:
-        if isinstance(text, str) and text.strip():
-            usual = " ".join(text.upper().split())
+        usual = " ".join(text.upper().split()) if isinstance(text, str) else ""
+        if usual not in _SAYS_NOTHING:
             return _SPELLINGS.get(re.sub(r"[^A-Z]", "", usual), usual)
     return None
 

@@ -14,18 +14,19 @@ PerformedProcedureStepDescription if that names a single view.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reward_sdk.errors import ConfigError
 from reward_sdk.observations import OBSERVATIONS
 from valor_plugin.data import tables
 from valor_plugin.data.datasets import Found
-from valor_plugin.data.drafts import Draft, Rejected
+from valor_plugin.data.drafts import Draft, Rejected, labels_of
 from valor_plugin.data.views import FRONTAL, view_of
 
 _SOURCE = "MIMIC-CXR-JPG 2.1.0"
+FILES = tuple(f"files/p{n}" for n in range(10, 20))
+"""What the folder of MIMIC-CXR's images, or reports, holds."""
 _VIEWS = ("ViewPosition", "ViewCodeSequence_CodeMeaning", "PerformedProcedureStepDescription")
 
 
@@ -33,28 +34,15 @@ def find(src: Path) -> Found:
     found = {table: tables.needed(src, _SOURCE, *_names(table)) for table in ("metadata", "split")}
     if (labels := tables.find(src, *_names("chexpert"))) is not None:
         found["chexpert"] = labels
-    trees = dict.fromkeys(
-        place.parent for place in tables.places(src, *(f"files/p{n}" for n in range(10, 20)))
-    )
-    found["images"] = _tree(trees, "p*/p*/s*/*.jpg", src, f"the images of {_SOURCE}")
-    found["reports"] = _tree(
-        trees, "p*/p*/s*.txt", src, "mimic-cxr-reports.zip of MIMIC-CXR, to be unpacked"
+    found["images"] = tables.tree(src, "p*/p*/s*/*.jpg", f"the images of {_SOURCE}", *FILES)
+    found["reports"] = tables.tree(
+        src, "p*/p*/s*.txt", "mimic-cxr-reports.zip of MIMIC-CXR, to be unpacked", *FILES
     )
     return found
 
 
 def _names(table: str) -> tuple[str, str]:
     return f"mimic-cxr-2.0.0-{table}.csv.gz", f"mimic-cxr-2.0.0-{table}.csv"
-
-
-def _tree(trees: Iterable[Path], pattern: str, src: Path, what: str) -> Path:
-    """The tree that holds a file of this pattern."""
-    for tree in trees:
-        if next(tree.glob(pattern), None) is not None:
-            return tree
-    raise ConfigError(
-        f"{src} holds no files/{pattern}, neither itself nor in a folder below: it is from {what}"
-    )
 
 
 def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,24 +80,6 @@ def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
         labels=None if labels is None else labels_of(labels),
         split=named[0]["split"],
     )
-
-
-_LABELS = {"1": 1, "0": 0, "-1": -1, "": None}
-
-
-def labels_of(values: list[str]) -> dict[str, int | None]:
-    """Labels as CSV files have them, "1.0", "0.0", "-1.0" or "", in the order of `OBSERVATIONS`.
-
-    Raises:
-        Rejected: a label is none of these.
-    """
-    try:
-        return {
-            name: _LABELS[value.strip().removesuffix(".0")]
-            for name, value in zip(OBSERVATIONS, values, strict=True)
-        }
-    except KeyError:
-        raise Rejected("a label is none of 1, 0, -1 and empty") from None
 
 
 def _view(position: str | None, coded: str | None, procedure: str | None) -> str | None:
