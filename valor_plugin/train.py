@@ -21,7 +21,6 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
     Raises:
         ConfigError: something in the recipe or its files is wrong, or another run writes to the
             folder; nothing was started.
-        ScoringError: supervised fine-tuning met an image that cannot be decoded.
         RunError: the run failed; the message holds its cause.
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
@@ -35,9 +34,10 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
 
 def describe(recipe: Recipe, out: Path, device: str) -> str:
     """What `train` would do, checked as far as that goes without data, weights or a device."""
+    device = "cpu" if device == "cpu" else "cuda"
     if recipe.stage == "sft":
-        return sft.describe(recipe)
-    return grpo.describe(recipe, RunFolder(out), "cpu" if device == "cpu" else "cuda")
+        return sft.describe(recipe, RunFolder(out), device)
+    return grpo.describe(recipe, RunFolder(out), device)
 
 
 def choose_device(wanted: str) -> str:

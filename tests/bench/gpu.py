@@ -159,7 +159,7 @@ def run(root: Path, name: str, variant: Variant) -> tuple[Step, dict[str, float]
     )  # fmt: skip
     watch.stop()
     if done.returncode:
-        raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")
+        raise SystemExit(f"{name} failed: {folder / 'out/run.log'}")
     last = steps(Chain(folder, {}), "out")[-1]
     return last, watch.peaks(last)
 

@@ -21,6 +21,7 @@ from valor_plugin.host.settings import HostSettings
 from valor_plugin.host.versions import check_build
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Lora, Recipe
+from valor_plugin.records import Step
 from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
@@ -36,8 +37,7 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
     """
-    prepared = prepare(recipe, folder, device)
-    return process.run(prepared, process.print_step)
+    return process.run(prepare(recipe, folder, device))
 
 
 def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
@@ -46,7 +46,7 @@ def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
     return str(host_command(recipe, folder, device))
 
 
-def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
+def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Step]:
     """Checks everything, and writes the run folder.
 
     Raises:
@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         seed=recipe.seed,
         deterministic=command.deterministic,
     )
-    return PreparedRun(folder, command, settings, resumes)
+    return PreparedRun(folder, command, settings, resumes, Step, process.print_step)
 
 
 def memory_of(recipe: Recipe, options: Mapping[str, Any]) -> Memory:
