@@ -256,7 +256,9 @@ class Recipe(_Section):
         if self.stage == "grpo" and self.data.validate is not None:
             raise ValueError("data.validate: stage grpo has no evaluation; remove it")
         if self.sft is not None and self.sft.early_stop and self.data.validate is None:
-            raise ValueError("sft.early_stop needs held-out studies: name a file in `data.validate`")
+            raise ValueError(
+                "sft.early_stop needs held-out studies: name a file in `data.validate`"
+            )
         if self.sft is not None and self.sft.zero_stage and "lora" in self.model.trainable:
             raise ValueError("sft.zero_stage: adapters are small, there is little to divide; use 0")
         return self

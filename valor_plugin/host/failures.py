@@ -18,6 +18,9 @@ comes last."""
 _TAKEN = ("EADDRINUSE", "Address already in use")
 """What torch and Python say of a port that another process has."""
 
+_LOST = ("onnection closed by peer", "onnection reset by peer", "remote process exited")
+"""What gloo and NCCL say where another process has ended."""
+
 
 def failure(process: str, error: BaseException) -> Failure:
     """An exception as a record. Ray wraps what a worker raised; that is what counts."""
@@ -40,3 +43,8 @@ def root(failures: Sequence[Failure]) -> Failure | None:
 def lost_a_port(failure: Failure) -> bool:
     """Whether another process took a port that the host had found free."""
     return any(sign in failure.error for sign in _TAKEN)
+
+
+def lost_a_peer(failure: Failure) -> bool:
+    """Whether the process failed because another one that it worked with had ended."""
+    return any(sign in failure.error for sign in _LOST)

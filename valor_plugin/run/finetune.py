@@ -298,7 +298,8 @@ def main() -> None:
         train(folder, sys.argv[2])
     except Exception as error:
         told = failures.failure(f"process {os.environ.get('RANK', 0)}", error)
-        records.append(folder.failures, told)
+        if not failures.lost_a_peer(told):  # which has a cause of its own
+            records.append(folder.failures, told)
         raise
 
 
