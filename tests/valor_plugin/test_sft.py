@@ -34,6 +34,17 @@ REPORTS = ("No pleural effusion.", "The heart is enlarged. Lungs are clear.", "L
 STUDIES, HELD_OUT, SEED = 17, 5, 7
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order, here and in the processes that are started."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory) -> Path:
     """A folder with films that are told apart by their brightness, and two studies files."""
@@ -476,7 +487,7 @@ def test_two_processes_of_which_one_is_killed_go_on_and_have_the_losses_of_one_p
     for found, wanted in zip(steps(tmp_path / "run"), steps(undisturbed.path), strict=True):
         assert found.tokens == wanted.tokens
         assert found.loss == pytest.approx(wanted.loss, rel=1e-2)
-        assert found.evaluation_loss == pytest.approx(wanted.evaluation_loss, rel=1e-2)
+        assert (found.evaluation_loss or 0) == pytest.approx(wanted.evaluation_loss or 0, rel=1e-2)
 
 
 def test_sigterm_ends_every_process(tiny_model, studies, tmp_path):

@@ -91,6 +91,8 @@ class SftSettings:
         if self.device == "cpu":
             cores = max(1, (os.cpu_count() or 1) // devices)
             result["DS_ACCELERATOR"] = "cpu"
+            # else it is "cpu:1" in a second process, to which torch loads no checkpoint
+            result["ACCELERATE_TORCH_DEVICE"] = "cpu"
             result["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
         elif machine.count_gpus() > devices:  # the Trainer would take them all
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
