@@ -59,14 +59,13 @@ def there(tmp_path, monkeypatch, tiny_model) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_process(monkeypatch):
-    """Nothing here may come as far as starting the host, or training."""
-    from valor_plugin.run import process, sft
+    """Nothing here may come as far as starting a run."""
+    from valor_plugin.run import process
 
     def started(*_args, **_kwargs):
         raise AssertionError("training was started")
 
     monkeypatch.setattr(process, "run", started)
-    monkeypatch.setattr(sft, "_train", started)
 
 
 def refused(*arguments: str, code: int = 2) -> str:

@@ -71,7 +71,7 @@ def run(folder: RunFolder, monkeypatch, host: str) -> list[tuple[int, int]]:
         seen.append((step.step, total))
 
     command = HostCommand((), {}, steps=9)
-    process.run(process.PreparedRun(folder, command, settings, resumes=False), report)
+    process.run(process.PreparedRun(folder, command, settings, False, Step, report))
     return seen
 
 

@@ -327,6 +327,7 @@ def test_changed_studies_are_refused_where_checkpoints_are(whole, tmp_path):
         ({"steps": 3, "micro_batch_size": 3, "batch_size": 16, "devices": 2},
          "3 does not divide the 8 studies .* 1, 2, 4, 8 would"),
         ({"steps": 3, "batch_size": 9, "devices": 4}, "9 studies cannot be shared .* 8 or 12"),
+        ({"steps": 3, "zero_stage": 3}, "DeepSpeed on GPUs alone"),
         ({"steps": 3, "schedule": "cosin"}, "schedule"),
         ({"steps": 3, "warmup": 1.5}, "warmup"),
     ],

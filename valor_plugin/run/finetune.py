@@ -197,7 +197,7 @@ def train(folder: RunFolder, device: str) -> None:
     arguments = _arguments(recipe, sft.steps_of(len(dataset)), folder, device)
     set_seed(recipe.seed)  # of the adapters
     processor = AutoProcessor.from_pretrained(recipe.model.path)
-    dtype = torch.bfloat16 if device == "cuda" or sft.zero_stage else torch.float32
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
     if "lora" in recipe.model.trainable:
         sizes = recipe.model.lora or Lora()
@@ -258,7 +258,7 @@ def _arguments(recipe: Recipe, steps: int, folder: RunFolder, device: str) -> SF
         max_length=None,
         completion_only_loss=True,
         gradient_checkpointing=bool(sft.gradient_checkpointing),
-        bf16=gpu or sft.zero_stage > 0,
+        bf16=gpu,
         use_cpu=not gpu,
         ddp_backend=None if gpu or sft.devices == 1 else "gloo",
         # The tower's last layer is not used.
@@ -284,7 +284,7 @@ def _zero(stage: int) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": stage == 3,
         },
         "zero_allow_untested_optimizer": True,  # torch's AdamW, see host/adam.py
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": "auto"},
         "gradient_clipping": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",

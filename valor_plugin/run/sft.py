@@ -90,10 +90,9 @@ class SftSettings:
         devices = self.sft.devices or 1
         if self.device == "cpu":
             cores = max(1, (os.cpu_count() or 1) // devices)
-            result["DS_ACCELERATOR"] = "cpu"
+            result["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
             # else it is "cpu:1" in a second process, to which torch loads no checkpoint
             result["ACCELERATE_TORCH_DEVICE"] = "cpu"
-            result["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
         elif machine.count_gpus() > devices:  # the Trainer would take them all
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             cards = visible.split(",") if visible else map(str, range(devices))
@@ -159,6 +158,8 @@ def fitted(recipe: Recipe, device: str) -> Recipe:
     """
     sft = recipe.sft
     assert sft is not None  # the recipe's own validator
+    if device == "cpu" and sft.zero_stage:
+        raise recipe.error("sft.zero_stage: accelerate starts DeepSpeed on GPUs alone; use 0 here")
     there = machine.count_gpus() if device == "cuda" else 0
     devices = sft.devices or there or 1
     if 0 < there < devices:
