@@ -115,7 +115,8 @@ class Trainer(SFTTrainer):
     ) -> EvalLoopOutput:
         """The mean over all tokens of the held-out answers; transformers' own takes that of
         batches, which depends on their size."""
-        model = self.model_wrapped.eval()
+        model = self.model_wrapped
+        model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         studies = 0
         for inputs in dataloader:
