@@ -19,7 +19,7 @@ from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
 from valor_plugin.host.versions import INSTALL, TESTED, check_build, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import calibration, rewards
+from valor_plugin.run import calibration, rewards, sft
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.grpo import memory_of
 
@@ -73,20 +73,24 @@ def gpus() -> Iterator[Check]:
 
 
 def memory(recipe: Recipe) -> Iterator[Check]:
-    """Whether the GPUs have the memory that a recipe of stage grpo needs."""
+    """Whether the GPUs have the memory that a recipe needs."""
     try:
         check_model(recipe.model.path)
     except (ConfigError, ModuleNotFoundError):
         yield Check("memory", None, "not estimated without the model")
         return
     try:
-        command = host_command(recipe, RunFolder(Path("run")), "cuda")
+        if recipe.stage == "sft":
+            recipe = sft.fitted(recipe, "cuda")
+            needed, wanted = sft.memory_of(recipe), recipe.sft and recipe.sft.devices
+        else:
+            command = host_command(recipe, RunFolder(Path("run")), "cuda")
+            needed, wanted = memory_of(recipe, command.options), command.gpus
     except ConfigError as error:
         yield Check("memory", False, str(error))
         return
-    needed = memory_of(recipe, command.options)
     if machine.count_gpus():
-        yield machine.fits(needed, command.gpus)
+        yield machine.fits(needed, wanted or 1)
     else:
         yield Check("memory", True, str(needed))
 
@@ -226,6 +230,8 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
     folder, begun = RunFolder(out), False
     try:
+        if recipe.stage == "sft":
+            recipe = sft.fitted(recipe, "cpu" if device == "cpu" else "cuda")
         folder.check()
         begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
     except ConfigError as error:
@@ -234,15 +240,9 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         if check.ok is False:
             what = "" if check.what == "files" else f"model.path: {check.what}: "
             problems.append(f"{what}{check.detail}")
-    studies: list[Study] = []
-    try:
-        lines = list(problems_of(recipe.data.train, studies))
-    except ConfigError as error:
-        lines = [str(error)]
-    problems += lines[:_SHOWN]
-    if len(lines) > _SHOWN:
-        problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
-    reports = sum(study.report is not None for study in studies)
+    studies, lines = _studies(recipe.data.train)
+    problems += lines
+    reports = sum(bool(study.report) for study in studies)
     place = "a CPU" if device == "cpu" else "GPUs"
     if device != "cpu" and not machine.count_gpus():
         place += " (none is here; `--device cpu` checks for a CPU)"
@@ -254,7 +254,17 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
     if recipe.sft is not None:
         if studies and not reports:
             problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
-        summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
+        if (path := recipe.data.validate) is not None:
+            held_out, wrong = _studies(path)
+            problems += wrong
+            known = sum(bool(study.report) for study in held_out)
+            if held_out and not known:
+                problems.append(f"{path}: no study has a 'report' to learn from")
+            summary.append(f"held out {len(held_out):,} in {path}, {known:,} with a report")
+        steps = recipe.sft.steps_of(reports)
+        summary.append(f"steps    {steps:,} of {recipe.sft.batch_size} studies")
+        if device != "cpu" and not problems:
+            summary += [f"memory   {check.detail}" for check in memory(recipe)]
     else:
         problems += map(str, rewards.problems_of(recipe, studies, gpu=machine.count_gpus() > 0))
         if device == "cpu" or machine.count_gpus():
@@ -269,6 +279,18 @@ def rehearse(recipe: Recipe, out: Path, device: str) -> tuple[list[str], str]:
         summary.append(f"rewards  {', '.join(_weights(recipe))}")
     summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")
     return problems, "\n".join(summary)
+
+
+def _studies(path: str) -> tuple[list[Study], list[str]]:
+    """The studies of a file, and what is wrong with it, the first lines of that."""
+    studies: list[Study] = []
+    try:
+        lines = list(problems_of(path, studies))
+    except ConfigError as error:
+        lines = [str(error)]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"{path}: {len(lines) - _SHOWN:,} more such lines"]
+    return studies, lines
 
 
 def _host(

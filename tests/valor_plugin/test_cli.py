@@ -386,7 +386,7 @@ def test_the_set_of_the_recipe_for_nemo_gym_can_be_built():
 
 
 def test_every_recipe_is_among_the_shipped_ones():
-    assert len(shipped_recipes()) == 10
+    assert len(shipped_recipes()) == 11
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())

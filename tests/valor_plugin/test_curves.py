@@ -40,7 +40,7 @@ def test_a_chart_is_one_svg_element_with_title_legend_and_axis():
     texts = {element.text.strip() for element in root.iter() if element.text}
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("aria-label") == 'Stage 1: "rewards"'
-    assert {"format <b> & $x$", "reward", "policy step", 'Stage 1: "rewards"'} <= texts
+    assert {"format <b> & $x$", "reward", "step", 'Stage 1: "rewards"'} <= texts
 
 
 def test_the_same_numbers_give_the_same_bytes():

@@ -1,5 +1,5 @@
-"""Stage 0: supervised fine-tuning, before any reward is used: everything that is checked and written
-before anything is started. What is started is `valor_plugin.run.finetune`."""
+"""Stage 0, supervised fine-tuning: everything that is checked and written before anything is
+started. What is started is `valor_plugin.run.finetune`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.host import machine
+from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
 from valor_plugin.host.rows import settle
 from valor_plugin.llava_med.check import check_model
-from valor_plugin.recipe import Recipe, Sft
+from valor_plugin.recipe import Lora, Recipe, Sft
 from valor_plugin.records import SupervisedStep
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
@@ -34,14 +37,16 @@ class SftCommand:
     Attributes:
         folder: path of the run's folder.
         device: "cpu" or "cuda".
-        processes: number of processes that torch's launcher starts, one a device; 0 without it.
+        devices: number of devices, each with a process of its own.
+        launched: whether torch's launcher starts the processes.
         steps: number of optimizer steps that the run takes; 0 where it is not known of how many
             studies.
     """
 
     folder: Path
     device: str
-    processes: int
+    devices: int
+    launched: bool
     steps: int = 0
 
     def start(self, scratch: str) -> list[str]:
@@ -50,17 +55,20 @@ class SftCommand:
         Args:
             scratch: path of a folder for temporary files, which may be removed afterwards.
         """
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += [f"--nproc-per-node={self.processes}", f"--log-dir={scratch}"]
-        return [*(launcher if self.processes else []), *self._worker()]
+        launcher = [*self._launcher(), f"--log-dir={scratch}"] if self.launched else []
+        return [*launcher, *self._worker()]
+
+    def _launcher(self) -> list[str]:
+        each = f"--nproc-per-node={self.devices}"
+        return ["-m", "torch.distributed.run", "--standalone", each]
 
     def _worker(self) -> list[str]:
         return ["-m", _MODULE, str(self.folder), self.device]
 
     def __str__(self) -> str:
         """As a person would type it."""
-        launcher = f"-m torch.distributed.run --standalone --nproc-per-node={self.processes} "
-        return f"python {launcher if self.processes else ''}{shlex.join(self._worker())}"
+        launcher = self._launcher() if self.launched else []
+        return shlex.join(["python", *launcher, *self._worker()])
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,8 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
         files[folder.held_out] = recipe.data.validate
     studies = {rows: _with_reports(path) for rows, path in files.items()}
     command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
+    if device == "cuda" and not (check := machine.fits(memory_of(recipe), command.devices)).ok:
+        click.echo(f"warning: {check.what}: {check.detail}", err=True)
     folder.begin(recipe.to_yaml(), device, str(command), resumes)
     for rows, found in studies.items():
         write_rows(found, recipe.data.prompt, rows, must_match=resumes)
@@ -144,6 +154,20 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
     return PreparedRun(
         folder, command, settings, resumes, SupervisedStep, process.print_supervised_step
     )
+
+
+def memory_of(recipe: Recipe) -> SupervisedMemory:
+    """The GPU memory that a recipe needs, of which `fitted` knows the devices.
+
+    Raises:
+        ConfigError: the configuration of the recipe's model cannot be read.
+    """
+    from valor_plugin.llava_med.plan import model_sizes
+
+    assert recipe.sft is not None  # the recipe's own validator
+    sizes = model_sizes(recipe.model.path)
+    adapters = recipe.model.lora or Lora()
+    return estimate_supervised(recipe.sft, recipe.model.trainable, adapters, *sizes)
 
 
 def fitted(recipe: Recipe, device: str) -> Recipe:
@@ -195,8 +219,8 @@ def _nearest(batch: int, devices: int) -> str:
 def _command(recipe: Recipe, folder: RunFolder, device: str, steps: int = 0) -> SftCommand:
     assert recipe.sft is not None  # the recipe's own validator
     devices = recipe.sft.devices or 1
-    launched = devices > 1 or recipe.sft.zero_stage  # DeepSpeed wants a process group in any case
-    return SftCommand(folder.path, device, devices if launched else 0, steps)
+    launched = devices > 1 or recipe.sft.zero_stage > 0  # DeepSpeed wants a process group
+    return SftCommand(folder.path, device, devices, launched, steps)
 
 
 def _with_reports(path: str) -> list[Study]:
