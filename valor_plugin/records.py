@@ -1,8 +1,8 @@
 """What a run says of itself while it runs: records in its folder, which its processes write and
 screen, curves and pages read.
 
-steps.jsonl      one `Step` a line, or one `SupervisedStep` in stage sft, flushed; a run that goes on
-                 from a checkpoint appends, and of two records of one step the later stands
+steps.jsonl      one `Step` a line, or in stage sft one `SupervisedStep`, flushed; a run that goes
+                 on from a checkpoint appends, and of two records of one step the later stands
 trainable.json   the parts of the model and which of them train
 failures.jsonl   one `Failure` a line: exceptions of the run's processes
 """

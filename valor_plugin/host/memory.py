@@ -22,7 +22,9 @@ from valor_plugin.recipe import Lora, Sft
 
 GB = 1e9
 _RESERVE = 2.5 * GB  # ours: CUDA's contexts of policy and engine, NCCL's buffers, fragments
-_LONGEST = 1024  # ours: tokens of a study in supervised fine-tuning: 576 of the image, and its texts
+_LONGEST = (
+    1024  # ours: tokens of a study in supervised fine-tuning: 576 of the image, and its texts
+)
 
 
 @dataclass(frozen=True)

@@ -31,28 +31,6 @@ def is_whole(model: Path) -> bool:
     return (model / "config.json").exists()
 
 
-def gathered_state(model: Any, kept: bool) -> dict[str, Any]:
-    """Every weight of a model that ZeRO-3 has divided, in bfloat16 on the CPU, by name. Every
-    process calls this; one tensor a time is whole on the devices.
-
-    DeepSpeed's own function copies nothing on a CPU, so that a later tensor may overwrite what an
-    earlier one was (seen with 0.19.6).
-
-    Args:
-        model: the divided model.
-        kept: whether this process wants the weights; else the result is empty.
-    """
-    import torch
-    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-    state = {}
-    for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter]):
-            if kept:
-                state[name] = parameter.detach().to("cpu", torch.bfloat16, copy=True)
-    return state
-
-
 def save_whole_folder(save: Callable[..., None], settings: HostSettings) -> Callable[..., None]:
     """For `DeepspeedStrategy.save_model`: adapters are added to their weights, and the processor
     lies beside them."""

@@ -33,7 +33,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from valor_plugin import records
 from valor_plugin.host import failures
-from valor_plugin.host.saving import gathered_state
 from valor_plugin.llava_med import checkpoint, lora
 from valor_plugin.llava_med.parts import train_only
 from valor_plugin.llava_med.processor import open_rgb
@@ -177,10 +176,12 @@ class Trainer(SFTTrainer):
     def whole_state(self) -> dict[str, Any]:
         """Every weight of the model, with adapters added, in bfloat16; empty but in the first
         process."""
-        first = self.is_world_process_zero()
-        if self._sft.zero_stage == 3:
-            return gathered_state(self.model, first)
-        state = lora.merged_state(self.model) if first else {}
+        if self._sft.zero_stage == 3:  # every process has a part
+            state = self.accelerator.get_state_dict(self.model_wrapped)
+        else:
+            state = lora.merged_state(self.model)
+        if not self.is_world_process_zero():
+            return {}
         return {name: tensor.bfloat16().cpu() for name, tensor in state.items()}
 
 
@@ -280,7 +281,10 @@ def _arguments(recipe: Recipe, steps: int, folder: RunFolder, device: str) -> SF
 def _zero(stage: int) -> dict[str, Any]:
     """DeepSpeed's configuration; "auto" is what the Trainer's arguments say."""
     return {
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_gather_16bit_weights_on_model_save": stage == 3,
+        },
         "zero_allow_untested_optimizer": True,  # torch's AdamW, see host/adam.py
         "bf16": {"enabled": "auto"},
         "gradient_clipping": "auto",

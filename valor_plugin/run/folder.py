@@ -170,7 +170,7 @@ class RunFolder:
         return self.checkpoints / f"checkpoint-{step}"  # transformers' own name
 
     def close_checkpoint(self, step: int) -> None:
-        """Marks a checkpoint of supervised fine-tuning as whole, after all else has been written."""
+        """Marks a checkpoint of supervised fine-tuning as whole, after all else was written."""
         (self.checkpoint(step) / _WHOLE).touch()
 
     @property
@@ -198,10 +198,10 @@ class RunFolder:
         return True
 
     def begin(self, recipe: str, device: str, command: str = "", resumes: bool = False) -> None:
-        """Makes the folder and writes what the run is: the resolved recipe, its digest, the command,
-        and all versions that matter. Of an earlier start nothing stays that would be taken for the
-        run's: a model that was being written and, unless the run goes on from a checkpoint, records
-        and checkpoints that were not written to their end."""
+        """Makes the folder and writes what the run is: the resolved recipe, its digest, the
+        command, and all versions that matter. Of an earlier start nothing stays that would be taken
+        for the run's: a model that was being written and, unless the run goes on from a checkpoint,
+        records and checkpoints that were not written to their end."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not resumes:
