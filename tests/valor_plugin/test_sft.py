@@ -496,3 +496,94 @@ def test_sigterm_ends_every_process(tiny_model, studies, tmp_path):
     said = started(tmp_path, wanted, lambda pids: os.kill(pids[0], signal.SIGTERM))
     assert "stopped; every process of the run has ended" in said
     assert said.endswith("exit code 130")
+
+
+OVER_GLOO = """
+import deepspeed.comm as dist
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_CPU)
+
+gather = dist.all_gather_into_tensor
+def gather_and_wait(*args, **options):
+    handle = gather(*args, **options)
+    if handle is not None:
+        handle.wait()
+    return handle
+dist.all_gather_into_tensor = gather_and_wait
+
+from valor_plugin.run import finetune
+arguments = finetune.SFTConfig
+finetune.SFTConfig = lambda **o: arguments(**o | {"use_cpu": False, "ddp_backend": None})
+finetune.main()
+"""
+"""DeepSpeed over gloo, for want of GPUs. accelerate 1.15 knows no backend for it on a CPU, and
+DeepSpeed 0.19.6 waits for the last of several gathers, which is enough with NCCL's streams."""
+
+
+def divided(wanted: Recipe, out: Path, stage: int) -> RunFolder:
+    """A run of two processes between which ZeRO divides the model."""
+    two = sft.fitted(wanted.model_copy(update={"sft": wanted.sft.model_copy(
+        update={"devices": 2})}), "cpu")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        zero = two.model_copy(update={"sft": two.sft.model_copy(update={"zero_stage": stage})})
+        patch.setattr(sft, "fitted", lambda *_: zero)
+        folder = prepared(wanted, out)
+    (out.parent / "over_gloo.py").write_text(OVER_GLOO)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, out.parent / "over_gloo.py", folder.path, "cpu"],
+        env=os.environ | sft.SftSettings("r", folder.path, two.sft, "cpu").environment(),
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_what_zero_divides_trains_as_if_it_did_not_and_goes_on_from_its_checkpoint(
+    long, undisturbed, tmp_path, stage
+):
+    folder = divided(long, tmp_path / "run", stage)
+    found, wanted = losses(folder.path)[:20], losses(undisturbed.path)[:20]
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert {part_of(name) for name in changed(Path(long.model.path), folder.unsaved)} == {
+        "projector",
+        "language",
+    }
+    first = {**weights(folder.unsaved)}
+    folder = divided(long, tmp_path / "run", stage)
+    again = [json.loads(line) for line in folder.steps.read_text().splitlines()[60:]]
+    assert [step["step"] for step in again] == [56, 57, 58, 59, 60]
+    assert [step["loss"] for step in again] == losses(folder.path)[55:]
+    assert all(tensor.equal(first[name]) for name, tensor in weights(folder.unsaved).items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="bfloat16 and DeepSpeed are for GPUs")
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_on_a_gpu_a_run_is_whole_with_and_without_zero(tiny_model, studies, tmp_path, stage):
+    wanted = recipe(
+        tiny_model, studies, ["projector", "language"], steps=30, save_every=10, devices=1,
+        zero_stage=stage,
+    )  # fmt: skip
+    arguments = [*written(tmp_path, wanted)[:-1], "cuda"]
+    done = openrlhf(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, *_, last = losses(tmp_path / "run")
+    assert last < first / 1.5
+    assert {part_of(name) for name in changed(tiny_model, tmp_path / "run/model")} == {
+        "projector",
+        "language",
+    }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="bfloat16 is for GPUs")
+def test_on_a_gpu_adapters_train(tiny_model, studies, tmp_path):
+    adapters = {"trainable": ["projector", "lora"], "lora": {"rank": 8, "alpha": 32}}
+    wanted = recipe(tiny_model, studies, adapters, steps=30, early_stop=2, devices=1)
+    done = openrlhf(*[*written(tmp_path, wanted)[:-1], "cuda"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(changed(tiny_model, tmp_path / "run/model")) == 18

@@ -115,7 +115,7 @@ class Trainer(SFTTrainer):
     ) -> EvalLoopOutput:
         """The mean over all tokens of the held-out answers; transformers' own takes that of
         batches, which depends on their size."""
-        model = self.model_wrapped
+        model: Any = self.model_wrapped
         model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         studies = 0
@@ -124,11 +124,12 @@ class Trainer(SFTTrainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 out = model(**inputs, fused_lm_head=True)
             sums = torch.stack([-out.log_probs.double().sum(1), out.label_mask.double().sum(1)], 1)
-            rows = self.accelerator.gather_for_metrics(sums)  # without those that only fill up
+            rows: Any = self.accelerator.gather_for_metrics(sums)  # without those that only fill up
             total += rows.sum(0).cpu()
             studies += len(rows)
         loss = (total[0] / total[1]).item()
-        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, studies)
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        return EvalLoopOutput((), None, metrics, studies)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keeps a checkpoint of the best evaluation, and ends the run after too many others."""
@@ -157,9 +158,10 @@ class Trainer(SFTTrainer):
         """Of a checkpoint's weights, those that train."""
         folder = Path(output_dir or self.args.output_dir or "")
         folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
         trained = {
             name: parameter.detach().contiguous()
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
         save_file(trained, folder / "model.safetensors", metadata={"format": "pt"})
@@ -176,6 +178,7 @@ class Trainer(SFTTrainer):
     def whole_state(self) -> dict[str, Any]:
         """Every weight of the model, with adapters added, in bfloat16; empty but in the first
         process."""
+        state: Any
         if self._sft.zero_stage == 3:  # every process has a part
             state = self.accelerator.get_state_dict(self.model_wrapped)
         else:
