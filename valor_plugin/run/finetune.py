@@ -129,7 +129,7 @@ class Trainer(SFTTrainer):
             studies += len(rows)
         loss = (total[0] / total[1]).item()
         metrics = {f"{metric_key_prefix}_loss": loss}
-        return EvalLoopOutput((), None, metrics, studies)
+        return EvalLoopOutput(None, None, metrics, studies)  # type: ignore[arg-type]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keeps a checkpoint of the best evaluation, and ends the run after too many others."""
