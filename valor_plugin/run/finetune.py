@@ -140,7 +140,7 @@ class Trainer(SFTTrainer):
         if state.best_metric is None or loss < state.best_metric:
             state.best_metric, state.best_global_step = loss, state.global_step
             state.best_model_checkpoint = str(self._folder.checkpoint(state.global_step))
-            self.control.should_save = True
+            self.control.should_save = state.global_step < state.max_steps
         elif state.global_step - (state.best_global_step or 0) >= patience * self._sft.eval_every:
             self.control.should_training_stop = True
         return False
