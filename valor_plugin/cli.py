@@ -107,7 +107,7 @@ def train_command(
         from valor_plugin import doctor
 
         problems, summaries = [], []
-        done = chain.finished(stages) if later else 0
+        done = chain.finished(stages, "cpu" if device == "cpu" else "cuda") if later else 0
         for i, stage in enumerate(stages):
             if i < done:
                 summaries.append(f"{stage.recipe.name} is finished: {stage.out}")
@@ -271,7 +271,7 @@ def convert_command(source: str, target: str, tower: str | None) -> None:
 @main.command("doctor")
 @click.argument("model", required=False, type=click.Path())
 @click.option("--recipe", "path", type=click.Path(),
-              help="A recipe of stage grpo: how much GPU memory it needs.")  # fmt: skip
+              help="A recipe: how much GPU memory it needs.")  # fmt: skip
 def doctor_command(model: str | None, path: str | None) -> None:
     """Says what is installed, whether this machine's GPUs can be used and the host's seams are
     there, and whether MODEL will load.
@@ -285,8 +285,6 @@ def doctor_command(model: str | None, path: str | None) -> None:
     sections = {"installed": doctor.packages, "GPUs": doctor.gpus, "seams": doctor.seams}
     if path is not None:
         recipe = load_recipe(find_recipe(path))
-        if recipe.stage != "grpo":
-            raise recipe.error("the memory of stage grpo alone is estimated, this is stage sft")
         model = model or recipe.model.path
     if model is not None:
         sections[model] = lambda: doctor.model(model)

@@ -20,10 +20,11 @@ from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
 from valor_plugin.host.versions import INSTALL, TESTED, check_build, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import calibration, rewards
+from valor_plugin.run import rewards, sft
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.grpo import memory_of
 from valor_plugin.run.studies import longest_prompt, shown
+from valor_plugin.train import resolved
 
 PURPOSES = {
     "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
@@ -75,20 +76,24 @@ def gpus() -> Iterator[Check]:
 
 
 def memory(recipe: Recipe) -> Iterator[Check]:
-    """Whether the GPUs have the memory that a recipe of stage grpo needs."""
+    """Whether the GPUs have the memory that a recipe needs."""
     try:
         check_model(recipe.model.path)
     except (ConfigError, ModuleNotFoundError):
         yield Check("memory", None, "not estimated without the model")
         return
     try:
-        command = host_command(recipe, RunFolder(Path("run")), "cuda")
+        if recipe.stage == "sft":
+            recipe = sft.fitted(recipe, "cuda")
+            needed, wanted = sft.memory_of(recipe), recipe.sft and recipe.sft.devices
+        else:
+            command = host_command(recipe, RunFolder(Path("run")), "cuda")
+            needed, wanted = memory_of(recipe, command.options), command.gpus
     except ConfigError as error:
         yield Check("memory", False, str(error))
         return
-    needed = memory_of(recipe, command.options)
     if machine.count_gpus():
-        yield machine.fits(needed, command.gpus)
+        yield machine.fits(needed, wanted or 1)
     else:
         yield Check("memory", True, str(needed))
 
@@ -231,8 +236,9 @@ def rehearse(
         problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
     folder, begun = RunFolder(out), False
     try:
+        recipe = resolved(recipe, folder, "cpu" if device == "cpu" else "cuda")
         folder.check()
-        begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
+        begun = folder.resumes(recipe.to_yaml())
     except ConfigError as error:
         problems.append(str(error))
     checks = [] if awaited else list(model(recipe.model.path))
@@ -241,20 +247,9 @@ def rehearse(
     for check in wrong:
         what = "" if check.what == "files" else f"model.path: {check.what}: "
         problems.append(f"{what}{check.detail}")
-    studies: list[Study] = []
-    try:
-        lines = list(problems_of(recipe.data.train, studies))
-    except ConfigError as error:
-        lines = [str(error)]
-    problems += lines[:_SHOWN]
-    if len(lines) > _SHOWN:
-        problems.append(f"{recipe.data.train}: {len(lines) - _SHOWN:,} more such lines")
-    try:
-        used = shown(recipe, studies)
-    except ConfigError as error:
-        problems.append(str(error))
-        used = []
-    reports = sum(study.report is not None for study in used)
+    used, lines = _studies(recipe, recipe.data.train)
+    problems += lines
+    reports = sum(bool(study.report) for study in used)
     place = "a CPU" if device == "cpu" else "GPUs"
     if device != "cpu" and not machine.count_gpus():
         place += " (none is here; `--device cpu` checks for a CPU)"
@@ -267,7 +262,17 @@ def rehearse(
     if recipe.sft is not None:
         if used and not reports:
             problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
-        summary.append(f"steps    {recipe.sft.steps:,} of {recipe.sft.batch_size} studies")
+        if (path := recipe.data.validate) is not None:
+            held_out, wrong = _studies(recipe, path)
+            problems += wrong
+            known = sum(bool(study.report) for study in held_out)
+            if held_out and not known:
+                problems.append(f"{path}: no study has a 'report' to learn from")
+            summary.append(f"held out {len(held_out):,} in {path}, {known:,} with a report")
+        steps = recipe.sft.steps_of(reports)
+        summary.append(f"steps    {steps:,} of {recipe.sft.batch_size} studies")
+        if device != "cpu" and loads and not problems:
+            summary += [f"memory   {check.detail}" for check in memory(recipe)]
     else:
         problems += map(str, rewards.problems_of(recipe, used, gpu=machine.count_gpus() > 0))
         if device == "cpu" or machine.count_gpus():
@@ -277,11 +282,27 @@ def rehearse(
             found, line = _host(recipe, folder, device, None if lines else used or None, loads)
             problems += found
             summary.append(line)
-            if device != "cpu" and not problems:
+            if device != "cpu" and loads and not problems:
                 summary += [f"memory   {check.detail}" for check in memory(recipe)]
         summary.append(f"rewards  {', '.join(_weights(recipe))}")
     summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")
     return problems, "\n".join(summary)
+
+
+def _studies(recipe: Recipe, path: str) -> tuple[Sequence[Study], list[str]]:
+    """The studies of a file that the recipe uses, and what is wrong with it, the first lines of
+    that."""
+    studies: list[Study] = []
+    try:
+        lines = list(problems_of(path, studies))
+    except ConfigError as error:
+        lines = [str(error)]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"{path}: {len(lines) - _SHOWN:,} more such lines"]
+    try:
+        return shown(recipe, path, studies), lines
+    except ConfigError as error:
+        return [], [*lines, str(error)]
 
 
 def _host(

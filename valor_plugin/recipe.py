@@ -21,8 +21,10 @@ Recipes are shipped with this package: in its folder `recipes`, or beside it in 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import warnings
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -97,11 +99,17 @@ class Model(_Section):
         return self
 
 
+# pydantic has a deprecated method of this name, which nobody calls
+warnings.filterwarnings("ignore", 'Field name "validate" in "Data" shadows', UserWarning)
+
+
 class Data(_Section):
     """What the model is trained on.
 
     Attributes:
         train: path of the studies file, JSONL with `id`, `image` and (where there is one) `report`.
+        validate: path of the file of held-out studies, for the evaluation loss of stage sft; None:
+            no evaluation.
         images: "frontal" shows the frontal image of a study, and leaves out studies that have none;
             "all" shows all images, up to `max_images`, in the order of the file.
         max_images: how many images of a study are shown at most, at least 1; by default 2. Given
@@ -111,6 +119,7 @@ class Data(_Section):
     """
 
     train: str
+    validate: str | None = None
     images: Literal["frontal", "all"] = "frontal"
     max_images: Annotated[int, Field(ge=1)] | None = None
     prompt: str = "report"
@@ -150,18 +159,67 @@ class Advantage(_Section):
 
 
 class Sft(_Section):
-    """Supervised fine-tuning, on TRL's SFTTrainer.
+    """Supervised fine-tuning, on TRL's SFTTrainer. Only the report and its closing token carry
+    loss.
+
+    With `early_stop`, the run's model is the one that had the lowest evaluation loss, of which a
+    checkpoint is kept; else it is the last one.
 
     Attributes:
-        steps: number of optimizer steps, at least 1.
-        batch_size: number of studies per optimizer step.
-        learning_rate: peak learning rate, reached after a warm-up of 3 % of the steps and followed
-            by a cosine.
+        steps: number of optimizer steps, at least 1; either this or `epochs` is given.
+        epochs: how often every study is seen, above 0; the steps are rounded up.
+        batch_size: number of studies per optimizer step, whatever the number of devices; fewer in
+            the last step of an epoch.
+        micro_batch_size: number of studies that one device takes in one pass; gradients are
+            accumulated over as many passes as `batch_size` needs. None: no accumulation.
+        devices: number of GPUs, or of processes on a CPU. None: every GPU that is visible, or one
+            process.
+        zero_stage: what DeepSpeed's ZeRO divides between the devices: 0 nothing, 2 optimizer and
+            gradients, 3 the weights, too. Not with LoRA.
+        learning_rate: peak learning rate, above 0.
+        warmup: share of the steps over which the learning rate rises to its peak, 0 to 1; at least
+            one step, unless it is 0.
+        schedule: what follows the warm-up: "cosine" or "linear", to 0, or "constant".
+        weight_decay: AdamW's weight decay, at least 0.
+        max_grad_norm: norm to which gradients are clipped, at least 0; 0 for no clipping.
+        gradient_checkpointing: whether activations are computed twice, to save memory. None: on
+            GPUs.
+        eval_every: number of steps between evaluations on `data.validate`; there is one after the
+            last step, too.
+        early_stop: number of evaluations in a row without a new lowest loss after which the run
+            ends. None: it never ends early.
+        save_every: number of steps between checkpoints, of which the last two are kept. None: no
+            checkpoints.
     """
 
-    steps: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 32  # ours
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None  # ours
+    devices: Annotated[int, Field(ge=1)] | None = None  # ours
+    zero_stage: Literal[0, 2, 3] = 0  # ours
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-5  # borrowed: LLaVA-1.5
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.03  # borrowed: LLaVA-1.5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # borrowed: LLaVA-1.5
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # borrowed: LLaVA-1.5
+    max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0  # borrowed: LLaVA-1.5
+    gradient_checkpointing: bool | None = None  # borrowed: LLaVA-1.5, on GPUs
+    eval_every: Annotated[int, Field(ge=1)] = 100  # ours
+    early_stop: Annotated[int, Field(ge=1)] | None = None  # ours
+    save_every: Annotated[int, Field(ge=1)] | None = None  # ours
+
+    @model_validator(mode="after")
+    def _length(self) -> Sft:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+    def steps_of(self, studies: int) -> int:
+        """The number of optimizer steps with this many studies."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # the validator above
+        return math.ceil(self.epochs * math.ceil(studies / self.batch_size))
 
 
 class Recipe(_Section):
@@ -221,6 +279,14 @@ class Recipe(_Section):
             raise ValueError("stage sft takes `sft`, and neither `rewards` nor `openrlhf`")
         if self.stage == "grpo" and (self.rewards is None or self.sft is not None):
             raise ValueError("stage grpo takes `rewards`, and no `sft`")
+        if self.stage == "grpo" and self.data.validate is not None:
+            raise ValueError("data.validate: stage grpo has no evaluation; remove it")
+        if self.sft is not None and self.sft.early_stop and self.data.validate is None:
+            raise ValueError(
+                "sft.early_stop needs held-out studies: name a file in `data.validate`"
+            )
+        if self.sft is not None and self.sft.zero_stage and "lora" in self.model.trainable:
+            raise ValueError("sft.zero_stage: adapters are small, there is little to divide; use 0")
         return self
 
 

@@ -1,8 +1,8 @@
 """What a run says of itself while it runs: records in its folder, which its processes write and
 screen, curves and pages read.
 
-steps.jsonl      one `Step` a line, flushed; a run that goes on from a checkpoint appends, and of
-                 two records of one step the later stands
+steps.jsonl      one `Step` a line, or in stage sft one `SupervisedStep`, flushed; a run that goes
+                 on from a checkpoint appends, and of two records of one step the later stands
 trainable.json   the parts of the model and which of them train
 failures.jsonl   one `Failure` a line: exceptions of the run's processes
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,36 @@ class Step:
 
 
 @dataclass(frozen=True)
+class SupervisedStep:
+    """One optimizer step of supervised fine-tuning. None stands for what is not finite, and for
+    what the step does not have.
+
+    Attributes:
+        step: number of the step, counted from 1.
+        time: when the step ended, in seconds since 1970.
+        loss: mean cross-entropy of the tokens that carry loss, in nats, over the whole batch.
+        learning_rate: learning rate of the step.
+        gradient_norm: norm of the gradients before they are clipped; None without clipping.
+        tokens: number of tokens that carry loss in the batch: reports and their closing tokens.
+        seconds: seconds that the step took, without evaluation and checkpoint.
+        evaluation_loss: mean cross-entropy of the tokens of the held-out reports, in nats, after
+            the step; None where there was no evaluation.
+    """
+
+    step: int
+    time: float
+    loss: float | None
+    learning_rate: float
+    gradient_norm: float | None
+    tokens: int
+    seconds: float
+    evaluation_loss: float | None = None
+
+
+AnyStep = TypeVar("AnyStep", Step, SupervisedStep)
+
+
+@dataclass(frozen=True)
 class TrainablePart:
     """A part of the model.
 
@@ -117,7 +148,7 @@ class Failure:
     error: str
 
 
-def append(path: Path, record: Step | Failure) -> None:
+def append(path: Path, record: Step | SupervisedStep | Failure) -> None:
     """Adds a record as one line; whole also where several processes write, and on a line of its own
     where an earlier one broke off."""
     line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
@@ -170,29 +201,39 @@ class Follower(Generic[Record]):
                     yield self._kind.validate_json(line)
 
 
-def read_steps(path: Path) -> list[Step]:
-    """The policy steps of a run in their order.
+def read_steps(path: Path, kind: type[AnyStep] = Step) -> list[AnyStep]:
+    """The steps of a run in their order.
+
+    Args:
+        path: the run's steps.jsonl.
+        kind: `Step` of a run of stage grpo, `SupervisedStep` of one of stage sft.
 
     Raises:
         ConfigError: the file cannot be read or holds no step, or a line is no record of a step.
     """
+    what = "a policy step" if kind is Step else "a step of supervised fine-tuning"
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigError(f"cannot read the steps {path}: {error.strerror}") from None
-    steps: dict[int, Step] = {}
-    kind = TypeAdapter(Step)
+    steps: dict[int, AnyStep] = {}
+    adapter = TypeAdapter[AnyStep](kind)
     for number, line in enumerate(lines, 1):
         try:
-            step = kind.validate_json(line)
+            step = adapter.validate_json(line)
         except ValidationError as error:
             if error.errors()[0]["type"] == "json_invalid":
                 continue  # a line that broke off, as where a disk is full
-            raise ConfigError(f"{path}, line {number}: no record of a policy step") from None
+            raise ConfigError(f"{path}, line {number}: no record of {what}") from None
         steps[step.step] = step
     if not steps:
-        raise ConfigError(f"{path} holds no policy step")
+        raise ConfigError(f"{path} holds no {what.partition(' ')[2]}")
     return [steps[number] for number in sorted(steps)]
+
+
+def finite(value: float) -> float | None:
+    """The value; None where it is not finite, which JSON cannot say."""
+    return value if math.isfinite(value) else None
 
 
 def now() -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import grpo, sft
+from valor_plugin.run import calibration, grpo, sft
 from valor_plugin.run.folder import RunFolder
 
 
@@ -21,7 +21,6 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
     Raises:
         ConfigError: something in the recipe or its files is wrong, or another run writes to the
             folder; nothing was started.
-        ScoringError: supervised fine-tuning met an image that cannot be decoded.
         RunError: the run failed; the message holds its cause.
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
@@ -35,9 +34,26 @@ def train(recipe: Recipe, out: Path, device: str) -> Path:
 
 def describe(recipe: Recipe, out: Path, device: str) -> str:
     """What `train` would do, checked as far as that goes without data, weights or a device."""
+    device = "cpu" if device == "cpu" else "cuda"
     if recipe.stage == "sft":
-        return sft.describe(recipe)
-    return grpo.describe(recipe, RunFolder(out), "cpu" if device == "cpu" else "cuda")
+        return sft.describe(recipe, RunFolder(out), device)
+    return grpo.describe(recipe, RunFolder(out), device)
+
+
+def resolved(recipe: Recipe, folder: RunFolder, device: str) -> Recipe:
+    """The recipe as the run's folder keeps it, with what its defaults are on a device.
+
+    Args:
+        recipe: the recipe of the run.
+        folder: the run's folder.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: supervised fine-tuning asks for devices that are not there.
+    """
+    if recipe.stage == "sft":
+        return sft.fitted(recipe, device)
+    return calibration.named(recipe, folder.calibration)
 
 
 def choose_device(wanted: str) -> str:

@@ -86,7 +86,7 @@ def run(root: Path, name: str, train: str, without: str | None) -> dict[str, flo
             most[mark] = max(most[mark], memory(mark))
         time.sleep(0.1)
     if process.returncode:
-        raise SystemExit(f"{name} failed: {folder / 'out/host.log'}")
+        raise SystemExit(f"{name} failed: {folder / 'out/run.log'}")
     taken = steps(Chain(folder, {}), "out")
     last = taken[-1]
     return {

@@ -183,7 +183,7 @@ def test_a_failing_worker_ends_the_run_with_its_cause_in_one_paragraph(chain: Ch
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: The run failed: ")
     assert "SEEN" in message
-    assert str(out / "host.log") in message
+    assert str(out / "run.log") in message
     assert processes_of("VALOR_HOST_SETTINGS=") == []
 
 

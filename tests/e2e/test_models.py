@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.hostrun import DEVICE, Chain, openrlhf, scalars, steps, train_on_films, write_films
+from support.hostrun import DEVICE, Chain, openrlhf, scalars, steps, train_on_films
 
 from valor_plugin.demo.model import Shape
 from valor_plugin.demo.model import write as write_model
@@ -144,24 +144,3 @@ def test_the_projector_trains_alone_under_zero_3_on_two_processes(tmp_path):
     assert log["train/kl"][-1] != 0
     assert all(abs(kl) < 0.1 for kl in log["train/vllm_kl"])
     assert all(abs(loss) < 10 for loss in log["train/policy_loss"])
-
-
-SFT = """
-name: sft
-stage: sft
-model: {{path: {model}, trainable: lora, lora: {{rank: 8, alpha: 32}}}}
-data: {{train: {root}/studies.jsonl}}
-sft: {{steps: 4, batch_size: 4, learning_rate: 1.0e-2}}
-"""
-
-
-def test_supervised_fine_tuning_with_adapters_leaves_whole_weights(tmp_path, tiny_model):
-    write_films(tmp_path)
-    recipe = tmp_path / "sft.yaml"
-    recipe.write_text(SFT.format(root=tmp_path, model=tiny_model))
-    out = ("--out", str(tmp_path / "out"), "--device", DEVICE)
-    done = openrlhf("train", "--recipe", str(recipe), *out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = changed(weights(tiny_model), weights(tmp_path / "out/model"))
-    assert len(names) == 14
-    assert all(part_of(n) == "language" and n.endswith("_proj.weight") for n in names)

@@ -27,7 +27,7 @@ class Chain:
     printed: dict[str, str]
 
     def log(self, stage: str) -> str:
-        return (self.root / stage / "host.log").read_text(errors="replace")
+        return (self.root / stage / "run.log").read_text(errors="replace")
 
 
 # What an adaptation is compared with: a `sitecustomize.py` on the path, which Python runs in every

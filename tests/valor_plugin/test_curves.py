@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valor_plugin.evaluation.curves import curve_svg, reward_curves, running_mean
-from valor_plugin.records import RewardMeans, Step
+from valor_plugin.evaluation.curves import curve_svg, loss_curves, reward_curves, running_mean
+from valor_plugin.records import RewardMeans, Step, SupervisedStep
 
 NAN = float("nan")
 POINTS = [(1, 0.2), (2, 0.4), (3, 0.3)]
@@ -20,6 +20,14 @@ def step(number: int, mean: float | None) -> Step:
 def test_a_reward_that_waits_or_does_not_apply_does_not_look_like_zero():
     steps = [step(1, None), step(2, 0.5), step(3, 0.8)]
     assert reward_curves(steps) == {"bleu": [(2, 0.5), (3, 0.8)]}
+
+
+def test_losses_are_drawn_and_those_on_held_out_studies_where_there_are_any():
+    steps = [SupervisedStep(1, 0.0, 2.0, 0.1, None, 9, 1.0), SupervisedStep(2, 0.0, None, 0.1, None,
+             9, 1.0)]  # fmt: skip
+    assert loss_curves(steps) == {"loss": [(1, 2.0)]}
+    evaluated = SupervisedStep(3, 0.0, 1.0, 0.1, None, 9, 1.0, evaluation_loss=1.5)
+    assert loss_curves([*steps, evaluated])["held-out loss"] == [(3, 1.5)]
 
 
 def test_the_running_mean_is_centred_shortens_at_the_ends_and_skips_nan():
@@ -40,7 +48,7 @@ def test_a_chart_is_one_svg_element_with_title_legend_and_axis():
     texts = {element.text.strip() for element in root.iter() if element.text}
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("aria-label") == 'Stage 1: "rewards"'
-    assert {"format <b> & $x$", "reward", "policy step", 'Stage 1: "rewards"'} <= texts
+    assert {"format <b> & $x$", "reward", "step", 'Stage 1: "rewards"'} <= texts
 
 
 def test_the_same_numbers_give_the_same_bytes():

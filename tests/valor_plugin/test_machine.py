@@ -12,9 +12,10 @@ from transformers import CLIPVisionConfig, LlavaConfig, MistralConfig
 pytest.importorskip("openrlhf")
 from valor_plugin.host import machine, memory
 from valor_plugin.host.command import host_command
-from valor_plugin.host.memory import GB, Memory
+from valor_plugin.host.memory import GB, Memory, SupervisedMemory
 from valor_plugin.llava_med.plan import model_shapes, model_sizes
 from valor_plugin.recipe import Lora, find_recipe, load_recipe
+from valor_plugin.run import sft
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.grpo import memory_of
 
@@ -93,6 +94,28 @@ def test_the_memory_of_a_recipe_is_read_from_the_model_that_it_names(tiny_model)
     )
     assert found.weights == 2 * parameters
     assert "about" in str(found)
+
+
+def tuned(name: str, sizes: tuple, *overrides: str) -> SupervisedMemory:
+    """What a shipped recipe of stage sft needs."""
+    loaded = sft.fitted(load_recipe(find_recipe(name), overrides), "cuda")
+    assert loaded.sft is not None
+    adapters = loaded.model.lora or Lora()
+    return memory.estimate_supervised(loaded.sft, loaded.model.trainable, adapters, *sizes)
+
+
+def test_zero_3_divides_all_states_of_fine_tuning_among_the_gpus(llava_med):
+    found = tuned("valor_sft", llava_med)
+    states = found.weights + found.gradients + found.optimizer
+    assert states == pytest.approx((7.26 * 16 + 0.30 * 2) / 8 * GB, rel=0.01)
+    assert found.card < 80 * GB
+
+
+def test_fine_tuning_of_the_whole_does_not_fit_into_80_gb_and_that_of_adapters_does(llava_med):
+    whole = tuned("valor_sft", llava_med, "sft.devices=1", "sft.zero_stage=0")
+    states = whole.weights + whole.gradients + whole.optimizer
+    assert states == pytest.approx((7.26 * 16 + 0.30 * 2) * GB, rel=0.01)
+    assert tuned("valor_sft_one_gpu", llava_med).card < 80 * GB < whole.card
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from valor_plugin import records
 from valor_plugin.host.command import HostCommand
 from valor_plugin.host.settings import HostSettings
 from valor_plugin.recipe import Advantage, Lora
-from valor_plugin.records import Failure, RewardMeans, Step
+from valor_plugin.records import Failure, RewardMeans, Step, SupervisedStep
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
 
@@ -41,6 +42,16 @@ def test_a_reward_that_fails_is_named_with_its_share(capsys):
 def test_a_step_whose_reward_is_no_number_says_so(capsys):
     process.print_step(Step(**{**vars(STEP), "reward": None}), 20)
     assert "reward   none" in capsys.readouterr().out
+
+
+def test_a_step_of_fine_tuning_is_one_line_with_its_evaluation_where_there_was_one(capsys):
+    step = SupervisedStep(12, 0.0, 1.2344, 1e-5, 0.7, 400, 2.04)
+    process.print_supervised_step(step, 120)
+    process.print_supervised_step(replace(step, evaluation_loss=1.5), 120)
+    assert capsys.readouterr().out.splitlines() == [
+        "step   12/120  loss 1.234  2.0 s",
+        "step   12/120  loss 1.234  held-out loss 1.500  2.0 s",
+    ]
 
 
 @pytest.fixture
@@ -71,7 +82,7 @@ def run(folder: RunFolder, monkeypatch, host: str) -> list[tuple[int, int]]:
         seen.append((step.step, total))
 
     command = HostCommand((), {}, steps=9)
-    process.run(process.PreparedRun(folder, command, settings, resumes=False), report)
+    process.run(process.PreparedRun(folder, command, settings, False, Step, report))
     return seen
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.recipes import recipe
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.types import ImageRef
@@ -117,11 +116,10 @@ def test_fine_tuning_rollout_and_evaluation_ask_the_same_text(
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
     rollout = [preprocess(row, None, "prompt", "label", template)[0] for row in rows]
 
-    rows = sft.rows(recipe().model_copy(update={"data": data}), STUDIES)
     tuned = []
-    for i, pictures in enumerate(rows["images"]):
-        messages = prepare_multimodal_messages(rows["prompt"][i], images=pictures)
-        row = {"prompt": messages, "completion": rows["completion"][i]}
+    for row in (sft.row(study, data) for study in STUDIES):
+        messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
+        row = {"prompt": messages, "completion": row["completion"]}
         tuned.append(apply_chat_template(row, processor)["prompt"])
 
     evaluated: list[str] = []

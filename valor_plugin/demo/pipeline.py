@@ -27,7 +27,7 @@ from valor_plugin.data.prompts import PLAIN_REPORT
 from valor_plugin.data.studies import Study, read_studies, write_studies
 from valor_plugin.demo.phantoms import read_phantoms
 from valor_plugin.recipe import Recipe, load_recipe
-from valor_plugin.records import read_steps
+from valor_plugin.records import SupervisedStep, read_steps
 from valor_plugin.run import calibration
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.train import choose_device
@@ -259,7 +259,7 @@ def audit_stage2(root: Path, folder: Path) -> None:
 
 
 def _page(root: Path) -> Path:
-    from valor_plugin.evaluation.curves import curve_svg, reward_curves
+    from valor_plugin.evaluation.curves import curve_svg, loss_curves, reward_curves
     from valor_plugin.evaluation.metrics import Evaluation
     from valor_plugin.evaluation.page import Example, StageRow, table_text, write_page
 
@@ -268,7 +268,9 @@ def _page(root: Path) -> Path:
                  .read_text(encoding="utf-8")))
         for stage, title in STAGES.items()
     ]  # fmt: skip
-    curves = []
+    losses = loss_curves(read_steps(RunFolder(root / "sft").steps, SupervisedStep))
+    title = f"{STAGES['sft']}: loss of the reports"
+    curves = [(title, curve_svg(losses, title))]
     for stage in ("stage1", "stage2"):
         series = reward_curves(read_steps(RunFolder(root / stage).steps))
         title = f"{STAGES[stage]}: rewards of the rollouts"

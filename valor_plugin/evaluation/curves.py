@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from valor_plugin.records import Step
+from valor_plugin.records import Step, SupervisedStep
 
 # Okabe and Ito's colours for colour-blind readers, those that show on white and on black alike;
 # the dashes tell lines apart without any colour.
@@ -49,6 +49,18 @@ def reward_curves(steps: Sequence[Step]) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
+def loss_curves(steps: Sequence[SupervisedStep]) -> dict[str, list[tuple[int, float]]]:
+    """The loss of supervised fine-tuning by step and, where there was an evaluation, that on
+    held-out studies. Values that are not finite are left out."""
+    curves = {
+        "loss": [(step.step, step.loss) for step in steps if step.loss is not None],
+        "held-out loss": [
+            (step.step, step.evaluation_loss) for step in steps if step.evaluation_loss is not None
+        ],
+    }
+    return {name: points for name, points in curves.items() if points}
+
+
 def running_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
     """Centred mean over `window` values, fewer at the ends; NaN is left out of a mean.
 
@@ -71,7 +83,7 @@ def curve_svg(series: Mapping[str, Sequence[tuple[int, float]]], title: str) -> 
     the colour of the page around it.
 
     Args:
-        series: name in the legend -> points (policy step, value), ordered by step; one to four of
+        series: name in the legend -> points (step, value), ordered by step; one to four of
             them.
         title: title above the chart, which is its accessible name, too.
 
@@ -97,7 +109,7 @@ def curve_svg(series: Mapping[str, Sequence[tuple[int, float]]], title: str) -> 
                 label=name,
             )
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=8 + 14 * rows)
-        axes.set_xlabel("policy step")
+        axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.grid(axis="y", linewidth=0.4, alpha=0.3, color=_INK)
         axes.legend(

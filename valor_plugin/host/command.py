@@ -87,6 +87,14 @@ class HostCommand:
         """Whether the run can be repeated to the last bit."""
         return self.options["train.full_determinism_enable"]
 
+    def start(self, scratch: str) -> list[str]:
+        """The arguments of Python that start the driver.
+
+        Args:
+            scratch: path of a folder for temporary files, which may be removed afterwards.
+        """
+        return ["-m", "valor_plugin.host.main", f"{scratch}/ray", "--", *self.argv]
+
     def __str__(self) -> str:
         """As a person would type it."""
         return f"python -m {MODULE} {shlex.join(self.argv)}"

@@ -11,8 +11,15 @@ from valor_plugin.records import Failure, now
 _ECHOES = ("EngineDeadError", "See root cause above", "ray.exceptions.")
 """What stands in an exception that only reports that of another process."""
 
+_QUOTED = ("error raised in its creation task", "Original Traceback (most recent call last)")
+"""Where Ray, or torch's DataLoader, keeps an exception of another process as a text; its own line
+comes last."""
+
 _TAKEN = ("EADDRINUSE", "Address already in use")
 """What torch and Python say of a port that another process has."""
+
+_LOST = ("onnection closed by peer", "onnection reset by peer", "remote process exited")
+"""What gloo and NCCL say where another process has ended."""
 
 
 def failure(process: str, error: BaseException) -> Failure:
@@ -20,7 +27,7 @@ def failure(process: str, error: BaseException) -> Failure:
     if isinstance(cause := vars(error).get("cause"), BaseException):  # never another of Ray's
         error = cause
     told = "".join(traceback.format_exception_only(error)).strip()
-    if "error raised in its creation task" in told:  # Ray keeps it as a text, and it comes last
+    if any(mark in told for mark in _QUOTED):
         told = told.splitlines()[-1]
     return Failure(process, now(), plain(told))
 
@@ -36,3 +43,8 @@ def root(failures: Sequence[Failure]) -> Failure | None:
 def lost_a_port(failure: Failure) -> bool:
     """Whether another process took a port that the host had found free."""
     return any(sign in failure.error for sign in _TAKEN)
+
+
+def lost_a_peer(failure: Failure) -> bool:
+    """Whether the process failed because another one that it worked with had ended."""
+    return any(sign in failure.error for sign in _LOST)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward_sdk.errors import one_line
-from valor_plugin.host.memory import GB, Memory
+from valor_plugin.host.memory import GB, Memory, SupervisedMemory
 from valor_plugin.host.versions import installed
 
 
@@ -122,7 +122,7 @@ def _cuda_ipc() -> Check:
     return Check("CUDA IPC", bool(allowed) or None, detail)
 
 
-def fits(memory: Memory, gpus: int) -> Check:
+def fits(memory: Memory | SupervisedMemory, gpus: int) -> Check:
     """Whether the first GPUs of this machine, as many as a run needs, have the memory free that it
     needs."""
     for i, (free, total) in enumerate(_memory()[:gpus]):
@@ -130,9 +130,8 @@ def fits(memory: Memory, gpus: int) -> Check:
             return Check(
                 "memory", None,
                 f"{memory}; of {total / GB:.0f} GB, {memory.of(total) / GB:.0f} must be free, and "
-                f"of GPU {i} {free / GB:.0f} are. Lower openrlhf.vllm.gpu_memory_utilization, "
-                "train.micro_batch_size or rollout.micro_batch_size, let other programs end, or "
-                "use more cards",
+                f"of GPU {i} {free / GB:.0f} are. {memory.advice}, let other programs end, or use "
+                "more cards",
             )  # fmt: skip
     return Check("memory", True, f"{memory}; that much is free")
 

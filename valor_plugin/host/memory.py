@@ -19,11 +19,14 @@ from typing import Any
 
 from valor_plugin.host import reference
 from valor_plugin.llava_med import lora
-from valor_plugin.llava_med.parts import part_of
-from valor_plugin.recipe import Lora
+from valor_plugin.llava_med.parts import PARTS, part_of
+from valor_plugin.recipe import Lora, Sft
 
 GB = 1e9
 _RESERVE = 2.5 * GB  # ours: CUDA's contexts of policy and engine, NCCL's buffers, fragments
+_LONGEST = (
+    1024  # ours: tokens of a study in supervised fine-tuning: 576 of the image, and its texts
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,14 @@ class Memory:
         return self.waiting if self.engine_sleeps else self.training
 
     @property
+    def advice(self) -> str:
+        """What needs less."""
+        return (
+            "Lower openrlhf.vllm.gpu_memory_utilization, train.micro_batch_size or "
+            "rollout.micro_batch_size"
+        )
+
+    @property
     def card(self) -> float:
         """The memory of the smallest card that will do."""
         engine = (self.least_engine + _RESERVE) / self.share
@@ -96,6 +107,73 @@ class Memory:
         )
 
 
+@dataclass(frozen=True)
+class SupervisedMemory:
+    """Bytes on one GPU of supervised fine-tuning.
+
+    Attributes:
+        weights: those of the model.
+        gradients: of what trains.
+        optimizer: its states.
+        activations: those of one micro-batch.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def advice(self) -> str:
+        """What needs less."""
+        return "Lower sft.micro_batch_size, raise sft.zero_stage, or train adapters (lora)"
+
+    @property
+    def card(self) -> float:
+        """The memory of the smallest card that will do."""
+        return sum(vars(self).values()) + _RESERVE
+
+    def of(self, total: float) -> float:
+        """How much of a card must be free, however large it is."""
+        return self.card
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in vars(self).items())
+        return f"about {self.card / GB:.0f} GB a card: {listed} GB"
+
+
+def estimate_supervised(
+    sft: Sft,
+    trainable: Collection[str],
+    adapters: Lora,
+    shapes: Mapping[str, tuple[int, ...]],
+    language: Any,
+) -> SupervisedMemory:
+    """The memory that supervised fine-tuning needs: 16 bytes for each parameter that trains, of
+    which ZeRO divides what it divides, and 2 for each other. TRL never has the logits whole.
+
+    Args:
+        sft: how it trains, with the number of devices and the micro-batch.
+        trainable: parts of the model that train.
+        adapters: sizes of LoRA's matrices, used where "lora" is among `trainable`.
+        shapes: name -> shape of every tensor of the model.
+        language: transformers' configuration of the language model.
+    """
+    sizes = _sizes(shapes, adapters)
+    trained = sum(sizes[part] for part in trainable)
+    frozen = sum(sizes[part] for part in PARTS if part not in trainable)
+    devices = sft.devices or 1
+    by_states, by_weights = (devices if sft.zero_stage >= needed else 1 for needed in (2, 3))
+    kept = 4 if sft.zero_stage == 0 else 2  # bytes: DeepSpeed's float32 weights are the optimizer's
+    tokens = (sft.micro_batch_size or sft.batch_size) * _LONGEST
+    return SupervisedMemory(
+        weights=(kept * trained + 2 * frozen) / by_weights,
+        gradients=kept * trained / by_states,
+        optimizer=(16 - 2 * kept) * trained / by_states,
+        activations=tokens * _kept(language, bool(sft.gradient_checkpointing)),
+    )
+
+
 def estimate(
     options: Mapping[str, Any],
     trainable: Collection[str],
@@ -112,11 +190,8 @@ def estimate(
         shapes: name -> shape of every tensor of the model.
         language: transformers' configuration of the language model.
     """
-    sizes: Counter[str] = Counter()
-    for name, shape in shapes.items():
-        sizes[part_of(name)] += prod(shape)
-    whole = 2 * sizes.total()
-    sizes["lora"] = lora.count_parameters(shapes, adapters.rank)
+    sizes = _sizes(shapes, adapters)
+    whole = 2 * sum(sizes[part] for part in PARTS)
     trained = sum(sizes[part] for part in trainable)
     stage = options["ds.zero_stage"]
     actor = options["actor.num_nodes"] * options["actor.num_gpus_per_node"]
@@ -150,17 +225,34 @@ def estimate(
     )
 
 
+def _sizes(shapes: Mapping[str, tuple[int, ...]], adapters: Lora) -> Counter[str]:
+    """Part -> number of its parameters; that of adapters too, whether there are any or not."""
+    sizes: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        sizes[part_of(name)] += prod(shape)
+    sizes["lora"] = lora.count_parameters(shapes, adapters.rank)
+    return sizes
+
+
 def _activations(options: Mapping[str, Any], language: Any) -> float:
     """Of a micro-batch whose sequences have the greatest length: in training, or where only its
     log-probabilities are wanted, whichever is more."""
     longest = options["data.max_len"]
     trained = options["train.micro_batch_size"] * longest
     scored = options["rollout.micro_batch_size"] * longest
-    layers, width = language.num_hidden_layers, language.hidden_size
-    layer = 2 * (8 * width + 3 * language.intermediate_size)  # bytes a token, in bfloat16
-    if options["actor.gradient_checkpointing_enable"]:
-        kept = 2 * layers * width + 2 * layer  # the input of each layer, and one layer whole
-    else:
-        kept = layers * layer
+    kept = _kept(language, options["actor.gradient_checkpointing_enable"])
     logits = language.vocab_size  # in bfloat16 and float32 and, in training, their gradients
-    return max(trained * (kept + 12 * logits), scored * (layer + 6 * logits))
+    return max(trained * (kept + 12 * logits), scored * (_layer(language) + 6 * logits))
+
+
+def _layer(language: Any) -> float:
+    """Bytes of activations of one layer for a token, in bfloat16."""
+    return 2 * (8 * language.hidden_size + 3 * language.intermediate_size)
+
+
+def _kept(language: Any, checkpointing: bool) -> float:
+    """Bytes of activations that are kept for a token until its gradients are computed."""
+    layers, width = language.num_hidden_layers, language.hidden_size
+    if checkpointing:
+        return 2 * layers * width + 2 * _layer(language)  # the input of each layer, and one whole
+    return layers * _layer(language)

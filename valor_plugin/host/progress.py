@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_sdk.reward_set import UNSCORED
 from valor_plugin.host.advantage import TIED
-from valor_plugin.records import RewardMeans, Step, now
+from valor_plugin.records import RewardMeans, Step, finite, now
 
 _PHASES = {  # ours -> the host's
     "generation": "timing/generation",
@@ -27,7 +26,7 @@ def step_record(step: int, status: Mapping[str, Any], rewards: Sequence[str]) ->
         status: name -> what the host logs of the step, means over its samples.
         rewards: names of the set's rewards, in the set's order.
     """
-    numbers = {key: _finite(value) for key, value in status.items() if _is_number(value)}
+    numbers = {key: finite(value) for key, value in status.items() if _is_number(value)}
     parts = {name: _reward_means(numbers, name) for name in rewards}
     return Step(
         step=step,
@@ -58,7 +57,3 @@ def _reward_means(numbers: dict[str, float | None], name: str) -> RewardMeans:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -67,6 +67,15 @@ def write_rows(studies: Iterable[Study], data: Data, path: Path, must_match: boo
                 "label": labels.encode(label),
             }
             file.write(json.dumps(row) + "\n")
+    settle(new, path, must_match)
+
+
+def settle(new: Path, path: Path, must_match: bool) -> None:
+    """Moves a file of rows that was written anew to its place.
+
+    Raises:
+        ConfigError: the rows must match those that are there, and do not.
+    """
     if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
         raise ConfigError(
             f"the studies of the unfinished run in {path.parent} have changed (compare {path.name} "

@@ -31,13 +31,20 @@ def file_name(tensor: str) -> str:
     return tensor
 
 
-def save(model: Any, processor: Any, folder: Path) -> None:
+def save(model: Any, processor: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
     """Saves weights, configuration and the whole processor; adapters are added to their weights.
+
+    Args:
+        model: the LLaVA model.
+        processor: its processor.
+        folder: the folder to write.
+        state: the model's weights by name, where it does not hold them all itself, or not in the
+            precision that is wanted.
 
     transformers 5.15 saves a model that was built from its configuration with tower keys
     `vision_tower.*` and reads both spellings; vLLM 0.29 reads `vision_tower.vision_model.*` only.
     """
-    model.save_pretrained(folder, state_dict=lora.merged_state(model))
+    model.save_pretrained(folder, state_dict=state or lora.merged_state(model))
     processor.save_pretrained(folder)
     for shard in folder.glob("*.safetensors"):
         tensors = load_file(shard)

@@ -23,6 +23,7 @@ from valor_plugin.host.saving import has_checkpoint
 from valor_plugin.host.versions import TESTED, installed
 
 _LOCK = ".lock"
+_WHOLE = "whole"
 
 
 def processes_of(mark: str) -> list[int]:
@@ -47,17 +48,18 @@ class RunFolder:
         recipe: recipe.yaml, the resolved recipe: with every default and override.
         versions: versions.json, with the digest of the resolved recipe, the device, the time of the
             last start (UTC) and all versions that matter.
-        command: command.txt, the host's command, where there is one.
-        rows: train.jsonl, the host's dataset.
-        log: host.log, everything that the host printed, over all starts.
-        steps: steps.jsonl, the records of the policy steps, see `valor_plugin.records`.
+        command: command.txt, the command of the host, or of supervised fine-tuning.
+        rows: train.jsonl, what is trained on, as the host or TRL reads it.
+        held_out: validate.jsonl, held-out studies of supervised fine-tuning, in the same form.
+        log: run.log, everything that the run's processes printed, over all starts.
+        steps: steps.jsonl, the records of the steps, see `valor_plugin.records`.
         trainable: trainable.json, what of the model trains, see `valor_plugin.records`.
         failures: failures.jsonl, exceptions of the run's processes, see `valor_plugin.records`.
         rewards: rewards.json, what reward servers said of their set.
         calibration: calibration.json, that of the expert, see `valor_plugin.run.calibration`.
         tensorboard: folder of the host's TensorBoard logs.
         checkpoints: folder of what a run that was cut short goes on from
-            (openrlhf.ckpt.save_steps).
+            (openrlhf.ckpt.save_steps, sft.save_every).
         unsaved: model.part, the folder of the model while it is being written.
         model: folder of the trained model, which is there when the run has ended well, and whole
             then.
@@ -72,7 +74,8 @@ class RunFolder:
         self.versions = path / "versions.json"
         self.command = path / "command.txt"
         self.rows = path / "train.jsonl"
-        self.log = path / "host.log"
+        self.held_out = path / "validate.jsonl"
+        self.log = path / "run.log"
         self.steps = path / records.STEPS
         self.trainable = path / records.TRAINABLE
         self.failures = path / records.FAILURES
@@ -131,7 +134,7 @@ class RunFolder:
             )
 
     def processes(self) -> list[int]:
-        """Ids of the host's processes on this machine that belong to a run in this folder."""
+        """Ids of the processes on this machine that belong to a run in this folder."""
         return processes_of(f'"records":{json.dumps(str(self.path), ensure_ascii=False)}')
 
     def check(self) -> None:
@@ -188,6 +191,20 @@ class RunFolder:
         self._must_be_of(recipe, "a finished run")
         return True
 
+    def checkpoint(self, step: int) -> Path:
+        """The folder of supervised fine-tuning's checkpoint after a step."""
+        return self.checkpoints / f"checkpoint-{step}"  # transformers' own name
+
+    def close_checkpoint(self, step: int) -> None:
+        """Marks a checkpoint of supervised fine-tuning as whole, after all else was written."""
+        (self.checkpoint(step) / _WHOLE).touch()
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The last whole checkpoint of supervised fine-tuning; None without any."""
+        whole = [mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{_WHOLE}")]
+        return max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
+
     def resumes(self, recipe: str) -> bool:
         """Whether a run of this recipe goes on from a checkpoint.
 
@@ -197,7 +214,7 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds checkpoints of another recipe; names the keys that differ.
         """
-        if not has_checkpoint(self.checkpoints):
+        if not has_checkpoint(self.checkpoints) and self.last_checkpoint is None:
             return False
         self._must_be_of(recipe, "checkpoints of an unfinished run")
         return True
@@ -212,13 +229,14 @@ class RunFolder:
             )
 
     def begin(self, recipe: str, device: str, command: str = "", resumes: bool = False) -> None:
-        """Makes the folder and writes what the run is: the resolved recipe, its digest, the host's
-        command if there is one, the time, and all versions that matter. Of an earlier start nothing
-        stays that would be taken for the run's: a model that was being written and, unless the run
-        goes on from a checkpoint, records."""
+        """Makes the folder and writes what the run is: the resolved recipe, its digest, the
+        command, the time, and all versions that matter. Of an earlier start nothing stays that
+        would be taken for the run's: a model that was being written and, unless the run goes on
+        from a checkpoint, records and checkpoints that were not written to their end."""
         shutil.rmtree(self.unsaved, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not resumes:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
             for records_of_another in (self.steps, self.failures, self.trainable):
                 records_of_another.unlink(missing_ok=True)
         found = [installed(package) for package in ("valor-rrg", "flash-attn", *TESTED)]

@@ -21,6 +21,7 @@ from valor_plugin.host.settings import HostSettings
 from valor_plugin.host.versions import check_build
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Lora, Recipe
+from valor_plugin.records import Step
 from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
@@ -37,8 +38,7 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
     """
-    prepared = prepare(recipe, folder, device)
-    return process.run(prepared, process.print_step)
+    return process.run(prepare(recipe, folder, device))
 
 
 def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
@@ -47,7 +47,7 @@ def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
     return str(host_command(recipe, folder, device))
 
 
-def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
+def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Step]:
     """Checks everything, and writes the run folder.
 
     Raises:
@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
     resumes = folder.resumes(recipe.to_yaml())
     command = host_command(recipe, folder, device, resumes)
     model = check_model(recipe.model.path)
-    studies = shown(recipe, read_studies(recipe.data.train))
+    studies = shown(recipe, recipe.data.train, read_studies(recipe.data.train))
     prompt = longest_prompt(recipe, studies)
     command = command.fitted(recipe, len(studies), model.positions, prompt, device)
     if problem := check_build(device):
@@ -92,7 +92,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun:
         seed=recipe.seed,
         deterministic=command.deterministic,
     )
-    return PreparedRun(folder, command, settings, resumes)
+    return PreparedRun(folder, command, settings, resumes, Step, process.print_step)
 
 
 def memory_of(recipe: Recipe, options: Mapping[str, Any]) -> Memory:

@@ -1,4 +1,5 @@
-"""The host as a process, followed to its end. Nothing else in this package starts processes."""
+"""A run as a process, followed to its end: that of the host, or of supervised fine-tuning. Nothing
+else in this package starts processes."""
 
 from __future__ import annotations
 
@@ -13,20 +14,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol
 
 import click
 
 from reward_sdk.errors import RewardSDKError
 from valor_plugin import records
 from valor_plugin.host import failures
-from valor_plugin.host.command import HostCommand
 from valor_plugin.host.saving import is_whole
-from valor_plugin.host.settings import HostSettings
-from valor_plugin.records import Failure, Follower, Step
+from valor_plugin.records import AnyStep, Failure, Follower, Step, SupervisedStep
 from valor_plugin.run.folder import RunFolder, processes_of
-
-Report = Callable[[Step, int], None]
-"""Called after every policy step with its record and how many there will be."""
 
 _ATTEMPTS = 3
 _SHORT = 24  # characters of the folder for temporary files; Ray adds up to 80
@@ -36,31 +33,67 @@ class RunError(RewardSDKError):
     """A run that started and did not end well; one readable paragraph."""
 
 
+class Command(Protocol):
+    """What a run is started with.
+
+    Attributes:
+        steps: number of steps that the run takes.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def start(self, scratch: str) -> list[str]:
+        """The arguments of Python that start the run.
+
+        Args:
+            scratch: path of a folder for temporary files, which is removed afterwards.
+        """
+        ...
+
+
+class Settings(Protocol):
+    """What the processes of a run have in their environment.
+
+    Attributes:
+        run: identity of the run, which no other has and which is in `environment`.
+    """
+
+    @property
+    def run(self) -> str: ...
+
+    def environment(self) -> dict[str, str]: ...
+
+
 @dataclass(frozen=True)
-class PreparedRun:
-    """A run that passed every check; only the host can still fail.
+class PreparedRun(Generic[AnyStep]):
+    """A run that passed every check; only its processes can still fail.
 
     Attributes:
         folder: the run's folder, which holds what a restart reads.
-        command: the command that starts the host.
+        command: the command that starts the run.
         settings: what the run's processes must know.
         resumes: whether the run goes on from a checkpoint.
+        record: type of the records of its steps.
+        report: called after every step with its record and how many there will be.
     """
 
     folder: RunFolder
-    command: HostCommand
-    settings: HostSettings
+    command: Command
+    settings: Settings
     resumes: bool
+    record: type[AnyStep]
+    report: Callable[[AnyStep, int], None]
 
 
-def run(prepared: PreparedRun, report: Report) -> Path:
-    """Runs the host to its end and returns the folder of the trained model.
+def run(prepared: PreparedRun) -> Path:
+    """Runs to the end and returns the folder of the trained model.
 
-    The host finds its ports by binding and releasing them, so another process can take one before
-    it is used. Such a start has trained nothing and is made again, up to three times.
+    Processes find each other by ports that are bound and released, so another process can take one
+    before it is used. Such a start has trained nothing and is made again, up to three times.
 
     Raises:
-        RunError: the host failed; the message holds its cause.
+        RunError: the run failed; the message holds its cause.
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
     """
@@ -72,18 +105,18 @@ def run(prepared: PreparedRun, report: Report) -> Path:
         click.echo(f"going on from the last checkpoint in {folder.checkpoints}")
     for attempt in range(1, _ATTEMPTS + 1):
         found = Follower(folder.failures, Failure)
-        code, steps = _attempt(prepared, report)
+        code, steps = _attempt(prepared)
         if code == 0 and is_whole(folder.unsaved):
             return folder.finish()
         root = failures.root(list(found.new()))
         if steps or root is None or not failures.lost_a_port(root) or attempt == _ATTEMPTS:
             break
-        click.echo("a port of the host was taken by another process; starting again")
+        click.echo("a port of the run was taken by another process; starting again")
     raise RunError(f"{_cause(root, folder.log)} The whole log: {folder.log}")
 
 
-def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
-    """Starts the host once and follows it to its end: exit code, and steps taken."""
+def _attempt(prepared: PreparedRun) -> tuple[int, int]:
+    """Starts the run once and follows it to its end: exit code, and steps taken."""
     folder, command = prepared.folder, prepared.command
     # Ray opens its folder to everybody, so it lies inside of one that is the user's alone. Names
     # are short, because the system knows no socket whose path has more than 107 characters.
@@ -93,15 +126,17 @@ def _attempt(prepared: PreparedRun, report: Report) -> tuple[int, int]:
     folder.trainable.unlink(missing_ok=True)
     handlers = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
     with folder.log.open("ab") as sink:
-        steps = Follower(folder.steps, Step)
+        steps = Follower(folder.steps, prepared.record)
         process = subprocess.Popen(
-            [sys.executable, "-m", "valor_plugin.host.main", f"{scratch}/ray", "--", *command.argv],
+            [sys.executable, *command.start(scratch)],
             stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,
             pass_fds=() if folder.lock is None else (folder.lock,),
         )  # fmt: skip
         try:
-            taken = _follow(process, folder, steps, lambda step: report(step, command.steps))
+            taken = _follow(
+                process, folder, steps, lambda step: prepared.report(step, command.steps)
+            )
         finally:
             end(process, prepared.settings.run)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -118,8 +153,8 @@ def _interrupt(*_: object) -> None:
 def _follow(
     process: subprocess.Popen,
     folder: RunFolder,
-    steps: Follower[Step],
-    report: Callable[[Step], None],
+    steps: Follower[AnyStep],
+    report: Callable[[AnyStep], None],
 ) -> int:
     """Shows what trains as soon as that is known, and reports steps until the process ends; how
     many there were."""
@@ -148,6 +183,14 @@ def print_step(step: Step, total: int) -> None:
     head = f"step {step.step:>4}/{total}  reward {_number(step.reward):>6}"
     seconds = step.seconds.get("total") or 0.0
     click.echo("  ".join([head, *values, *failed, f"{seconds:.1f} s"]))
+
+
+def print_supervised_step(step: SupervisedStep, total: int) -> None:
+    """A line for people: the step, its loss, that of an evaluation if there was one, the time."""
+    head = f"step {step.step:>4}/{total}  loss {_number(step.loss)}"
+    held_out = step.evaluation_loss
+    evaluation = [] if held_out is None else [f"held-out loss {held_out:.3f}"]
+    click.echo("  ".join([head, *evaluation, f"{step.seconds:.1f} s"]))
 
 
 def _number(value: float | None) -> str:
@@ -185,5 +228,6 @@ def _cause(root: Failure | None, log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "(nothing)")
+    said = (line.strip() for line in reversed(lines) if any(map(str.isalnum, line)))
+    last = next(said, "(nothing)")
     return f"The run ended without a model. The last line of its log: {last}."

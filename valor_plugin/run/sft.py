@@ -1,10 +1,16 @@
-"""Stage 0: supervised fine-tuning on TRL's SFTTrainer, before any reward is used."""
+"""Stage 0, supervised fine-tuning: everything that is checked and written before anything is
+started. What is started is `valor_plugin.run.finetune`."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,105 +18,250 @@ from reward_sdk.errors import ConfigError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.prompts import question
 from valor_plugin.data.studies import Study, read_studies
+from valor_plugin.host import machine
+from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
+from valor_plugin.host.rows import settle
 from valor_plugin.llava_med.check import check_model
-from valor_plugin.recipe import Lora, Recipe
-from valor_plugin.records import write_trainable
+from valor_plugin.recipe import Data, Lora, Recipe, Sft
+from valor_plugin.records import SupervisedStep
+from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.process import PreparedRun
 from valor_plugin.run.studies import shown
 
+_MODULE = "valor_plugin.run.finetune"
 
-def describe(recipe: Recipe) -> str:
-    """What a run would do: the class that trains, and the resolved recipe."""
-    return f"# trl.SFTTrainer with\n{recipe.to_yaml()}"
+
+@dataclass(frozen=True)
+class SftCommand:
+    """What supervised fine-tuning is started with.
+
+    Attributes:
+        folder: path of the run's folder.
+        device: "cpu" or "cuda".
+        devices: number of devices, each with a process of its own.
+        launched: whether torch's launcher starts the processes.
+        steps: number of optimizer steps that the run takes; 0 where it is not known of how many
+            studies.
+    """
+
+    folder: Path
+    device: str
+    devices: int
+    launched: bool
+    steps: int = 0
+
+    def start(self, scratch: str) -> list[str]:
+        """The arguments of Python that start it.
+
+        Args:
+            scratch: path of a folder for temporary files, which may be removed afterwards.
+        """
+        launcher = [*self._launcher(), f"--log-dir={scratch}"] if self.launched else []
+        return [*launcher, *self._worker()]
+
+    def _launcher(self) -> list[str]:
+        each = f"--nproc-per-node={self.devices}"
+        return ["-m", "torch.distributed.run", "--standalone", each]
+
+    def _worker(self) -> list[str]:
+        return ["-m", _MODULE, str(self.folder), self.device]
+
+    def __str__(self) -> str:
+        """As a person would type it."""
+        launcher = self._launcher() if self.launched else []
+        return shlex.join(["python", *launcher, *self._worker()])
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """What every process of supervised fine-tuning has in its environment.
+
+    Attributes:
+        run: identity of the run, which no other has.
+        folder: path of the run's folder.
+        sft: how it trains.
+        device: "cpu" or "cuda".
+    """
+
+    run: str
+    folder: Path
+    sft: Sft
+    device: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables."""
+        mark = {"run": self.run, "records": str(self.folder)}  # as `RunFolder.processes` looks for
+        result = {
+            "VALOR_SFT": json.dumps(mark, ensure_ascii=False, separators=(",", ":")),
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        devices = self.sft.devices or 1
+        if self.device == "cpu":
+            cores = max(1, (os.cpu_count() or 1) // devices)
+            result["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(cores))
+            # else it is "cpu:1" in a second process, to which torch loads no checkpoint
+            result["ACCELERATE_TORCH_DEVICE"] = "cpu"
+        elif machine.count_gpus() > devices:  # the Trainer would take them all
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            cards = visible.split(",") if visible else map(str, range(devices))
+            result["CUDA_VISIBLE_DEVICES"] = ",".join(list(cards)[:devices])
+        return result
+
+
+def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
+    """What a run would do: its command, and the resolved recipe."""
+    recipe = fitted(recipe, device)
+    return f"# {_command(recipe, folder, device)}\n{recipe.to_yaml()}"
 
 
 def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
     """Fine-tunes the recipe's model on its studies' reports; returns the new model's folder.
 
-    Only the report and its closing token carry loss. Weights are trained in float32 on a CPU and
-    in bfloat16 on a GPU, and saved in bfloat16.
+    Weights that train are kept in float32, with passes in bfloat16 on GPUs; those that do not train
+    are bfloat16 there. The model is saved in bfloat16.
 
     Raises:
-        ConfigError: files are missing or wrong; nothing was trained.
-        ScoringError: an image cannot be decoded.
+        ConfigError: something in the recipe or its files is wrong; nothing was started.
+        RunError: the run failed; the message holds its cause.
+        KeyboardInterrupt: the user stopped the run; raised after every process of the run has
+            ended.
+    """
+    return process.run(prepare(recipe, folder, device))
+
+
+def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[SupervisedStep]:
+    """Checks everything, and writes the run folder.
+
+    Raises:
+        ConfigError: something in the recipe or its files is wrong; nothing was started.
     """
     folder.check()
+    recipe = fitted(recipe, device)
+    assert recipe.sft is not None  # the recipe's own validator
+    resumes = folder.resumes(recipe.to_yaml())
     check_model(recipe.model.path)
-    studies = [study for study in read_studies(recipe.data.train) if study.report]
-    studies = shown(recipe, studies)
+    files = {folder.rows: recipe.data.train}
+    if recipe.data.validate is not None:
+        files[folder.held_out] = recipe.data.validate
+    studies = {rows: _with_reports(recipe, path) for rows, path in files.items()}
+    command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
+    if device == "cuda" and not (check := machine.fits(memory_of(recipe), command.devices)).ok:
+        click.echo(f"warning: {check.what}: {check.detail}", err=True)
+    folder.begin(recipe.to_yaml(), device, str(command), resumes)
+    for rows, found in studies.items():
+        write_rows(found, recipe.data, rows, must_match=resumes)
+    settings = SftSettings(uuid.uuid4().hex, folder.path, recipe.sft, device)
+    return PreparedRun(
+        folder, command, settings, resumes, SupervisedStep, process.print_supervised_step
+    )
+
+
+def memory_of(recipe: Recipe) -> SupervisedMemory:
+    """The GPU memory that a recipe needs, of which `fitted` knows the devices.
+
+    Raises:
+        ConfigError: the configuration of the recipe's model cannot be read.
+    """
+    from valor_plugin.llava_med.plan import model_sizes
+
+    assert recipe.sft is not None  # the recipe's own validator
+    sizes = model_sizes(recipe.model.path)
+    adapters = recipe.model.lora or Lora()
+    return estimate_supervised(recipe.sft, recipe.model.trainable, adapters, *sizes)
+
+
+def fitted(recipe: Recipe, device: str) -> Recipe:
+    """The recipe with what its defaults are on a device.
+
+    Args:
+        recipe: the recipe of the run, of stage sft.
+        device: "cpu" or "cuda"; where no GPU is there, one is assumed.
+
+    Raises:
+        ConfigError: there are fewer devices than it asks for, or they cannot share its batches.
+    """
+    sft = recipe.sft
+    assert sft is not None  # the recipe's own validator
+    if device == "cpu" and sft.zero_stage:
+        raise recipe.error("sft.zero_stage: accelerate starts DeepSpeed on GPUs alone; use 0 here")
+    there = machine.count_gpus() if device == "cuda" else 0
+    devices = sft.devices or there or 1
+    if 0 < there < devices:
+        raise recipe.error(f"sft.devices: the run asks for {devices} GPUs and there are {there}")
+    share, rest = divmod(sft.batch_size, devices)
+    if rest:
+        raise recipe.error(
+            f"sft.batch_size: {sft.batch_size} studies cannot be shared by {devices} devices: "
+            f"{_nearest(sft.batch_size, devices)}, or set sft.devices"
+        )
+    micro = sft.micro_batch_size or share
+    if share % micro:
+        would = [str(size) for size in range(1, share + 1) if share % size == 0]
+        raise recipe.error(
+            f"sft.micro_batch_size: {micro} does not divide the {share} studies of sft.batch_size "
+            f"{sft.batch_size} that each of {devices} devices takes; {', '.join(would)} would"
+        )
+    checkpointing = sft.gradient_checkpointing
+    found = {
+        "devices": devices,
+        "micro_batch_size": micro,
+        "gradient_checkpointing": device == "cuda" if checkpointing is None else checkpointing,
+    }
+    return recipe.model_copy(update={"sft": sft.model_copy(update=found)})
+
+
+def _nearest(batch: int, devices: int) -> str:
+    """Which batches near this one the devices can share."""
+    above = -(-batch // devices) * devices
+    return " or ".join(str(size) for size in (above - devices, above) if size) + " would do"
+
+
+def _command(recipe: Recipe, folder: RunFolder, device: str, steps: int = 0) -> SftCommand:
+    assert recipe.sft is not None  # the recipe's own validator
+    devices = recipe.sft.devices or 1
+    launched = devices > 1 or recipe.sft.zero_stage > 0  # DeepSpeed wants a process group
+    return SftCommand(folder.path, device, devices, launched, steps)
+
+
+def _with_reports(recipe: Recipe, path: str) -> Sequence[Study]:
+    """The studies of a file that have a report, and an image that the recipe shows.
+
+    Raises:
+        ConfigError: the file is wrong, or no study has them.
+    """
+    studies = [study for study in read_studies(path) if study.report]
     if not studies:
-        raise ConfigError(f"{recipe.data.train}: no study has a 'report' to learn from")
-    folder.begin(recipe.to_yaml(), device)
-    return _train(recipe, studies, folder, device)
+        raise ConfigError(f"{path}: no study has a 'report' to learn from")
+    return shown(recipe, path, studies)
 
 
-def rows(recipe: Recipe, studies: Sequence[Study]) -> dict[str, list]:
-    """The columns of TRL's dataset: a study's question, its report as the answer, and the paths of
-    the images that are shown, which TRL puts before the question."""
-    data = recipe.data
+def row(study: Study, data: Data) -> dict[str, Any]:
+    """A study as TRL reads it: its question, its report as the answer, and the paths of the images
+    that are shown, which TRL puts before the question."""
     return {
-        "prompt": [
-            [{"role": "user", "content": question(data.prompt, study)}] for study in studies
-        ],
-        "completion": [
-            [{"role": "assistant", "content": wrap_report(study.report or "")}] for study in studies
-        ],
-        "images": [study.shown(data.most_images) for study in studies],
+        "prompt": [{"role": "user", "content": question(data.prompt, study)}],
+        "completion": [{"role": "assistant", "content": wrap_report(study.report or "")}],
+        "images": study.shown(data.most_images),
     }
 
 
-def _train(recipe: Recipe, studies: Sequence[Study], folder: RunFolder, device: str) -> Path:
-    import torch
-    from datasets import Dataset
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
+def write_rows(studies: Sequence[Study], data: Data, path: Path, must_match: bool) -> None:
+    """Writes a row of each study, one JSON object a line.
 
-    from valor_plugin.llava_med import checkpoint, lora
-    from valor_plugin.llava_med.parts import train_only
-    from valor_plugin.llava_med.processor import open_rgb
+    Args:
+        studies: the studies, in order, each with a report.
+        data: what the model is asked and shown.
+        path: the JSONL file to write.
+        must_match: whether the file must be there and hold the same rows, because a run goes on
+            with it.
 
-    sft = recipe.sft
-    assert sft is not None  # the recipe's own validator
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    processor = AutoProcessor.from_pretrained(recipe.model.path)
-    model = LlavaForConditionalGeneration.from_pretrained(recipe.model.path, dtype=dtype)
-    if "lora" in recipe.model.trainable:
-        sizes = recipe.model.lora or Lora()
-        lora.add(model, sizes.rank, sizes.alpha)
-    table = train_only(model, recipe.model.trainable)
-    write_trainable(folder.trainable, table)
-    for part in table:
-        click.echo(part)
-
-    def opened(batch: dict) -> dict:
-        return batch | {"images": [[open_rgb(path) for path in row] for row in batch["images"]]}
-
-    dataset = Dataset.from_dict(rows(recipe, studies)).with_transform(opened)
-    trainer = SFTTrainer(
-        model=model,
-        processing_class=processor,
-        train_dataset=dataset,
-        args=SFTConfig(
-            output_dir=str(folder.path / "trainer"),
-            max_steps=sft.steps,
-            per_device_train_batch_size=sft.batch_size,
-            learning_rate=sft.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, round(0.03 * sft.steps)),  # borrowed: LLaVA-1.5
-            max_length=None,
-            completion_only_loss=True,
-            gradient_checkpointing=device == "cuda",
-            bf16=device == "cuda",
-            use_cpu=device == "cpu",
-            seed=recipe.seed,
-            save_strategy="no",
-            report_to="none",
-            logging_steps=10,
-        ),
-    )
-    trainer.train()
-    history = [row for row in trainer.state.log_history if "loss" in row]
-    (folder.path / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    checkpoint.save(model.bfloat16(), processor, folder.unsaved)
-    return folder.finish()
+    Raises:
+        ConfigError: the rows must match those that are there, and do not.
+    """
+    new = path.with_name(path.name + ".part")
+    with new.open("w", encoding="utf-8") as file:
+        for study in studies:
+            file.write(json.dumps(row(study, data)) + "\n")
+    settle(new, path, must_match)

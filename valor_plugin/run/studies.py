@@ -13,9 +13,9 @@ from valor_plugin.llava_med import template
 from valor_plugin.recipe import Recipe
 
 
-def shown(recipe: Recipe, studies: Sequence[Study]) -> Sequence[Study]:
-    """Those of the studies that have an image which the recipe shows; how many have none is said on
-    the screen.
+def shown(recipe: Recipe, path: str, studies: Sequence[Study]) -> Sequence[Study]:
+    """Those of a file's studies that have an image which the recipe shows; how many have none is
+    said on the screen.
 
     Raises:
         ConfigError: none has one.
@@ -25,13 +25,13 @@ def shown(recipe: Recipe, studies: Sequence[Study]) -> Sequence[Study]:
     frontal = [study for study in studies if study.is_frontal]
     if studies and not frontal:
         raise ConfigError(
-            f"{recipe.data.train}: no study has a frontal image; `data.images: all` in the recipe "
+            f"{path}: no study has a frontal image; `data.images: all` in the recipe "
             "shows the others, too"
         )
     if without := len(studies) - len(frontal):
         click.echo(
-            f"left out: {without:,} of {len(studies):,} studies, which have no frontal image "
-            "(`data.images: all` keeps them)"
+            f"left out of {path}: {without:,} of {len(studies):,} studies, which have no frontal "
+            "image (`data.images: all` keeps them)"
         )
     return frontal
 
