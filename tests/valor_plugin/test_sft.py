@@ -447,9 +447,7 @@ def long(tiny_model, studies) -> Recipe:
     (studies / "even/train.jsonl").write_text("\n".join(rows))
     (studies / "even/validate.jsonl").write_bytes((studies / "validate.jsonl").read_bytes())
     parts = ["projector", "language"]
-    return recipe(
-        tiny_model, studies / "even", parts, steps=60, save_every=5, learning_rate=1e-3
-    )
+    return recipe(tiny_model, studies / "even", parts, steps=60, save_every=5, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
