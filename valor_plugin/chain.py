@@ -12,8 +12,9 @@ import click
 from reward_sdk.errors import ConfigError
 from valor_plugin.host.versions import check_build
 from valor_plugin.recipe import Recipe, find_recipe, load_recipe
+from valor_plugin.run import calibration
 from valor_plugin.run.folder import RunFolder
-from valor_plugin.train import choose_device, describe, resolved
+from valor_plugin.train import choose_device, describe
 from valor_plugin.train import train as train_stage
 
 
@@ -102,12 +103,8 @@ def check(stages: Sequence[Stage], device: str) -> None:
             raise ConfigError(problem)
 
 
-def finished(stages: Sequence[Stage], device: str) -> int:
+def finished(stages: Sequence[Stage]) -> int:
     """How many stages, from the first one on, have finished runs in their folders.
-
-    Args:
-        stages: the stages in order.
-        device: "cpu" or "cuda".
 
     Raises:
         ConfigError: a folder holds a run of another recipe, a run that trains another model than
@@ -116,7 +113,7 @@ def finished(stages: Sequence[Stage], device: str) -> int:
     count = 0
     for i, stage in enumerate(stages):
         folder = RunFolder(stage.out)
-        recipe = resolved(stage.recipe, folder, device).to_yaml()
+        recipe = calibration.named(stage.recipe, folder.calibration).to_yaml()
         done = folder.finished(recipe)
         if not done:
             folder.check()
@@ -147,7 +144,7 @@ def train(stages: Sequence[Stage], device: str) -> Path:
     """
     device = choose_device(device)
     check(stages, device)
-    done = finished(stages, device)
+    done = finished(stages)
     for stage in stages[done:]:
         if not Path(stage.recipe.data.train).is_file():  # now, not after the stages before it
             raise stage.recipe.error(f"data.train: there is no file {stage.recipe.data.train}")

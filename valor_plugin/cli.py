@@ -107,7 +107,7 @@ def train_command(
         from valor_plugin import doctor
 
         problems, summaries = [], []
-        done = chain.finished(stages, "cpu" if device == "cpu" else "cuda") if later else 0
+        done = chain.finished(stages) if later else 0
         for i, stage in enumerate(stages):
             if i < done:
                 summaries.append(f"{stage.recipe.name} is finished: {stage.out}")

@@ -20,11 +20,10 @@ from valor_plugin.host.seams import SEAMS, SeamError, provide_flash_attn
 from valor_plugin.host.versions import INSTALL, TESTED, check_build, check_host, installed
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import rewards, sft
+from valor_plugin.run import calibration, rewards, sft
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.grpo import memory_of
 from valor_plugin.run.studies import longest_prompt, shown
-from valor_plugin.train import resolved
 
 PURPOSES = {
     "openrlhf": "stage grpo", "ray": "stage grpo", "deepspeed": "stage grpo", "vllm": "stage grpo",
@@ -236,9 +235,10 @@ def rehearse(
         problems.append(f"not installed: {', '.join(absent)}: {INSTALL}")
     folder, begun = RunFolder(out), False
     try:
-        recipe = resolved(recipe, folder, "cpu" if device == "cpu" else "cuda")
         folder.check()
-        begun = folder.resumes(recipe.to_yaml())
+        begun = folder.resumes(calibration.named(recipe, folder.calibration).to_yaml())
+        if recipe.stage == "sft":
+            sft.fitted(recipe, "cpu" if device == "cpu" else "cuda")
     except ConfigError as error:
         problems.append(str(error))
     checks = [] if awaited else list(model(recipe.model.path))
@@ -271,7 +271,7 @@ def rehearse(
             summary.append(f"held out {len(held_out):,} in {path}, {known:,} with a report")
         steps = recipe.sft.steps_of(reports)
         summary.append(f"steps    {steps:,} of {recipe.sft.batch_size} studies")
-        if device != "cpu" and loads and not problems:
+        if device != "cpu" and not problems:
             summary += [f"memory   {check.detail}" for check in memory(recipe)]
     else:
         problems += map(str, rewards.problems_of(recipe, used, gpu=machine.count_gpus() > 0))
@@ -282,7 +282,7 @@ def rehearse(
             found, line = _host(recipe, folder, device, None if lines else used or None, loads)
             problems += found
             summary.append(line)
-            if device != "cpu" and loads and not problems:
+            if device != "cpu" and not problems:
                 summary += [f"memory   {check.detail}" for check in memory(recipe)]
         summary.append(f"rewards  {', '.join(_weights(recipe))}")
     summary.append(f"folder   {folder.path}{', going on from its checkpoint' if begun else ''}")

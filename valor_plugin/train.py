@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.recipe import Recipe
-from valor_plugin.run import calibration, grpo, sft
+from valor_plugin.run import grpo, sft
 from valor_plugin.run.folder import RunFolder
 
 
@@ -38,22 +38,6 @@ def describe(recipe: Recipe, out: Path, device: str) -> str:
     if recipe.stage == "sft":
         return sft.describe(recipe, RunFolder(out), device)
     return grpo.describe(recipe, RunFolder(out), device)
-
-
-def resolved(recipe: Recipe, folder: RunFolder, device: str) -> Recipe:
-    """The recipe as the run's folder keeps it, with what its defaults are on a device.
-
-    Args:
-        recipe: the recipe of the run.
-        folder: the run's folder.
-        device: "cpu" or "cuda".
-
-    Raises:
-        ConfigError: supervised fine-tuning asks for devices that are not there.
-    """
-    if recipe.stage == "sft":
-        return sft.fitted(recipe, device)
-    return calibration.named(recipe, folder.calibration)
 
 
 def choose_device(wanted: str) -> str:

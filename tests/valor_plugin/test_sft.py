@@ -84,9 +84,9 @@ def prepared(recipe: Recipe, out: Path) -> RunFolder:
 
 def trained(recipe: Recipe, out: Path) -> RunFolder:
     """A run in this process."""
-    folder = prepared(recipe, out)
-    finetune.train(folder, "cpu")
-    return folder
+    run = sft.prepare(recipe, RunFolder(out), "cpu")
+    finetune.train(run.folder, sft.fitted(recipe, "cpu").sft, "cpu")
+    return run.folder
 
 
 def steps(folder: Path) -> list[SupervisedStep]:
@@ -369,10 +369,13 @@ def test_of_several_gpus_one_is_shown_to_a_run_that_wants_one(tiny_model, studie
     assert shown["CUDA_VISIBLE_DEVICES"] == "4"
 
 
-def failure(folder: RunFolder, monkeypatch) -> str:
+def failure(wanted: Recipe, folder: RunFolder, monkeypatch) -> str:
     """What a process of the run says of its end."""
     found = Follower(folder.failures, Failure)
     monkeypatch.setattr(sys, "argv", ["finetune", str(folder.path), "cpu"])
+    settings = sft.SftSettings("r", folder.path, sft.fitted(wanted, "cpu").sft, "cpu")
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
     with pytest.raises((ScoringError, torch.OutOfMemoryError)):
         finetune.main()
     [told] = found.new()
@@ -386,9 +389,11 @@ def test_an_image_that_breaks_off_ends_a_run_with_its_name(
     Image.effect_noise((200, 200), 60).save(film)
     row = {"id": "s1", "image": str(film), "report": "Clear."}
     (tmp_path / "train.jsonl").write_text(json.dumps(row))
-    folder = prepared(recipe(tiny_model, tmp_path, held_out=False), tmp_path / "run")
+    wanted = recipe(tiny_model, tmp_path, held_out=False)
+    folder = prepared(wanted, tmp_path / "run")
     film.write_bytes(film.read_bytes()[:9000])
-    assert f"ScoringError: image {film}: cannot be read" in failure(folder, monkeypatch)
+    told = failure(wanted, folder, monkeypatch)
+    assert f"ScoringError: image {film}: cannot be read" in told
 
 
 def test_memory_that_does_not_suffice_ends_a_run_with_torchs_words(
@@ -397,9 +402,11 @@ def test_memory_that_does_not_suffice_ends_a_run_with_torchs_words(
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    folder = prepared(recipe(tiny_model, studies), tmp_path / "run")
+    wanted = recipe(tiny_model, studies)
+    folder = prepared(wanted, tmp_path / "run")
     monkeypatch.setattr(finetune.Trainer, "training_step", full)
-    assert "CUDA out of memory. Tried to allocate 20.00 GiB" in failure(folder, monkeypatch)
+    told = failure(wanted, folder, monkeypatch)
+    assert "CUDA out of memory. Tried to allocate 20.00 GiB" in told
 
 
 # From here on, runs as a user starts them.
@@ -533,7 +540,7 @@ def divided(wanted: Recipe, out: Path, stage: int) -> RunFolder:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [sys.executable, *launcher, out.parent / "over_gloo.py", folder.path, "cpu"],
-        env=os.environ | sft.SftSettings("r", folder.path, two.sft, "cpu").environment(),
+        env=os.environ | sft.SftSettings("r", folder.path, zero.sft, "cpu").environment(),
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -39,6 +39,7 @@ from valor_plugin.llava_med.processor import open_rgb
 from valor_plugin.recipe import Lora, Recipe, Sft
 from valor_plugin.records import SupervisedStep, finite
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.sft import SETTINGS
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _READERS = 4  # ours: processes a GPU that open images
@@ -188,16 +189,16 @@ class Trainer(SFTTrainer):
         return {name: tensor.bfloat16().cpu() for name, tensor in state.items()}
 
 
-def train(folder: RunFolder, device: str) -> None:
+def train(folder: RunFolder, sft: Sft, device: str) -> None:
     """Trains what the folder's recipe says, and leaves the model in `folder.unsaved`.
 
     Args:
         folder: the run's folder, with recipe and rows.
+        sft: how it trains, in the place of what the recipe says of it.
         device: "cpu" or "cuda".
     """
-    recipe = Recipe.model_validate(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))
-    sft = recipe.sft
-    assert sft is not None  # the recipe's own validator
+    content = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    recipe = Recipe.model_validate(content).model_copy(update={"sft": sft})
     dataset = _dataset(folder.rows)
     arguments = _arguments(recipe, sft.steps_of(len(dataset)), folder, device)
     set_seed(recipe.seed)  # of the adapters
@@ -300,7 +301,8 @@ def _zero(stage: int) -> dict[str, Any]:
 def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     try:
-        train(folder, sys.argv[2])
+        sft = Sft.model_validate(json.loads(os.environ[SETTINGS])["sft"])
+        train(folder, sft, sys.argv[2])
     except Exception as error:
         told = failures.failure(f"process {os.environ.get('RANK', 0)}", error)
         if not failures.lost_a_peer(told):  # which has a cause of its own

@@ -30,6 +30,8 @@ from valor_plugin.run.process import PreparedRun
 from valor_plugin.run.studies import shown
 
 _MODULE = "valor_plugin.run.finetune"
+SETTINGS = "VALOR_SFT"
+"""The variable of the environment in which processes find their settings, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SftSettings:
     Attributes:
         run: identity of the run, which no other has.
         folder: path of the run's folder.
-        sft: how it trains.
+        sft: how it trains, as `fitted` gives it.
         device: "cpu" or "cuda".
     """
 
@@ -91,9 +93,13 @@ class SftSettings:
 
     def environment(self) -> dict[str, str]:
         """The variables."""
-        mark = {"run": self.run, "records": str(self.folder)}  # as `RunFolder.processes` looks for
+        told = {
+            "run": self.run,
+            "records": str(self.folder),  # as `RunFolder.processes` looks for
+            "sft": self.sft.model_dump(mode="json"),
+        }
         result = {
-            "VALOR_SFT": json.dumps(mark, ensure_ascii=False, separators=(",", ":")),
+            SETTINGS: json.dumps(told, ensure_ascii=False, separators=(",", ":")),
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -112,8 +118,7 @@ class SftSettings:
 
 def describe(recipe: Recipe, folder: RunFolder, device: str) -> str:
     """What a run would do: its command, and the resolved recipe."""
-    recipe = fitted(recipe, device)
-    return f"# {_command(recipe, folder, device)}\n{recipe.to_yaml()}"
+    return f"# {_command(fitted(recipe, device), folder, device)}\n{recipe.to_yaml()}"
 
 
 def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
@@ -138,18 +143,24 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
         ConfigError: something in the recipe or its files is wrong; nothing was started.
     """
     folder.check()
+    written = recipe.to_yaml()  # whatever the devices, so that it is known again on others
+    resumes = folder.resumes(written)
     recipe = fitted(recipe, device)
     assert recipe.sft is not None  # the recipe's own validator
-    resumes = folder.resumes(recipe.to_yaml())
     check_model(recipe.model.path)
     files = {folder.rows: recipe.data.train}
     if recipe.data.validate is not None:
         files[folder.held_out] = recipe.data.validate
     studies = {rows: _with_reports(recipe, path) for rows, path in files.items()}
     command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
+    if resumes and folder.command.read_text(encoding="utf-8") != f"{command}\n":
+        raise ConfigError(
+            f"{folder.path} holds checkpoints of a run on other devices (compare its command.txt "
+            f"with {command}): set sft.devices as it was, or choose another folder with --out"
+        )
     if device == "cuda" and not (check := machine.fits(memory_of(recipe), command.devices)).ok:
         click.echo(f"warning: {check.what}: {check.detail}", err=True)
-    folder.begin(recipe.to_yaml(), device, str(command), resumes)
+    folder.begin(written, device, str(command), resumes)
     for rows, found in studies.items():
         write_rows(found, recipe.data, rows, must_match=resumes)
     settings = SftSettings(uuid.uuid4().hex, folder.path, recipe.sft, device)
