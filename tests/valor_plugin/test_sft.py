@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -490,12 +491,16 @@ def test_two_processes_of_which_one_is_killed_go_on_and_have_the_losses_of_one_p
     assert "The run ended without a model" in said[-2]
     assert "SIGKILL" in said[-2]
     assert said[-1] == "exit code 1"
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
     done = openrlhf(*written(tmp_path, two))
     assert done.returncode == 0, done.stdout + done.stderr
-    for found, wanted in zip(steps(tmp_path / "run"), steps(undisturbed.path), strict=True):
-        assert found.tokens == wanted.tokens
-        assert found.loss == pytest.approx(wanted.loss, rel=1e-2)
-        assert (found.evaluation_loss or 0) == pytest.approx(wanted.evaluation_loss or 0, rel=1e-2)
+    finetune.train(RunFolder(tmp_path / "alone"), sft.fitted(long, "cpu").sft, "cpu")
+    for run in ("run", "alone"):  # the second goes on in one process
+        for found, wanted in zip(steps(tmp_path / run), steps(undisturbed.path), strict=True):
+            assert found.tokens == wanted.tokens
+            assert found.loss == pytest.approx(wanted.loss, rel=1e-2)
+            there = wanted.evaluation_loss or 0
+            assert (found.evaluation_loss or 0) == pytest.approx(there, rel=1e-2)
 
 
 def test_sigterm_ends_every_process(tiny_model, studies, tmp_path):

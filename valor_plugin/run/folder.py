@@ -205,6 +205,13 @@ class RunFolder:
         whole = [mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{_WHOLE}")]
         return max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
 
+    @property
+    def checkpoint_parts(self) -> int:
+        """Between how many processes ZeRO divided the last checkpoint of supervised fine-tuning; 0
+        where it did not."""
+        last = self.last_checkpoint
+        return 0 if last is None else len(list(last.glob("*/*_optim_states.pt")))
+
     def resumes(self, recipe: str) -> bool:
         """Whether a run of this recipe goes on from a checkpoint.
 

@@ -153,10 +153,10 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
         files[folder.held_out] = recipe.data.validate
     studies = {rows: _with_reports(recipe, path) for rows, path in files.items()}
     command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
-    if resumes and folder.command.read_text(encoding="utf-8") != f"{command}\n":
+    if resumes and recipe.sft.zero_stage and (parts := folder.checkpoint_parts) != command.devices:
         raise ConfigError(
-            f"{folder.path} holds checkpoints of a run on other devices (compare its command.txt "
-            f"with {command}): set sft.devices as it was, or choose another folder with --out"
+            f"{folder.path} holds checkpoints that ZeRO divided between {parts} devices, and there "
+            f"are {command.devices}: set sft.devices={parts}, or choose another folder with --out"
         )
     if device == "cuda" and not (check := machine.fits(memory_of(recipe), command.devices)).ok:
         click.echo(f"warning: {check.what}: {check.detail}", err=True)
