@@ -210,6 +210,15 @@ def test_images_are_opened_only_if_asked(mimic):
     assert "2-0.jpg" in rows(out, "rejected")[0]["detail"]
 
 
+def test_images_that_were_opened_are_not_opened_again_by_training(mimic, monkeypatch):
+    monkeypatch.setattr("valor_plugin.data.studies._MANY", 17)
+    for number in range(100, 117):
+        mimic.study(number)
+    out, _ = made(mimic, check_images=True)
+    (mimic.root / "jpg/files/p10/p10000032/s116/116-0.jpg").write_bytes(b"no image")
+    assert len(read_studies(out / "train.jsonl")) == 17
+
+
 def r2gen(path: Path) -> None:
     write_json(path, {"train": [{"id": "a-b", "study_id": 1, "report": "r", "image_path": []}],
                       "val": [{"id": "c-d", "study_id": 2, "report": "r", "image_path": []}],

@@ -13,6 +13,7 @@ from reward_sdk.errors import ConfigError
 from reward_sdk.types import ImageRef
 from valor_plugin.data.studies import (
     Study,
+    problems_of,
     read_studies,
     write_studies,
 )
@@ -133,6 +134,23 @@ def test_images_that_were_found_well_are_not_opened_again(many):
     assert len(read_studies(many)) == 20
 
 
+def test_what_was_found_well_elsewhere_is_looked_at_here(many, tmp_path_factory):
+    there = tmp_path_factory.mktemp("there") / "copy"
+    shutil.copytree(many.parent, there)
+    (there / "19.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"19\.png"):
+        read_studies(there / "s.jsonl")
+
+
+def test_a_rehearsal_remembers_for_this_process_alone(many, monkeypatch):
+    many.with_name("s.jsonl.checked").unlink()
+    monkeypatch.setattr("valor_plugin.data.studies._found_well", set())
+    assert list(problems_of(many, [])) == []
+    assert not many.with_name("s.jsonl.checked").exists()
+    (many.parent / "19.png").write_bytes(b"no image")
+    assert list(problems_of(many, [])) == []
+
+
 def test_a_disk_that_is_not_there_is_noticed_all_the_same(many):
     (many.parent / "0.png").unlink()
     with pytest.raises(ConfigError, match=r"0\.png"):
@@ -183,7 +201,7 @@ def test_written_image_paths_are_relative_where_they_can_be(folder):
         (row(image="films/none.png", id="s9"), "study 's9': image .*none.png: no such file"),
         (row(image="films", id="s9"), "study 's9': image .*: cannot be read"),
         (row(image="studies.jsonl", id="s9"), "study 's9': image .*: cannot be read"),
-        (row(image="a\0b", id="s9"), "'image': .*embedded null"),
+        (row(image="a\0b", id="s9"), "'image': a path has no null"),
         (row(), "id 's1' was used before"),
     ],
 )

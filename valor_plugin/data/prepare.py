@@ -41,6 +41,7 @@ from valor_plugin.data.drafts import Choices, Rejected, complete
 from valor_plugin.data.grouped import Grouped, Leaks
 from valor_plugin.data.schema import SPLITS
 from valor_plugin.data.splits import read_patients, read_splits
+from valor_plugin.data.studies import remember
 
 UNSPLIT = "studies"
 """Name of the file, without its ending, of studies that are in no split."""
@@ -301,6 +302,9 @@ def _finish(
         patients = {split: leaks.count(split) for split in SPLITS}
     hashes = {key: _sha256(Path(state[0])) for key, state in made["read"].items() if len(state) > 1}
     card = tally.card(made, hashes, patients)
+    if choices.check_images:
+        for split, counts in card["splits"].items():
+            remember(out / f"{split}.jsonl", counts["studies"])
     write_card(card, out)
     return card
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -82,7 +83,7 @@ def read_studies(path: str | Path) -> list[Study]:
     studies: list[Study] = []
     if problem := next(problems_of(path, studies), None):
         raise ConfigError(problem)
-    _remember(Path(path), studies)
+    remember(Path(path), len(studies))
     return studies
 
 
@@ -111,13 +112,11 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
         if row.id in first:
             yield f"{place}: id {row.id!r} was used before, in {first[row.id]}"
         first[row.id] = place
-        try:
-            image, *others = (
-                replace(ref, path=Path(ref.path or "").resolve()) for ref in row.images
-            )
-        except ValueError as error:  # a character that no path has
-            yield f"{place}: 'image': {error}"
+        if any("\0" in (ref.path or "") for ref in row.images):
+            yield f"{place}: 'image': a path has no null character"
             continue
+        # Not resolved: to follow links takes a look at every folder on the way.
+        image, *others = (replace(ref, path=os.path.abspath(ref.path or "")) for ref in row.images)
         report = row.reference if row.report is None else row.report
         studies.append(
             Study(row.id, Path(image.path or ""), report, image.view, row.age, row.indication,
@@ -126,33 +125,49 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
         places.append(place)
     if row is None:
         yield f"{path} holds no study: it needs one JSON object per line"
-    look = slice(_GLANCE if _is_checked(path) else None)
-    yield from _bad_images(studies[look], places[look])
+    fingerprint = _fingerprint(path) if len(studies) >= _MANY else None
+    known = fingerprint and (fingerprint in _found_well or _remembered(path) == fingerprint)
+    look = slice(_GLANCE if known else None)
+    count = 0
+    for count, problem in enumerate(_bad_images(studies[look], places[look]), 1):  # noqa: B007
+        yield problem
+    if fingerprint and not count:
+        _found_well.add(fingerprint)
 
 
 _CHECKED = ".checked"
 _MANY = 1000  # ours: fewer studies are looked at in a second
 _GLANCE = 16  # ours: studies that are looked at in any case, in case a disk is not there
+_found_well: set[str] = set()
+"""Fingerprints of files whose images this process has looked at."""
 
 
 def _fingerprint(path: Path) -> str:
+    """Of the place, too, to which the images are relative."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(os.fsencode(path.resolve()))
+    return digest.hexdigest()
 
 
-def _is_checked(path: Path) -> bool:
-    """Whether the images of this very file were found well before."""
+def _remembered(path: Path) -> str | None:
+    """The fingerprint of the file at this place when its images were found well."""
     try:
         record = json.loads(path.with_name(path.name + _CHECKED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("sha256") == _fingerprint(path)
+        return None
+    return record.get("sha256") if isinstance(record, dict) else None
 
 
-def _remember(path: Path, studies: Sequence[Study]) -> None:
-    """Writes down that every image of a file was found well, if there are many."""
-    if len(studies) >= _MANY and not _is_checked(path):
-        record = {"sha256": _fingerprint(path), "studies": len(studies)}
+def remember(path: Path, studies: int) -> None:
+    """Writes down that every image of a studies file was found well, if there are many.
+
+    Args:
+        path: the studies file.
+        studies: how many studies it has.
+    """
+    if studies >= _MANY and _remembered(path) != (fingerprint := _fingerprint(path)):
+        record = {"sha256": fingerprint, "studies": studies}
         with suppress(OSError):  # a folder that others own: it is looked at again
             path.with_name(path.name + _CHECKED).write_text(json.dumps(record) + "\n", "utf-8")
 
