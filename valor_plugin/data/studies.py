@@ -128,10 +128,11 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
     fingerprint = _fingerprint(path) if len(studies) >= _MANY else None
     known = fingerprint and (fingerprint in _found_well or _remembered(path) == fingerprint)
     look = slice(_GLANCE if known else None)
-    count = 0
-    for count, problem in enumerate(_bad_images(studies[look], places[look]), 1):  # noqa: B007
+    found_well = True
+    for problem in _bad_images(studies[look], places[look]):
+        found_well = False
         yield problem
-    if fingerprint and not count:
+    if fingerprint and found_well:
         _found_well.add(fingerprint)
 
 
