@@ -110,9 +110,9 @@ def there(tmp_path, monkeypatch, physionet) -> Path:
         studies = ["0", "1", *(row.id for row in read_rows(prepared) if isinstance(row, Row))]
         gold = "".join(f"{study},1\n" for study in studies)
         (tmp_path / name).write_text(f"study_id,Cardiomegaly\n{gold}", encoding="utf-8")
-    (tmp_path / "MS_CXR_Local_Alignment_v1.1.0.csv").write_text(
-        "path\nfiles/p10/p10000032/s1/x.jpg\n"
-    )
+    for row in map(json.loads, (physionet / "data/mimic-cxr/train.jsonl").open()):
+        patients = f"subject_id\n{row['patient']}\n"
+    (tmp_path / "MS_CXR_Local_Alignment_v1.1.0.csv").write_text(patients)
     [cases] = [block.text for block in blocks(ROOT / "docs/audit.md") if block.language == "json"]
     (tmp_path / "cases.json").write_text(cases, encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -226,7 +226,10 @@ def prepare_command(
     choices = Choices(report, marks, splits, keep_out, check_images)
     card, before = prepare(dataset, src, out, choices, processes, force)
     if before:
-        click.echo(f"{out} was prepared before, from the same files; --force makes it anew")
+        click.echo(
+            f"{out} was prepared before, of the same tables (images and reports were not looked at "
+            "again); --force makes it anew"
+        )
     for name, counts in card["splits"].items():
         click.echo(
             f"{out / name}.jsonl: {counts['studies']:,} studies, {counts['images']:,} images, "

@@ -77,7 +77,7 @@ def write_mimic(root: Path, studies: int, seed: int = 0) -> None:
     split_rows, metadata, labels = [], [], []
     patient = 10_000_000
     while len(labels) < studies:
-        patient += rng.randint(1, 3000)
+        patient += rng.randint(1, 190)
         split = rng.choices(("train", "validate", "test"), (8, 1, 1))[0]
         for _ in range(min(rng.randint(1, 4), studies - len(labels))):
             study = 50_000_000 + len(labels) * 7

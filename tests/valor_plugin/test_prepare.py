@@ -250,11 +250,15 @@ def test_splits_of_another_file_stand_in_the_place_of_the_datasets_own(mimic, tm
     ("name", "content", "message"),
     [
         ("a.json", '{"s1": {"report": "r"}}', "neither R2Gen's annotation.json nor of ReXrank's"),
-        ("a.json", '{"s1": {"split": "trian"}}', "'trian' is no split"),
+        ("a.json", '{"s1": {"split": "trian"}}', "the split is none of train, validate and test"),
         ("a.json", '{"train": [{"report": "r"}]}', "train, entry 1 has no 'id'"),
         ("a.json", '{"train": [', "is no JSON"),
         ("a.csv", "name,split\nx,train\n", "has no column study_id or id"),
-        ("a.csv", "study_id,spilt\n1,train\n", "has no column 'split'"),
+        (
+            "a.csv",
+            "study_id,spilt\n1,train\n",
+            "does not name its columns, of which it needs split",
+        ),
         ("a.txt", "1 train\n", r"not \.txt"),
     ],
 )
@@ -288,6 +292,98 @@ def test_patients_of_a_file_are_kept_out_of_training_alone(mimic, tmp_path, name
     assert [row["id"] for row in rows(out, "train")] == ["s2"]
     assert card["rejected"] == {"kept out of training": 1}
     assert card["faults"] == 0
+
+
+def test_a_file_of_patients_that_meets_none_is_refused(mimic, tmp_path):
+    (tmp_path / "ids.txt").write_text("p99999999\n")
+    with pytest.raises(ConfigError, match=r"ids\.txt: no study of training .* these ids of this"):
+        made(mimic.study(1), keep_out=tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("patient", ["P10000032", "10000032.0", "\ufeff10000032"])
+def test_patients_are_met_in_every_spelling(mimic, tmp_path, patient):
+    (tmp_path / "ids.txt").write_text(patient, encoding="utf-8")
+    _, card = made(mimic.study(1).study(2, patient=10_000_033), keep_out=tmp_path / "ids.txt")
+    assert card["rejected"] == {"kept out of training": 1}
+
+
+def test_a_study_without_a_split_beside_others_that_have_one_is_rejected(mimic):
+    _, card = made(mimic.study(1).study(2, split="", patient=10_000_033))
+    assert (card["rejected"], list(card["splits"])) == ({"in no split": 1}, ["train"])
+
+
+def test_images_of_one_study_in_two_splits_are_no_study(mimic):
+    mimic.study(1).study(2).study(2, split="test")
+    assert made(mimic)[1]["rejected"] == {"its images are in several splits": 1}
+
+
+def test_an_image_that_is_named_twice_is_one(mimic):
+    row = only(mimic.study(1, ("PA", "LATERAL")).study(1, ("PA", "LATERAL")))
+    assert len(row["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("findings", "reason"),
+    [
+        ("word " * 25_000, "more than 100,000 characters"),
+        ("<report> Clear.", "broken <report> tags"),
+    ],
+)
+def test_a_report_that_no_one_could_read_is_none(mimic, findings, reason):
+    out, card = made(mimic.study(1, report=REPORT.replace("The heart is mildly", findings)))
+    assert card["splits"]["train"]["no_report"] == {reason: 1}
+    assert len(read_studies(out / "train.jsonl")) == 1
+
+
+@pytest.mark.parametrize("view", ["XTABLE LATERAL", "LATERO-LATERAL", "left lateral"])
+def test_side_views_of_every_spelling_are_no_frontal_ones(mimic, view):
+    out, _ = made(mimic.study(1, (view,)))
+    assert not read_studies(out / "train.jsonl")[0].is_frontal
+
+
+def test_a_table_without_a_head_is_told_without_its_content(mimic):
+    mimic.study(1)
+    path = mimic.root / "jpg/mimic-cxr-2.0.0-split.csv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).split(b"\n", 1)[1]))
+    with pytest.raises(ConfigError, match="first line does not name its columns") as caught:
+        made(mimic)
+    assert "10000032" not in str(caught.value)
+
+
+def test_files_of_every_name_are_studies_of_their_own(tmp_path):
+    src = tmp_path / "films"
+    src.mkdir()
+    names = ["CXR1_1_IM-0001-3001.png", "CXR1_1_IM-0001-4001.png", "1.png", "s1.png"]
+    for name in names:
+        (src / name).write_bytes(film("PNG"))
+    (src / os.fsdecode(b"bad\xff.png")).write_bytes(film("PNG"))
+    prepare("folder", src, tmp_path / "out", Choices(), 1)
+    assert len(read_studies(tmp_path / "out/studies.jsonl")) == 5
+
+
+def test_force_makes_anew_what_was_begun(mimic):
+    mimic.study(1).study(2)
+    folder = mimic.root / "jpg/files/p10/p10000032/s2"
+    folder.rename(folder.with_name("away"))
+    out, _ = made(mimic)
+    folder.with_name("away").rename(folder)
+    assert made(mimic, force=True)[1]["rejected"] == {}
+    (out / "train.jsonl").unlink()
+    assert len(rows(made(mimic)[0], "train")) == 2, "a file that is gone is made anew"
+
+
+def test_what_is_wrong_with_a_choice_leaves_what_was_prepared(mimic, tmp_path):
+    out, card = made(mimic.study(1))
+    (tmp_path / "bad.csv").write_text("study_id,split\n1,x\n")
+    with pytest.raises(ConfigError, match="none of train"):
+        made(mimic, splits=tmp_path / "bad.csv", force=True)
+    assert json.loads((out / "card.json").read_text()) == card
+
+
+def test_a_strange_entry_beside_the_tables_is_passed_over(mimic):
+    mimic.study(1)
+    (mimic.root / "loop").symlink_to("loop")
+    assert only(mimic)["id"] == "s1"
 
 
 def test_a_report_of_a_test_study_that_occurs_in_training_is_marked_and_counted(mimic):
@@ -337,7 +433,7 @@ def test_a_folder_with_something_else_is_refused(mimic):
     out = mimic.root.parent / "out"
     out.mkdir()
     (out / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match=r"not empty, it holds thesis\.tex"):
+    with pytest.raises(ConfigError, match="not empty, and nothing was prepared into it"):
         made(mimic.study(1))
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 

@@ -144,7 +144,7 @@ def test_what_was_found_well_elsewhere_is_looked_at_here(many, tmp_path_factory)
 
 def test_a_rehearsal_remembers_for_this_process_alone(many, monkeypatch):
     many.with_name("s.jsonl.checked").unlink()
-    monkeypatch.setattr("valor_plugin.data.studies._found_well", set())
+    monkeypatch.setattr("valor_plugin.data.studies._found_well", {})
     assert list(problems_of(many, [])) == []
     assert not many.with_name("s.jsonl.checked").exists()
     (many.parent / "19.png").write_bytes(b"no image")

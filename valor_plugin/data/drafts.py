@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from reward_sdk.errors import ScoringError, explain
 from reward_sdk.images import check_image
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.observations import OBSERVATIONS
-from reward_sdk.text import years_of
+from reward_sdk.text import MAX_TEXT, plain_reference, years_of
 from reward_sdk.types import ImageRef
 from valor_plugin.data.schema import RowBox, RowImage, StudyRow, split_of
 from valor_plugin.data.sections import (
@@ -36,7 +37,8 @@ from valor_plugin.data.views import order
 
 NO_IMAGE = "the dataset names no image"
 MANY_REPORTS = "its images have different reports"
-LEFT_OUT = frozenset({"kept out of training", "in no split of the file", NO_IMAGE, MANY_REPORTS})
+KEPT_OUT = "kept out of training"
+LEFT_OUT = frozenset({KEPT_OUT, "in no split of the file", NO_IMAGE, MANY_REPORTS})
 """Reasons that are the user's choice, or lie in the dataset as it was published: no faults."""
 
 
@@ -184,13 +186,15 @@ def complete(
     elif split is None:
         raise Rejected("in no split of the file")
     if draft.patient and split != "test" and patient_key(draft.patient) in keep_out:
-        raise Rejected("kept out of training")
+        raise Rejected(KEPT_OUT)
     images, boxes, absent = _images(draft, choices.check_images, folder)
     texts = _texts(study, draft, choices.marks)
     report = report_of(texts, choices.report)
     no_report = None
     if isinstance(report, NoReport):
         report, no_report = None, draft.no_report or report.reason
+    elif problem := _unreadable(report):
+        report, no_report = None, problem
     try:
         age = years_of(draft.age)
     except ValueError:  # such as "> 89": not known, as far as a number goes
@@ -221,9 +225,21 @@ def complete(
     return Completed(content, None, digest, labels, absent, draft.merged)
 
 
+def _unreadable(report: str) -> str | None:
+    """Why a file with this report would be refused where it is read; None if it would not."""
+    if len(report) > MAX_TEXT:
+        return f"more than {MAX_TEXT:,} characters"
+    try:
+        plain_reference(report)
+    except ValueError:
+        return "broken <report> tags"
+    return None
+
+
 def _images(draft: Draft, check: bool, folder: Path) -> tuple[list[RowImage], list[RowBox], int]:
     """The images that are there, in order, the boxes on them, and how many are not there."""
-    there = [i for i, (path, _) in enumerate(draft.images) if path.is_file()]
+    first = {path: i for i, (path, _) in reversed(list(enumerate(draft.images)))}
+    there = [i for path, i in sorted(first.items(), key=itemgetter(1)) if path.is_file()]
     if not there:
         raise Rejected("no image is there" if draft.images else NO_IMAGE)
     there = [there[i] for i in order([draft.images[i][1] for i in there])]
@@ -244,7 +260,7 @@ def _images(draft: Draft, check: bool, folder: Path) -> tuple[list[RowImage], li
         for box in draft.boxes
         if box.image in place
     ]
-    return images, boxes, len(draft.images) - len(there)
+    return images, boxes, len(first) - len(there)
 
 
 def _texts(study: str, draft: Draft, marks: Marks) -> dict[str, str]:

@@ -9,9 +9,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from reward_sdk.errors import ConfigError
 from valor_plugin.data.splits import study_key
 
 _CACHE = -16384  # ours: kB of memory for SQLite, negative by its convention
+
+
+def _text(name: str) -> str:
+    """A name as SQLite can keep it: what is no Unicode, as in names of files, is written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Grouped:
@@ -26,34 +32,48 @@ class Grouped:
 
     def fill(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Study and row, in any order."""
-        self._base.execute("CREATE TABLE row (key TEXT, study TEXT, content TEXT)")
+        self._base.execute("CREATE TABLE row (study TEXT, key TEXT, content TEXT)")
         self._base.executemany(
             "INSERT INTO row VALUES (?, ?, ?)",
-            ((study_key(study), study, json.dumps(row)) for study, row in rows),
+            ((name := _text(study), study_key(name), json.dumps(row)) for study, row in rows),
         )
-        self._base.execute("CREATE INDEX by_key ON row (key)")
+        self._base.execute("CREATE INDEX by_study ON row (study)")
         self._base.commit()
 
     def split(self, splits: Iterable[tuple[str, str]]) -> None:
-        """Key and split of studies; of two entries of one study the first stands."""
-        self._base.execute("CREATE TABLE split (key TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID")
-        self._base.executemany("INSERT OR IGNORE INTO split VALUES (?, ?)", splits)
+        """Key and split of studies.
+
+        Raises:
+            ConfigError: studies are in several splits; says how many.
+        """
+        self._base.execute(
+            "CREATE TABLE split (key TEXT, name TEXT, PRIMARY KEY (key, name)) WITHOUT ROWID"
+        )
+        self._base.executemany(
+            "INSERT OR IGNORE INTO split VALUES (?, ?)",
+            ((_text(key), name) for key, name in splits),
+        )
         self._base.commit()
+        [several] = self._base.execute(
+            "SELECT count(*) FROM (SELECT key FROM split GROUP BY key HAVING count(*) > 1)"
+        ).fetchone()
+        if several:
+            raise ConfigError(f"the file of splits has {several:,} studies in more than one split")
 
     def __len__(self) -> int:
         """How many studies there are."""
-        [count] = self._base.execute("SELECT count(DISTINCT key) FROM row").fetchone()
+        [count] = self._base.execute("SELECT count(DISTINCT study) FROM row").fetchone()
         return count
 
     def __iter__(self) -> Iterator[tuple[str, str | None, list[dict[str, Any]]]]:
         """Id, split by `split`, and rows of every study, in the order in which they were filled."""
         found = self._base.execute(
-            "SELECT row.key, study, name, content FROM row LEFT JOIN split USING (key) "
-            "ORDER BY key, row.rowid"
+            "SELECT study, name, content FROM row LEFT JOIN split USING (key) "
+            "ORDER BY study, row.rowid"
         )
-        for _, rows in groupby(found, key=lambda row: row[0]):
-            (_, study, split, content), *others = rows
-            yield study, split, [json.loads(content), *(json.loads(row[3]) for row in others)]
+        for study, rows in groupby(found, key=lambda row: row[0]):
+            (_, split, content), *others = rows
+            yield study, split, [json.loads(content), *(json.loads(row[2]) for row in others)]
 
     def close(self) -> None:
         """Closes the file."""

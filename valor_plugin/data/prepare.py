@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -37,7 +38,7 @@ from reward_sdk.errors import ConfigError
 from valor_plugin import __version__
 from valor_plugin.data.card import Tally, write_card
 from valor_plugin.data.datasets import Found, dataset
-from valor_plugin.data.drafts import Choices, Rejected, complete
+from valor_plugin.data.drafts import KEPT_OUT, Choices, Rejected, complete
 from valor_plugin.data.grouped import Grouped, Leaks
 from valor_plugin.data.schema import SPLITS
 from valor_plugin.data.splits import read_patients, read_splits
@@ -76,15 +77,20 @@ def prepare(
     if (done := _finished(out, wanted, force)) is not None:
         return done, True
     with _held(out) as work:
-        (out / _CARD).unlink(missing_ok=True)  # which says that a folder is finished
-        if _read(work / "fingerprint.json") != wanted:
+        if (done := _finished(out, wanted, force)) is not None:  # by who held it before
+            return done, True
+        if force or _read(work / "fingerprint.json") != wanted:
             for file in work.iterdir():
                 if file.name != ".lock":
                     file.unlink()
             (work / "fingerprint.json").write_text(json.dumps(wanted), encoding="utf-8")
-        _group(name, found, choices, work)
-        batches = _complete(name, found, choices, work, processes)
-        card = _finish(wanted, found, choices, out, batches)
+        try:
+            keep_out = read_patients(choices.keep_out) if choices.keep_out else frozenset()
+            _group(name, found, choices, work)
+            batches = _complete(name, found, choices, keep_out, work, processes)
+            card = _finish(wanted, choices, out, batches)
+        except sqlite3.Error as error:
+            raise ConfigError(f"{work}: {error}") from None
         shutil.rmtree(work)
     return card, False
 
@@ -123,15 +129,16 @@ def _finished(out: Path, wanted: dict[str, Any], force: bool) -> dict[str, Any] 
         ConfigError: the folder holds something else, which is not to be replaced.
     """
     card = _read(out / _CARD)
-    if card is None:
+    if not isinstance(card, dict):
         others = {path.name for path in out.iterdir()} if out.is_dir() else set()
         if others and _WORK not in others:
-            raise ConfigError(f"{out} is not empty, it holds {min(others)}: name a new folder")
+            raise ConfigError(f"{out} is not empty, and nothing was prepared into it: name another")
         return None
     if force:
         return None
     if card.get("made") == wanted:
-        return card
+        whole = all((out / f"{split}.jsonl").exists() for split in card.get("splits", ()))
+        return card if whole else None
     before = card.get("made") or {}
     other = [key for key in wanted if before.get(key) != wanted[key]]
     raise ConfigError(
@@ -166,17 +173,23 @@ def _group(name: str, found: Found, choices: Choices, work: Path) -> None:
     part = work / f"{_GROUPED}.part"
     part.unlink(missing_ok=True)
     with closing(Grouped(part)) as grouped:
+        grouped.split(read_splits(choices.splits) if choices.splits is not None else ())
         rows = tqdm(dataset(name).rows(found), "reading the tables", unit=" rows", disable=None)
         grouped.fill(rows)
-        grouped.split(read_splits(choices.splits) if choices.splits is not None else ())
         if not len(grouped):
             raise ConfigError(f"{', '.join(map(str, found.values()))}: there is no study")
     part.rename(work / _GROUPED)
 
 
-def _complete(name: str, found: Found, choices: Choices, work: Path, processes: int) -> list[Path]:
+def _complete(
+    name: str,
+    found: Found,
+    choices: Choices,
+    keep_out: frozenset[str],
+    work: Path,
+    processes: int,
+) -> list[Path]:
     """The files of all batches, of which those that are not there yet are made."""
-    keep_out = read_patients(choices.keep_out) if choices.keep_out is not None else frozenset()
     files: list[Path] = []
     ahead: deque[tuple[Future[None], int]] = deque()
     with (
@@ -191,7 +204,10 @@ def _complete(name: str, found: Found, choices: Choices, work: Path, processes: 
                 if files[-1].exists():
                     bar.update(len(batch))
                     continue
+                # A process that is started here inherits what is blocked: Ctrl-C is for this one.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 ahead.append((pool.submit(_write, batch, files[-1]), len(batch)))
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 while len(ahead) > _AHEAD * processes or (ahead and ahead[0][0].done()):
                     _await(ahead, bar)
             while ahead:
@@ -229,7 +245,6 @@ def _begin(*job: Any) -> None:
     global _job
     _job = job  # type: ignore[assignment]
     if parent := parent_process():  # None in a thread of the command itself
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's business
 
         def follow() -> None:
             parent.join()  # it was killed, and could not say so
@@ -260,22 +275,31 @@ def _entry(study: str, split: str | None, rows: list[dict[str, Any]]) -> dict[st
     return {"rejected": {"id": study, "reason": reason, "detail": detail}}
 
 
-def _entries(batches: list[Path]) -> Iterator[dict[str, Any]]:
+def _entries(batches: list[Path]) -> Iterator[Any]:
     for path in batches:
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
 def _finish(
-    made: dict[str, Any], found: Found, choices: Choices, out: Path, batches: list[Path]
+    made: dict[str, Any], choices: Choices, out: Path, batches: list[Path]
 ) -> dict[str, Any]:
     """Writes the files of the folder, and gives the card."""
     database = out / _WORK / "leaks.sqlite"
     database.unlink(missing_ok=True)
+    kept_out, named = 0, set()
     with closing(Leaks(database)) as leaks:
         for entry in _entries(batches):
-            if "row" in entry and (split := entry["row"]["split"]):
+            if "row" not in entry:
+                kept_out += entry["rejected"]["reason"] == KEPT_OUT
+            elif split := entry["row"]["split"]:
+                named.add(split)
                 leaks.add(entry["row"]["patient"], split, entry["digest"])
+        if choices.keep_out is not None and not kept_out:
+            raise ConfigError(
+                f"{choices.keep_out}: no study of training or validation is of a patient in it: "
+                "are these ids of this dataset?"
+            )
         listed = out / "patients-in-two-splits.txt"
         listed.unlink(missing_ok=True)
         if shared := leaks.patients():
@@ -286,10 +310,13 @@ def _finish(
                 "that keeps patients apart"
             )
         tally = Tally()
-        for old in (*SPLITS, UNSPLIT):
-            (out / f"{old}.jsonl").unlink(missing_ok=True)
+        for old in (_CARD, *(f"{name}.jsonl" for name in (*SPLITS, UNSPLIT))):
+            (out / old).unlink(missing_ok=True)
         with _Writers(out) as writers:
             for entry in _entries(batches):
+                if "row" in entry and named and not entry["row"]["split"]:
+                    rejected = {"id": entry["row"]["id"], "reason": "in no split", "detail": ""}
+                    entry = {"rejected": rejected}
                 if "rejected" in entry:
                     tally.reject(entry["rejected"]["reason"])
                     writers.write("rejected", entry["rejected"])
@@ -302,6 +329,11 @@ def _finish(
         patients = {split: leaks.count(split) for split in SPLITS}
     hashes = {key: _sha256(Path(state[0])) for key, state in made["read"].items() if len(state) > 1}
     card = tally.card(made, hashes, patients)
+    if not card["splits"]:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in card["rejected"].items())
+        raise ConfigError(
+            f"no study could be written: {reasons}. They are listed in {out / 'rejected.jsonl'}"
+        )
     if choices.check_images:
         for split, counts in card["splits"].items():
             remember(out / f"{split}.jsonl", counts["studies"])

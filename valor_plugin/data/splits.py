@@ -11,9 +11,9 @@ from reward_sdk.errors import ConfigError
 from valor_plugin.data import tables
 from valor_plugin.data.schema import Split, split_of
 
-_MIMIC = re.compile(r"s?(\d+)", re.IGNORECASE)
+_MIMIC = re.compile(r"s?(\d+)(\.0)?", re.IGNORECASE)  # pandas writes 50414267.0
 _IU = re.compile(r"(CXR\d+)(_.*)?", re.IGNORECASE)
-_PATIENT = re.compile(r"p(\d{8})")
+_PATIENT = re.compile(r"\bp(\d{8})\b", re.IGNORECASE)
 _STUDY_COLUMNS, _PATIENT_COLUMNS = ("study_id", "id", "study"), ("subject_id", "patient", "path")
 
 
@@ -33,8 +33,9 @@ def study_key(study: str) -> str:
 
 
 def patient_key(patient: str) -> str:
-    """What two spellings of one patient's id have in common, "p10000032" and "10000032"."""
-    return patient.removeprefix("p") if _PATIENT.fullmatch(patient) else patient
+    """What spellings of one patient's id have in common, "p10000032", "10000032", "10000032.0"."""
+    inside = _PATIENT.search(patient)
+    return inside[1] if inside else patient.strip().removesuffix(".0")
 
 
 def read_splits(path: Path) -> Iterator[tuple[str, Split]]:
@@ -45,16 +46,21 @@ def read_splits(path: Path) -> Iterator[tuple[str, Split]]:
         ConfigError: the file is of none of these forms, or has a split of an unknown name.
     """
     for place, study, name in _rows(path):
-        try:
-            split = split_of(name)
-        except ValueError as error:
-            raise ConfigError(f"{place}: {error}") from None
-        if split is None:
-            raise ConfigError(f"{place}: the study has no split")
+        if not _is_split(name):  # whatever stands there stays out of the message
+            raise ConfigError(f"{place}: the split is none of train, validate and test")
+        split = split_of(name)
+        assert split is not None  # `_is_split`
         yield study_key(study), split
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
+def _is_split(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and split_of(name) is not None
+    except ValueError:
+        return False
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, Any]]:
     """Place, study and split of every entry."""
     suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if suffix == "csv":
@@ -111,16 +117,15 @@ def read_patients(path: Path) -> frozenset[str]:
     if path.name.removesuffix(".gz").endswith(".csv"):
         found = set()
         for row in tables.csv_rows(path):
-            column = next((name for name in _PATIENT_COLUMNS if row.get(name)), None)
+            column = next((name for name in _PATIENT_COLUMNS if name in row), None)
             if column is None:
                 raise ConfigError(f"{path} has no column {', '.join(_PATIENT_COLUMNS)}")
-            name = row[column].strip()
-            inside = _PATIENT.search(name)
-            found.add(inside[1] if inside else patient_key(name))
+            found.add(patient_key(row[column]))
     else:
         with tables.opened(path) as file:
-            lines = file.read().decode("utf-8", "replace").splitlines()
-        found = {patient_key(line.strip()) for line in lines if line.strip()}
+            lines = file.read().decode("utf-8-sig", "replace").splitlines()
+        found = {patient_key(line) for line in lines}
+    found.discard("")
     if not found:
         raise ConfigError(f"{path} names no patient")
     return frozenset(found)

@@ -83,7 +83,7 @@ def read_studies(path: str | Path) -> list[Study]:
     studies: list[Study] = []
     if problem := next(problems_of(path, studies), None):
         raise ConfigError(problem)
-    remember(Path(path), len(studies))
+    remember(Path(path), len(studies), _found_well.get(Path(path).resolve()))
     return studies
 
 
@@ -98,6 +98,7 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
         ConfigError: the file cannot be read.
     """
     path = Path(path)
+    fingerprint = _fingerprint(path) if path.is_file() else None  # before it may be replaced
     places: list[str] = []
     first: dict[str, str] = {}
     row = None
@@ -125,22 +126,24 @@ def problems_of(path: str | Path, studies: list[Study]) -> Iterator[str]:
         places.append(place)
     if row is None:
         yield f"{path} holds no study: it needs one JSON object per line"
-    fingerprint = _fingerprint(path) if len(studies) >= _MANY else None
-    known = fingerprint and (fingerprint in _found_well or _remembered(path) == fingerprint)
+    known = len(studies) >= _MANY and fingerprint in (
+        _found_well.get(path.resolve()),
+        _remembered(path),
+    )
     look = slice(_GLANCE if known else None)
     found_well = True
     for problem in _bad_images(studies[look], places[look]):
         found_well = False
         yield problem
     if fingerprint and found_well:
-        _found_well.add(fingerprint)
+        _found_well[path.resolve()] = fingerprint
 
 
 _CHECKED = ".checked"
 _MANY = 1000  # ours: fewer studies are looked at in a second
 _GLANCE = 16  # ours: studies that are looked at in any case, in case a disk is not there
-_found_well: set[str] = set()
-"""Fingerprints of files whose images this process has looked at."""
+_found_well: dict[Path, str] = {}
+"""Files whose images this process has found well -> their fingerprints before it looked."""
 
 
 def _fingerprint(path: Path) -> str:
@@ -160,14 +163,15 @@ def _remembered(path: Path) -> str | None:
     return record.get("sha256") if isinstance(record, dict) else None
 
 
-def remember(path: Path, studies: int) -> None:
+def remember(path: Path, studies: int, fingerprint: str | None = None) -> None:
     """Writes down that every image of a studies file was found well, if there are many.
 
     Args:
         path: the studies file.
         studies: how many studies it has.
+        fingerprint: of the file before its images were looked at; by default as it is.
     """
-    if studies >= _MANY and _remembered(path) != (fingerprint := _fingerprint(path)):
+    if studies >= _MANY and _remembered(path) != (fingerprint := fingerprint or _fingerprint(path)):
         record = {"sha256": fingerprint, "studies": studies}
         with suppress(OSError):  # a folder that others own: it is looked at again
             path.with_name(path.name + _CHECKED).write_text(json.dumps(record) + "\n", "utf-8")

@@ -8,8 +8,9 @@ import gzip
 import io
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import IO, Any, cast
@@ -18,6 +19,10 @@ from reward_sdk.errors import ConfigError, nearest
 
 _DEPTH = 5  # ours: folders below the given one; `wget -r` makes four
 _FANOUT = 1000  # ours: a folder with more entries holds studies, not tables
+_WHERE = (
+    f"neither itself nor {_DEPTH - 1} folders below (into those of more than {_FANOUT:,} entries "
+    "it is not looked)"
+)
 csv.field_size_limit(1 << 24)  # reports stand in single fields
 _CHUNK = 1 << 16  # ours: characters of JSON that are read at once
 _LARGEST = 1 << 26  # ours: characters of a JSON value; a study has thousands
@@ -30,7 +35,7 @@ def places(src: Path, *names: str) -> Iterator[Path]:
     those of the first name. "files/p10" is a p10 inside of a folder called files."""
     level = [src]
     for _ in range(_DEPTH):
-        yield from (folder / name for name in names for folder in level if (folder / name).exists())
+        yield from (folder / name for name in names for folder in level if _is_there(folder / name))
         level = sorted(below for folder in level for below in _folders(folder))
 
 
@@ -39,10 +44,18 @@ def find(src: Path, *names: str) -> Path | None:
     return next(places(src, *names), None)
 
 
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # a folder such as lost+found, which is not ours to read
+        return path.exists()
+    return False
+
+
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         listed = list(entries)
-    return [] if len(listed) > _FANOUT else [Path(e.path) for e in listed if e.is_dir()]
+        if len(listed) <= _FANOUT:
+            return [Path(entry.path) for entry in listed if os.path.isdir(entry.path)]
+    return []
 
 
 def needed(src: Path, source: str, *names: str) -> Path:
@@ -58,10 +71,7 @@ def needed(src: Path, source: str, *names: str) -> Path:
     """
     found = find(src, *names)
     if found is None:
-        raise ConfigError(
-            f"{src} holds no {' or '.join(names)}, neither itself nor in a folder below: it is "
-            f"from {source}"
-        )
+        raise ConfigError(f"{src} holds no {' or '.join(names)}, {_WHERE}: it is from {source}")
     return found
 
 
@@ -81,10 +91,7 @@ def tree(src: Path, pattern: str, source: str, *names: str) -> Path:
         if next(place.glob(pattern), None) is not None:
             return place
     inside = names[0].rpartition("/")[0]
-    raise ConfigError(
-        f"{src} holds no {Path(inside, pattern)}, neither itself nor in a folder below: it is from "
-        f"{source}"
-    )
+    raise ConfigError(f"{src} holds no {Path(inside, pattern)}, {_WHERE}: it is from {source}")
 
 
 @contextmanager
@@ -97,8 +104,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield cast("IO[bytes]", file)
-    except EOFError:
-        raise ConfigError(f"{path} is cut off: fetch it again") from None
+    except (EOFError, zlib.error):
+        raise ConfigError(f"{path} is cut off or damaged: fetch it again") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -116,11 +123,16 @@ def csv_rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
     """
     with opened(path) as file:
         lines = csv.DictReader(line.decode("utf-8-sig", "replace") for line in file)
-        has = lines.fieldnames or []
-        for column in columns:
-            if column not in has:
-                raise ConfigError(f"{path} has no column {column!r}: {nearest(column, has)}")
         try:
+            has = lines.fieldnames or []
+            if columns and not set(columns) & set(has):  # what stands there may be of a patient
+                raise ConfigError(
+                    f"{path}: the first line does not name its columns, of which it needs "
+                    f"{', '.join(columns)}"
+                )
+            for column in columns:
+                if column not in has:
+                    raise ConfigError(f"{path} has no column {column!r}: {nearest(column, has)}")
             for row in lines:
                 if None in row or None in row.values():
                     raise ConfigError(

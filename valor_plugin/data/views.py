@@ -34,7 +34,8 @@ def view_of(*said: object) -> str | None:
     for text in said:
         usual = " ".join(text.upper().split()) if isinstance(text, str) else ""
         if usual not in _SAYS_NOTHING:
-            return _SPELLINGS.get(re.sub(r"[^A-Z]", "", usual), usual)
+            view = _SPELLINGS.get(re.sub(r"[^A-Z]", "", usual), usual)
+            return "LATERAL" if "LATERAL" in view else view  # "XTABLE LATERAL", and its like
     return None
 
 

@@ -1,4 +1,5 @@
-"""Any folder of images: every PNG, JPEG or DICOM file below it is a study without a report."""
+"""Any folder of images: every PNG, JPEG or DICOM file below it is a study without a report.
+Links to folders are not followed."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ def find(src: Path) -> Found:
 
 
 def _files(src: Path) -> Iterator[str]:
-    for folder, folders, files in os.walk(src):
+    def fail(error: OSError) -> None:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}")
+
+    for folder, folders, files in os.walk(src, onerror=fail):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(_SUFFIXES):
@@ -29,8 +33,8 @@ def _files(src: Path) -> Iterator[str]:
 
 
 def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((name, {}) for name in _files(found["images"]))
+    return ((name, {"file": name}) for name in _files(found["images"]))
 
 
 def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
-    return Draft(images=((found["images"] / study, None),), no_report="no reports")
+    return Draft(images=((found["images"] / rows[0]["file"], None),), no_report="no reports")

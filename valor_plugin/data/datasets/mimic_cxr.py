@@ -21,7 +21,7 @@ from typing import Any
 from reward_sdk.observations import OBSERVATIONS
 from valor_plugin.data import tables
 from valor_plugin.data.datasets import Found
-from valor_plugin.data.drafts import Draft, Rejected, labels_of
+from valor_plugin.data.drafts import Draft, Rejected, labels_of, only
 from valor_plugin.data.views import FRONTAL, view_of
 
 _SOURCE = "MIMIC-CXR-JPG 2.1.0"
@@ -78,7 +78,7 @@ def draft(study: str, rows: list[dict[str, Any]], found: Found) -> Draft:
         text=text,
         no_report=no_report,
         labels=None if labels is None else labels_of(labels),
-        split=named[0]["split"],
+        split=only([row["split"] for row in named], "its images are in several splits"),
     )
 
 

@@ -25,7 +25,8 @@ _SOURCE = "R2Gen (github.com/zhjohnchan/R2Gen)"
 
 def find(src: Path) -> Found:
     annotation = tables.needed(src, _SOURCE, "annotation.json")
-    others = [place for place in tables.places(src, "annotation.json") if place != annotation]
+    there = tables.places(src, "annotation.json")
+    others = [place for place in there if place.resolve() != annotation.resolve()]
     if others:
         raise ConfigError(f"{src} holds {annotation} and {others[0]}: name the folder of one")
     where = f"{_SOURCE}, or files of MIMIC-CXR-JPG"
@@ -43,7 +44,7 @@ def rows(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
             {
                 "split": split,
                 "report": row.get("report"),
-                "images": row.get("image_path"),
+                "images": [images] if isinstance(images := row.get("image_path"), str) else images,
                 "patient": row.get("subject_id"),
             },
         )
