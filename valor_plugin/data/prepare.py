@@ -314,14 +314,14 @@ def _finish(
             (out / old).unlink(missing_ok=True)
         with _Writers(out) as writers:
             for entry in _entries(batches):
-                if "row" in entry and named and not entry["row"]["split"]:
-                    rejected = {"id": entry["row"]["id"], "reason": "in no split", "detail": ""}
-                    entry = {"rejected": rejected}
-                if "rejected" in entry:
-                    tally.reject(entry["rejected"]["reason"])
-                    writers.write("rejected", entry["rejected"])
+                row: Any = entry.get("row")
+                rejected = entry.get("rejected")
+                if row and named and not row["split"]:
+                    rejected = {"id": row["id"], "reason": "in no split", "detail": ""}
+                if rejected:
+                    tally.reject(rejected["reason"])
+                    writers.write("rejected", rejected)
                     continue
-                row = entry["row"]
                 if row["split"] in ("validate", "test") and entry["digest"] is not None:
                     row["repeats_train"] = leaks.repeats(entry["digest"])
                 tally.add(entry)
