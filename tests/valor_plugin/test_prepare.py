@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -404,6 +405,8 @@ def test_the_card_has_what_was_chosen_counted_and_read(mimic):
     assert card["splits"]["train"]["labels"]["Cardiomegaly"]["present"] == 1
     assert card["splits"]["train"]["words"]["median"] == 9
     assert set(card["sha256"]) == {"split", "metadata", "chexpert"}
+    content = (out / "train.jsonl").read_bytes()
+    assert card["written"] == {"train": hashlib.sha256(content).hexdigest()}
     text = (out / "README.md").read_text()
     assert "| Cardiomegaly | 100.0% (0.0%) |" in text
     assert card == json.loads((out / "card.json").read_text())

@@ -192,11 +192,10 @@ def markdown(card: dict[str, Any]) -> str:
             first = present if i == 0 else first
             cells.append(f"{present:.1%} ({uncertain:.1%})" if count else "")
         lines.append(f"| {name} | {' | '.join(cells)} | {'█' * round(_BAR * first)} |")
-    lines += ["", "## Made of", "", "| file | SHA-256 |", "| --- | --- |"]
-    lines += [
-        f"| {Path(made['read'][key][0]).name} | `{digest}` |"
-        for key, digest in card["sha256"].items()
-    ]
+    files = {Path(made["read"][key][0]).name: digest for key, digest in card["sha256"].items()}
+    files |= {f"{name}.jsonl, written": digest for name, digest in card["written"].items()}
+    lines += ["", "## Files", "", "| file | SHA-256 |", "| --- | --- |"]
+    lines += [f"| {name} | `{digest}` |" for name, digest in files.items()]
     return "\n".join(lines) + "\n"
 
 

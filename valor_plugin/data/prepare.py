@@ -65,7 +65,8 @@ def prepare(
         force: whether what was prepared into the folder before is made anew.
 
     Returns:
-        The content of card.json, see `card.Tally.card`, and whether it was there before.
+        The content of card.json, that is what `card.Tally.card` gives and, under "written", the
+        SHA-256 of each studies file; and whether it was there before.
 
     Raises:
         ConfigError: something that is needed is absent or cannot be read, the folder holds
@@ -334,6 +335,7 @@ def _finish(
         raise ConfigError(
             f"no study could be written: {reasons}. They are listed in {out / 'rejected.jsonl'}"
         )
+    card["written"] = {split: _sha256(out / f"{split}.jsonl") for split in card["splits"]}
     if choices.check_images:
         for split, counts in card["splits"].items():
             remember(out / f"{split}.jsonl", counts["studies"])
