@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 pytest.importorskip("trl")
 from support.hostrun import COMMAND, openrlhf
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.trainer_utils import EvalLoopOutput
 
 from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.text import wrap_report
@@ -252,6 +253,45 @@ def test_a_run_ends_after_evaluations_without_a_better_one_and_keeps_the_best(
     assert saved[f"language_model.{name}"].equal(kept[name].bfloat16())
 
 
+def best_is(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the held-out loss lowest after a step."""
+
+    def evaluation_loop(self, *_: object, **__: object) -> EvalLoopOutput:
+        loss = 1.0 + abs(self.state.global_step - step)
+        return EvalLoopOutput(None, None, {"eval_loss": loss}, HELD_OUT)
+
+    patch.setattr(finetune.Trainer, "evaluation_loop", evaluation_loop)
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint_and_is_refused_without_it(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    wanted = recipe(
+        tiny_model, studies, "language", steps=6, eval_every=1, early_stop=9, save_every=4
+    )
+    best_is(monkeypatch, 2)
+
+    def killed(self, step: int, best: int | None) -> None:
+        close(self, step, best)
+        if step == 4:
+            raise Killed
+
+    close = RunFolder.close_checkpoint
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "close_checkpoint", killed)
+        trained(wanted, tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "run")
+    best = RunFolder(tmp_path / "run").checkpoint(2)
+    shutil.copytree(tmp_path / "run", tmp_path / "without")
+    folder = trained(wanted, tmp_path / "run")
+    kept, saved = load_file(best / "model.safetensors"), weights(folder.unsaved)
+    name = "lm_head.weight"
+    assert saved[f"language_model.{name}"].equal(kept[name].bfloat16())
+    shutil.rmtree(tmp_path / "without/checkpoints" / best.name)
+    with pytest.raises(ConfigError, match=f"{best.name}, which the run needs, is missing"):
+        trained(wanted, tmp_path / "without")
+
+
 def test_a_run_of_epochs_sees_every_study_that_often(tiny_model, studies, tmp_path):
     folder = trained(
         recipe(tiny_model, studies, held_out=False, epochs=1.5, batch_size=5), tmp_path / "run"
@@ -275,6 +315,50 @@ def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(tmp_path):
     assert folder.last_checkpoint == folder.checkpoint(90)
 
 
+def checkpoints(folder: RunFolder, *written: int) -> None:
+    for step in written:
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "optimizer.pt").touch()
+
+
+def test_a_checkpoint_of_which_a_file_is_missing_does_not_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    checkpoints(folder, 90, 100)
+    folder.close_checkpoint(90)
+    folder.close_checkpoint(100)
+    (folder.checkpoint(100) / "optimizer.pt").unlink()
+    assert folder.last_checkpoint == folder.checkpoint(90)
+
+
+def test_an_old_checkpoint_goes_when_the_new_one_counts_and_counts_no_more_while_it_goes(
+    tmp_path, monkeypatch
+):
+    folder = RunFolder(tmp_path)
+    counted = []
+    for step in (5, 10):
+        checkpoints(folder, step)
+        folder.close_checkpoint(step)
+    checkpoints(folder, 15)
+
+    def removed(path: Path, **_: object) -> None:
+        counted.append((path, (path / "whole").exists(), folder.last_checkpoint))
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    folder.close_checkpoint(15)
+    assert counted == [(folder.checkpoint(5), False, folder.checkpoint(15))]
+
+
+def test_the_best_checkpoint_stays_beside_the_last(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (5, 10, 15, 20):
+        checkpoints(folder, step)
+        folder.close_checkpoint(step, best=5)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "checkpoint-20",
+        "checkpoint-5",
+    ]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL between two lines."""
 
@@ -284,7 +368,7 @@ def test_a_run_that_ends_within_a_checkpoint_goes_on_from_the_one_before(
 ):
     wanted = recipe(tiny_model, studies, ["projector", "language"], steps=12, save_every=5)
 
-    def killed(folder: RunFolder, step: int) -> None:
+    def killed(folder: RunFolder, step: int, best: int | None) -> None:
         if step == 10:
             raise Killed
 

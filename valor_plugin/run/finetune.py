@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -140,7 +141,6 @@ class Trainer(SFTTrainer):
             return False
         if state.best_metric is None or loss < state.best_metric:
             state.best_metric, state.best_global_step = loss, state.global_step
-            state.best_model_checkpoint = str(self._folder.checkpoint(state.global_step))
             self.control.should_save = state.global_step < state.max_steps
         elif state.global_step - (state.best_global_step or 0) >= patience * self._sft.eval_every:
             self.control.should_training_stop = True
@@ -148,7 +148,9 @@ class Trainer(SFTTrainer):
 
     def load_best(self) -> None:
         """Takes the weights back that had the lowest evaluation loss, if the run stops early."""
-        if self.state.best_global_step not in (None, self.state.global_step):
+        best = self.state.best_global_step
+        if best not in (None, self.state.global_step):
+            self.state.best_model_checkpoint = str(self._folder.whole_checkpoint(best))
             self._load_best_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -174,7 +176,7 @@ class Trainer(SFTTrainer):
         super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's writes a model card
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._folder.close_checkpoint(self.state.global_step)
+            self._folder.close_checkpoint(self.state.global_step, self.state.best_global_step)
 
     def whole_state(self) -> dict[str, Any]:
         """Every weight of the model, with adapters added, in bfloat16; empty but in the first
@@ -225,7 +227,10 @@ def train(folder: RunFolder, sft: Sft, device: str) -> None:
     first = trainer.is_world_process_zero()
     if first:
         records.write_trainable(folder.trainable, table)
-    last = folder.last_checkpoint
+    if last := folder.last_checkpoint:
+        best = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)).best_global_step
+        if best is not None:  # now, not after the last step
+            folder.whole_checkpoint(best)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.load_best()
     state = trainer.whole_state()
@@ -274,7 +279,6 @@ def _arguments(recipe: Recipe, steps: int, folder: RunFolder, device: str) -> SF
         dataloader_pin_memory=gpu,
         seed=recipe.seed,
         save_strategy="no",  # `_When` says when
-        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,
