@@ -245,6 +245,12 @@ def test_out_is_the_folder_of_the_runs_folders(begun):
     assert yaml.safe_load(Path("mine/b/recipe.yaml").read_text())["model"]["path"] == "mine/a/model"
 
 
+def test_a_finished_chain_is_known_again_by_any_name_of_its_folder(begun, there):
+    assert run(*AB).code == 0
+    assert run(*AB, "--out", str(there / "runs")).code == 0
+    assert begun == ["a", "b"]
+
+
 def test_set_reaches_the_recipe_whose_name_it_begins_with(there):
     stages = chain.read(["a.yaml", "b.yaml"], ["b.seed=7", "b.sft.steps=9"], Path("runs"))
     assert [(stage.recipe.seed, stage.recipe.sft.steps) for stage in stages] == [(42, 3), (7, 9)]

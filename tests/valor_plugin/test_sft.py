@@ -253,7 +253,65 @@ def test_a_run_ends_after_evaluations_without_a_better_one_and_keeps_the_best(
     assert saved[f"language_model.{name}"].equal(kept[name].bfloat16())
 
 
-def best_is(patch: pytest.MonkeyPatch, step: int) -> None:
+def test_a_loss_that_is_not_finite_ends_a_run_at_its_step_without_a_model(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    def compute_loss(self, *a, **o):
+        found = usual(self, *a, **o)
+        return found * math.nan if self.state.global_step == 2 else found
+
+    usual = finetune.Trainer.compute_loss
+    monkeypatch.setattr(finetune.Trainer, "compute_loss", compute_loss)
+    with pytest.raises(FloatingPointError, match="step 3: loss is nan, .* lower sft.learning_rate"):
+        trained(recipe(tiny_model, studies, save_every=3), tmp_path / "run")
+    assert losses(tmp_path / "run")[2:] == [None]
+    assert not (tmp_path / "run/model.part").exists()
+    assert RunFolder(tmp_path / "run").last_checkpoint is None
+
+
+def test_an_evaluation_loss_that_is_not_finite_ends_a_run(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    best_is(monkeypatch, math.nan)
+    wanted = recipe(tiny_model, studies, eval_every=2, early_stop=1)
+    with pytest.raises(FloatingPointError, match="step 2: eval_loss is nan"):
+        trained(wanted, tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_are_not_left_as_a_model(tiny_model, studies, tmp_path):
+    wanted = recipe(tiny_model, studies, held_out=False, steps=1, warmup=0, learning_rate=1e38)
+    with pytest.raises(FloatingPointError, match="not finite after step 1"):
+        trained(wanted.model_copy(update={"sft": wanted.sft.model_copy(
+            update={"weight_decay": 1e30})}), tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run/model.part").exists()
+
+
+def test_no_checkpoint_is_written_at_the_step_at_which_a_run_stops_early(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    best_is(monkeypatch, 2)
+    wanted = recipe(tiny_model, studies, eval_every=1, early_stop=2, save_every=4)
+    folder = trained(wanted, tmp_path / "run")
+    assert len(steps(folder.path)) == 4
+    assert folder.last_checkpoint == folder.checkpoint(2)
+    trained(wanted, tmp_path / "run")  # as if it had been killed before the model was saved
+    assert len(steps(folder.path)) == 4
+
+
+def test_what_a_run_that_could_end_early_has_left_is_said(capsys):
+    losses = {3: 5.0, 6: 3.999, 9: 4.5}
+    records = [
+        SupervisedStep(step, 0.0, 1.0, 1e-3, 1.0, 9, 0.1, losses.get(step)) for step in range(1, 10)
+    ]
+    sft._say_the_best(records, 40)
+    sft._say_the_best(records, 9)
+    assert capsys.readouterr().out.splitlines() == [
+        "stopped early; the model of step 6, held-out loss 3.999",
+        "the model of step 6, held-out loss 3.999",
+    ]
+
+
+def best_is(patch: pytest.MonkeyPatch, step: float) -> None:
     """Makes the held-out loss lowest after a step."""
 
     def evaluation_loop(self, *_: object, **__: object) -> EvalLoopOutput:
@@ -388,6 +446,15 @@ def test_a_changed_recipe_is_refused_where_checkpoints_are(whole, tiny_model, st
     other = recipe(tiny_model, studies, ["projector", "language"], steps=13, save_every=5)
     with pytest.raises(ConfigError, match="recipe was another"):
         prepared(other, whole.path)
+
+
+def test_a_run_goes_on_whatever_devices_its_recipe_names(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run", ignore=shutil.ignore_patterns("model.part"))
+    written = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    written["sft"] |= {"devices": 2, "micro_batch_size": 1}
+    run = sft.prepare(Recipe.model_validate(written), RunFolder(tmp_path / "run"), "cpu")
+    assert run.resumes
+    assert run.command.devices == 2
 
 
 def test_changed_studies_are_refused_where_checkpoints_are(whole, tmp_path):

@@ -7,6 +7,7 @@ launcher where there are several devices. The recipe is the resolved one in the 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -43,6 +44,7 @@ from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.sft import SETTINGS
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_FINITE = ("loss", "grad_norm", "eval_loss")  # else the weights are none, or soon will be
 _READERS = 4  # ours: processes a GPU that open images
 
 
@@ -92,7 +94,8 @@ class Trainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        waits = self.control.should_evaluate
+        broken = [name for name in _FINITE if not math.isfinite(logs.get(name, 0.0))]
+        waits = self.control.should_evaluate and not broken
         if "loss" in logs:
             norm = logs.get("grad_norm")
             self._record = SupervisedStep(
@@ -111,6 +114,11 @@ class Trainer(SFTTrainer):
             if self.is_world_process_zero():
                 records.append(self._folder.steps, self._record)
             self._record = None
+        if broken:
+            raise FloatingPointError(
+                f"step {self.state.global_step}: {broken[0]} is {logs[broken[0]]}, from which "
+                "training does not recover: lower sft.learning_rate, or set sft.max_grad_norm"
+            )
 
     def evaluation_loop(
         self, dataloader: Any, description: str, *_: Any, metric_key_prefix: str = "eval", **__: Any
@@ -144,6 +152,7 @@ class Trainer(SFTTrainer):
             self.control.should_save = state.global_step < state.max_steps
         elif state.global_step - (state.best_global_step or 0) >= patience * self._sft.eval_every:
             self.control.should_training_stop = True
+            self.control.should_save = False  # else a run that goes on from there trains on
         return False
 
     def load_best(self) -> None:
@@ -234,6 +243,11 @@ def train(folder: RunFolder, sft: Sft, device: str) -> None:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.load_best()
     state = trainer.whole_state()
+    if wrong := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise FloatingPointError(
+            f"{wrong} has values that are not finite after step {trainer.state.global_step}: "
+            "lower sft.learning_rate"
+        )
     if first:
         checkpoint.save(model.bfloat16(), processor, folder.unsaved, state)
     trainer.accelerator.end_training()

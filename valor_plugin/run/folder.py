@@ -256,7 +256,7 @@ class RunFolder:
     def _must_be_of(self, recipe: str, what: str) -> None:
         there = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         where = str(self.recipe)
-        if keys := _differing(parse_yaml(there, where), parse_yaml(recipe, where)):
+        if keys := _differing(_asked(there, where), _asked(recipe, where)):
             raise ConfigError(
                 f"{self.path} holds {what} whose recipe was another (compare its recipe.yaml; not "
                 f"the same: {', '.join(keys)}): choose another folder with --out, or remove it"
@@ -301,6 +301,17 @@ def _is_whole(checkpoint: Path) -> bool:
     return mark.is_file() and all(
         (checkpoint / name).is_file() for name in mark.read_text(encoding="utf-8").splitlines()
     )
+
+
+def _asked(text: str, where: str) -> Any:
+    """What a resolved recipe asks for, on whatever devices, and however its model is named."""
+    recipe = parse_yaml(text, where)
+    if isinstance(recipe, dict):
+        for key in ("devices", "micro_batch_size"):
+            recipe.get("sft", {}).pop(key, None)
+        if "model" in recipe:
+            recipe["model"]["path"] = os.path.abspath(recipe["model"]["path"])
+    return recipe
 
 
 def _differing(one: Any, other: Any, key: str = "") -> list[str]:

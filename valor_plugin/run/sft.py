@@ -15,15 +15,14 @@ from typing import Any
 import click
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.text import wrap_report
-from valor_plugin.data.prompts import question
+from valor_plugin.data.prompts import answer, question
 from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.host import machine
 from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
 from valor_plugin.host.rows import settle
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Data, Lora, Recipe, Sft
-from valor_plugin.records import SupervisedStep
+from valor_plugin.records import SupervisedStep, read_steps
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
@@ -133,7 +132,19 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
     """
-    return process.run(prepare(recipe, folder, device))
+    prepared = prepare(recipe, folder, device)
+    model = process.run(prepared)
+    if recipe.sft is not None and recipe.sft.early_stop is not None:
+        _say_the_best(read_steps(folder.steps, SupervisedStep), prepared.command.steps)
+    return model
+
+
+def _say_the_best(steps: Sequence[SupervisedStep], planned: int) -> None:
+    """Says which step's model a run has left, where it could end early."""
+    losses = ((step.evaluation_loss, step.step) for step in steps)
+    loss, best = min(pair for pair in losses if pair[0] is not None)
+    early = "stopped early; " if steps[-1].step < planned else ""
+    click.echo(f"{early}the model of step {best}, held-out loss {loss:.3f}")
 
 
 def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[SupervisedStep]:
@@ -253,7 +264,7 @@ def row(study: Study, data: Data) -> dict[str, Any]:
     that are shown, which TRL puts before the question."""
     return {
         "prompt": [{"role": "user", "content": question(data.prompt, study)}],
-        "completion": [{"role": "assistant", "content": wrap_report(study.report or "")}],
+        "completion": [{"role": "assistant", "content": answer(study)}],
         "images": study.shown(data.most_images),
     }
 
