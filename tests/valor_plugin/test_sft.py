@@ -25,6 +25,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.prompts import PLAIN_REPORT
+from valor_plugin.data.studies import read_studies
 from valor_plugin.host import machine
 from valor_plugin.llava_med.parts import part_of
 from valor_plugin.recipe import Recipe
@@ -496,6 +497,34 @@ def test_what_cannot_be_is_refused_with_the_reason(tmp_path, keys, why):
     )  # fmt: skip
     with pytest.raises(ConfigError, match=why):
         sft.fitted(load_recipe(path), "cpu")
+
+
+def test_a_study_that_is_longer_than_the_models_positions_is_refused_with_its_id(
+    tiny_model, studies, tmp_path
+):
+    rows = rows_of(studies, "train")
+    rows[3]["report"] = "Lungs are clear. " * 3000
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wanted = recipe(tiny_model, tmp_path, held_out=False)
+    with pytest.raises(ConfigError, match=r"study 's3' of .* has .* tokens with its images"):
+        prepared(wanted, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_length_of_a_study_is_that_of_its_row(whole, tiny_model, studies):
+    found = read_studies(studies / "train.jsonl")
+    length = sft.longest_of(recipe(tiny_model, studies), "train.jsonl", found, None)
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    each = [batch(processor, [row])["input_ids"].shape[1] for row in rows_of(studies, "train")]
+    assert length == max(each)
+
+
+def test_more_images_need_more_memory(tiny_model, studies):
+    one = sft.fitted(recipe(tiny_model, studies), "cpu")
+    two = one.model_copy(update={"data": one.data.model_copy(update={"images": "all"})})
+    least, more, most = sft.memory_of(one), sft.memory_of(two), sft.memory_of(two, 2048)
+    assert more.activations == pytest.approx(least.activations * (1024 + 576) / 1024)
+    assert most.activations == pytest.approx(least.activations * 2)
 
 
 def test_more_gpus_than_there_are_are_refused(tiny_model, studies, monkeypatch):
