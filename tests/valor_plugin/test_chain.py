@@ -233,10 +233,23 @@ def test_a_later_recipe_that_is_wrong_is_refused_before_anything_starts(begun):
     assert begun == []
 
 
-def test_the_studies_of_a_later_stage_are_missed_before_anything_starts(begun):
-    ran = run(*AB, "--set", "b.data.train=none.jsonl")
+@pytest.mark.parametrize("key", ["train", "validate"])
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (None, "b.yaml: cannot read studies other.jsonl"),
+        ('{"id": "s1", "image": "none.png"}', "b.yaml: other.jsonl, line 1: study 's1'"),
+        ('{"id": "s1", "image": "film.png"}', "b.yaml: other.jsonl: no study has a 'report'"),
+    ],
+)
+def test_what_is_wrong_with_studies_of_a_later_stage_is_said_before_anything_starts(
+    begun, key, line, why
+):
+    if line:
+        Path("other.jsonl").write_text(line)
+    ran = run(*AB, "--set", f"b.data.{key}=other.jsonl")
     assert ran.code == 2
-    assert "b.yaml: data.train: there is no file none.jsonl" in ran.err
+    assert why in ran.err
     assert begun == []
 
 

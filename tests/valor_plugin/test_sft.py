@@ -511,6 +511,14 @@ def test_a_study_that_is_longer_than_the_models_positions_is_refused_with_its_id
     assert not (tmp_path / "run").exists()
 
 
+def test_how_many_studies_have_no_report_is_said(tiny_model, studies, tmp_path, capsys):
+    rows = rows_of(studies, "train")
+    del rows[3]["report"]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepared(recipe(tiny_model, tmp_path, held_out=False), tmp_path / "run")
+    assert "1 of 17 studies, without a report" in capsys.readouterr().out
+
+
 def test_the_length_of_a_study_is_that_of_its_row(whole, tiny_model, studies):
     found = read_studies(studies / "train.jsonl")
     length = sft.longest_of(recipe(tiny_model, studies), "train.jsonl", found, None)

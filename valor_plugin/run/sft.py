@@ -16,7 +16,7 @@ import click
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.prompts import answer, question
-from valor_plugin.data.studies import Study, read_studies
+from valor_plugin.data.studies import Study
 from valor_plugin.host import machine
 from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
 from valor_plugin.host.rows import settle
@@ -27,7 +27,7 @@ from valor_plugin.records import SupervisedStep, read_steps
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
-from valor_plugin.run.studies import shown
+from valor_plugin.run.studies import used
 
 _AN_IMAGE = 576  # tokens of an image in LLaVA-Med
 _USUAL = 1024  # ours: tokens of a study of one image
@@ -165,7 +165,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
     files = {folder.rows: recipe.data.train}
     if recipe.data.validate is not None:
         files[folder.held_out] = recipe.data.validate
-    studies = {rows: _with_reports(recipe, path) for rows, path in files.items()}
+    studies = {rows: used(recipe, path) for rows, path in files.items()}
     longest = [longest_of(recipe, files[rows], found, positions) for rows, found in studies.items()]
     command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
     if resumes and recipe.sft.zero_stage and (parts := folder.checkpoint_parts) != command.devices:
@@ -185,9 +185,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
     )
 
 
-def longest_of(
-    recipe: Recipe, path: str, studies: Sequence[Study], positions: float | None
-) -> int:
+def longest_of(recipe: Recipe, path: str, studies: Sequence[Study], positions: float | None) -> int:
     """Number of tokens of the longest study: images, question and report.
 
     Args:
@@ -286,18 +284,6 @@ def _command(recipe: Recipe, folder: RunFolder, device: str, steps: int = 0) -> 
     devices = recipe.sft.devices or 1
     launched = devices > 1 or recipe.sft.zero_stage > 0  # DeepSpeed wants a process group
     return SftCommand(folder.path, device, devices, launched, steps)
-
-
-def _with_reports(recipe: Recipe, path: str) -> Sequence[Study]:
-    """The studies of a file that have a report, and an image that the recipe shows.
-
-    Raises:
-        ConfigError: the file is wrong, or no study has them.
-    """
-    studies = [study for study in read_studies(path) if study.report]
-    if not studies:
-        raise ConfigError(f"{path}: no study has a 'report' to learn from")
-    return shown(recipe, path, studies)
 
 
 def row(study: Study, data: Data) -> dict[str, Any]:
