@@ -263,7 +263,9 @@ def test_a_loss_that_is_not_finite_ends_a_run_at_its_step_without_a_model(
 
     usual = finetune.Trainer.compute_loss
     monkeypatch.setattr(finetune.Trainer, "compute_loss", compute_loss)
-    with pytest.raises(FloatingPointError, match="step 3: loss is nan, .* lower sft.learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 3: loss is nan, .* lower sft.learning_rate"
+    ):
         trained(recipe(tiny_model, studies, save_every=3), tmp_path / "run")
     assert losses(tmp_path / "run")[2:] == [None]
     assert not (tmp_path / "run/model.part").exists()
@@ -336,9 +338,10 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint_and_is_refused_without_i
             raise Killed
 
     close = RunFolder.close_checkpoint
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunFolder, "close_checkpoint", killed)
+    monkeypatch.setattr(RunFolder, "close_checkpoint", killed)
+    with pytest.raises(Killed):
         trained(wanted, tmp_path / "before")
+    monkeypatch.setattr(RunFolder, "close_checkpoint", close)
     (tmp_path / "before").rename(tmp_path / "run")
     best = RunFolder(tmp_path / "run").checkpoint(2)
     shutil.copytree(tmp_path / "run", tmp_path / "without")
@@ -474,9 +477,12 @@ def test_changed_studies_are_refused_where_checkpoints_are(whole, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"steps": 3, "epochs": 1}, "either `steps` or `epochs`"),
-        ({}, "either `steps` or `epochs`"),
-        ({"steps": 3, "early_stop": 2}, "early_stop needs held-out studies"),
+        ({"steps": 3, "epochs": 1}, "either `steps` or `epochs`$"),
+        ({}, "either `steps` or `epochs`$"),
+        ({"steps": 3, "early_stop": 2}, "early_stop needs held-out studies.*`data.validate`$"),
+        ({"steps": True}, "sft.steps: .* a number is wanted"),
+        ({"epochs": True}, "sft.epochs: .* a number is wanted"),
+        ({"epochs": 1e300}, "sft.epochs"),
         ({"steps": 3, "micro_batch_size": 3, "batch_size": 16, "devices": 2},
          "3 does not divide the 8 studies .* 1, 2, 4, 8 would"),
         ({"steps": 3, "batch_size": 9, "devices": 4}, "9 studies cannot be shared .* 8 or 12"),
