@@ -117,7 +117,7 @@ class Trainer(SFTTrainer):
         if broken:
             raise FloatingPointError(
                 f"step {self.state.global_step}: {broken[0]} is {logs[broken[0]]}, from which "
-                "training does not recover: lower sft.learning_rate, or set sft.max_grad_norm"
+                "training does not recover: lower sft.learning_rate"
             )
 
     def evaluation_loop(
