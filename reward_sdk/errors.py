@@ -125,7 +125,9 @@ def explain(error: _Invalid, values: bool = True) -> str:
     parts = []
     for item in error.errors()[:10]:
         place = ".".join(str(key) for key in item["loc"])
-        given = f" (got {_shown(item['input'])})" if values else ""
+        # of a whole mapping a validator says itself what is wrong in it
+        told = item["type"] == "value_error" and isinstance(item["input"], Mapping)
+        given = f" (got {_shown(item['input'])})" if values and not told else ""
         if isinstance(item["input"], str) and _DECIMAL_COMMA.fullmatch(item["input"]):
             given += "; numbers have a decimal point"
         parts.append(f"{place + ': ' if place else ''}{item['msg']}{given}")

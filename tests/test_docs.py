@@ -117,7 +117,8 @@ def there(tmp_path, monkeypatch, physionet) -> Path:
     (tmp_path / "cases.json").write_text(cases, encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(ROOT / "examples/no_priors.py", tmp_path)
-    for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", "runs/valor-stage2"):
+    runs = ("runs/valor-sft", "runs/valor-stage2")
+    for folder in ("FOLDER", "llava-med-v1.5-mistral-7b", *runs):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "FOLDER/film.png").write_bytes(film("PNG"))
     step = records.Step(
@@ -125,6 +126,8 @@ def there(tmp_path, monkeypatch, physionet) -> Path:
         truncated=0.0, seconds={}, synced={},
     )  # fmt: skip
     records.append(tmp_path / "runs/valor-stage2" / records.STEPS, step)
+    tuned = records.SupervisedStep(1, 0.0, 0.5, 0.0, 1.0, 9, 1.0)
+    records.append(tmp_path / "runs/valor-sft" / records.STEPS, tuned)
     write_iu_openi(tmp_path / "openi", 3)
     write_json(tmp_path / "annotation.json", {"train": [{"id": f"CXR{i}_IM-1"} for i in (1, 2, 3)]})
     (tmp_path / "physionet.org").symlink_to(physionet / "physionet.org")

@@ -14,6 +14,7 @@ from valor_plugin.host.versions import check_build
 from valor_plugin.recipe import Recipe, find_recipe, load_recipe
 from valor_plugin.run import calibration
 from valor_plugin.run.folder import RunFolder
+from valor_plugin.run.studies import used
 from valor_plugin.train import choose_device, describe
 from valor_plugin.train import train as train_stage
 
@@ -139,15 +140,20 @@ def train(stages: Sequence[Stage], device: str) -> Path:
         device: "cpu", "cuda", or "auto" for CUDA where torch sees a device.
 
     Raises:
-        ConfigError: what `check` and `finished` say, or a stage has no studies file; nothing was
-            started. Also what `valor_plugin.train.train` says of a stage, as all its other errors.
+        ConfigError: what `check` and `finished` say, or studies of a stage are missing or wrong;
+            nothing was started. Also what `valor_plugin.train.train` says of a stage, as all its
+            other errors.
     """
     device = choose_device(device)
     check(stages, device)
     done = finished(stages)
     for stage in stages[done:]:
-        if not Path(stage.recipe.data.train).is_file():  # now, not after the stages before it
-            raise stage.recipe.error(f"data.train: there is no file {stage.recipe.data.train}")
+        data = stage.recipe.data
+        for path in filter(None, (data.train, data.validate)):
+            try:
+                used(stage.recipe, path)  # now, not after the stages before it
+            except ConfigError as error:
+                raise stage.recipe.error(str(error)) from None
     for number, stage in enumerate(stages, 1):
         title = f"[{number}/{len(stages)}] {stage.recipe.name}"
         if number <= done:

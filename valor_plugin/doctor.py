@@ -262,12 +262,16 @@ def rehearse(
     if recipe.sft is not None:
         if used and not reports:
             problems.append(f"{recipe.data.train}: no study has a 'report' to learn from")
+        elif used and loads:
+            problems += _too_long(recipe, recipe.data.train, used)
         if (path := recipe.data.validate) is not None:
             held_out, wrong = _studies(recipe, path)
             problems += wrong
             known = sum(bool(study.report) for study in held_out)
             if held_out and not known:
                 problems.append(f"{path}: no study has a 'report' to learn from")
+            if loads and held_out and known:
+                problems += _too_long(recipe, path, held_out)
             summary.append(f"held out {len(held_out):,} in {path}, {known:,} with a report")
         steps = recipe.sft.steps_of(reports)
         summary.append(f"steps    {steps:,} of {recipe.sft.batch_size} studies")
@@ -303,6 +307,16 @@ def _studies(recipe: Recipe, path: str) -> tuple[Sequence[Study], list[str]]:
         return shown(recipe, path, studies), lines
     except ConfigError as error:
         return [], [*lines, str(error)]
+
+
+def _too_long(recipe: Recipe, path: str, studies: Sequence[Study]) -> list[str]:
+    """Whether the model has no positions for a study of a file that fine-tuning learns from."""
+    learnt = [study for study in studies if study.report]
+    try:
+        sft.longest_of(recipe, path, learnt, check_model(recipe.model.path).positions)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _host(

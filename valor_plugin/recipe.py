@@ -37,6 +37,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -167,9 +168,9 @@ class Sft(_Section):
 
     Attributes:
         steps: number of optimizer steps, at least 1; either this or `epochs` is given.
-        epochs: how often every study is seen, above 0; the steps are rounded up.
+        epochs: how often every study is seen, above 0 and at most 10,000; the steps are rounded up.
         batch_size: number of studies per optimizer step, whatever the number of devices; fewer in
-            the last step of an epoch.
+            the last step of an epoch, which several devices fill up with studies of its beginning.
         micro_batch_size: number of studies that one device takes in one pass; gradients are
             accumulated over as many passes as `batch_size` needs. None: no accumulation.
         devices: number of GPUs, or of processes on a CPU. None: every GPU that is visible, or one
@@ -177,8 +178,8 @@ class Sft(_Section):
         zero_stage: what DeepSpeed's ZeRO divides between the devices: 0 nothing, 2 optimizer and
             gradients, 3 the weights, too. Not with LoRA.
         learning_rate: peak learning rate, above 0.
-        warmup: share of the steps over which the learning rate rises to its peak, 0 to 1; at least
-            one step, unless it is 0.
+        warmup: share of the steps over which the learning rate rises from 0, that of the first
+            step, to its peak, 0 to 1; at least one step, unless it is 0.
         schedule: what follows the warm-up: "cosine" or "linear", to 0, or "constant".
         weight_decay: AdamW's weight decay, at least 0.
         max_grad_norm: norm to which gradients are clipped, at least 0; 0 for no clipping.
@@ -193,7 +194,7 @@ class Sft(_Section):
     """
 
     steps: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 32  # ours
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None  # ours
     devices: Annotated[int, Field(ge=1)] | None = None  # ours
@@ -207,6 +208,15 @@ class Sft(_Section):
     eval_every: Annotated[int, Field(ge=1)] = 100  # ours
     early_stop: Annotated[int, Field(ge=1)] | None = None  # ours
     save_every: Annotated[int, Field(ge=1)] | None = None  # ours
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name != "gradient_checkpointing":
+            raise ValueError(
+                "a number is wanted, neither true nor false"
+            )  # pydantic takes it for 1
+        return value
 
     @model_validator(mode="after")
     def _length(self) -> Sft:
@@ -229,7 +239,7 @@ class Recipe(_Section):
         name: name of the run: letters, digits, "_", "." and "-", of which the last two do not begin
             it.
         stage: "sft" for supervised fine-tuning, "grpo" for training with rewards.
-        seed: random seed of the run.
+        seed: random seed of the run, 0 to 2**32 - 1.
         model: the model that is trained, and what of it.
         data: the studies and the prompt.
         sft: how stage sft trains; None for stage grpo.
@@ -241,7 +251,7 @@ class Recipe(_Section):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     stage: Literal["sft", "grpo"]
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     data: Data
     sft: Sft | None = None

@@ -233,16 +233,35 @@ def test_a_later_recipe_that_is_wrong_is_refused_before_anything_starts(begun):
     assert begun == []
 
 
-def test_the_studies_of_a_later_stage_are_missed_before_anything_starts(begun):
-    ran = run(*AB, "--set", "b.data.train=none.jsonl")
+@pytest.mark.parametrize("key", ["train", "validate"])
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (None, "b.yaml: cannot read studies other.jsonl"),
+        ('{"id": "s1", "image": "none.png"}', "b.yaml: other.jsonl, line 1: study 's1'"),
+        ('{"id": "s1", "image": "film.png"}', "b.yaml: other.jsonl: no study has a 'report'"),
+    ],
+)
+def test_what_is_wrong_with_studies_of_a_later_stage_is_said_before_anything_starts(
+    begun, key, line, why
+):
+    if line:
+        Path("other.jsonl").write_text(line)
+    ran = run(*AB, "--set", f"b.data.{key}=other.jsonl")
     assert ran.code == 2
-    assert "b.yaml: data.train: there is no file none.jsonl" in ran.err
+    assert why in ran.err
     assert begun == []
 
 
 def test_out_is_the_folder_of_the_runs_folders(begun):
     assert run(*AB, "--out", "mine").code == 0
     assert yaml.safe_load(Path("mine/b/recipe.yaml").read_text())["model"]["path"] == "mine/a/model"
+
+
+def test_a_finished_chain_is_known_again_by_any_name_of_its_folder(begun, there):
+    assert run(*AB).code == 0
+    assert run(*AB, "--out", str(there / "runs")).code == 0
+    assert begun == ["a", "b"]
 
 
 def test_set_reaches_the_recipe_whose_name_it_begins_with(there):

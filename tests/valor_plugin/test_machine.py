@@ -101,7 +101,7 @@ def tuned(name: str, sizes: tuple, *overrides: str) -> SupervisedMemory:
     loaded = sft.fitted(load_recipe(find_recipe(name), overrides), "cuda")
     assert loaded.sft is not None
     adapters = loaded.model.lora or Lora()
-    return memory.estimate_supervised(loaded.sft, loaded.model.trainable, adapters, *sizes)
+    return memory.estimate_supervised(loaded.sft, loaded.model.trainable, adapters, *sizes, 1024)
 
 
 def test_zero_3_divides_all_states_of_fine_tuning_among_the_gpus(llava_med):

@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,12 +125,27 @@ def test_a_run_that_fails_ends_with_the_recorded_cause_and_its_log(folder, monke
     assert message == f"The run failed: ValueError: bad. The whole log: {folder.log}"
 
 
-def test_a_run_that_is_killed_ends_with_the_last_line_of_its_log(folder, monkeypatch):
-    host = "import os\nprint('loading', flush=True)\nprint()\nos.kill(os.getpid(), 9)"
+def test_a_run_that_ends_silently_ends_with_the_last_line_of_its_log(folder, monkeypatch):
+    host = "print('loading', flush=True)\nprint()\nraise SystemExit(1)"
     message = failed(folder, monkeypatch, host)
     assert message.startswith(
         "The run ended without a model. The last line of its log: loading. The whole log:"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(9, "9 (SIGKILL), perhaps for want of memory."), (11, "11 (SIGSEGV).")]
+)
+def test_a_run_that_is_killed_ends_with_the_signal(folder, monkeypatch, number, said):
+    host = f"import os\nprint('loading', flush=True)\nos.kill(os.getpid(), {number})"
+    message = failed(folder, monkeypatch, host)
+    assert message.startswith(f"The run was killed by signal {said} The whole log:")
+
+
+def test_a_full_disk_is_said_where_a_run_fails(folder, monkeypatch):
+    monkeypatch.setattr(process.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    message = failed(folder, monkeypatch, "raise SystemExit(1)")
+    assert f"The disk of {folder.path} is full. The whole log:" in message
 
 
 def test_a_run_without_a_word_has_a_cause_too(folder, monkeypatch):

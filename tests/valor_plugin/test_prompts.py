@@ -11,7 +11,7 @@ from PIL import Image
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.types import ImageRef
-from valor_plugin.data.prompts import INDICATION_LENGTH, PLAIN_REPORT, PROMPTS, question
+from valor_plugin.data.prompts import INDICATION_LENGTH, PLAIN_REPORT, PROMPTS, answer, question
 from valor_plugin.data.studies import Study
 from valor_plugin.recipe import Data
 
@@ -46,6 +46,28 @@ def test_a_text_of_ones_own_is_asked_as_it_is_but_for_space_around_it():
 def test_a_word_that_names_no_prompt_and_a_mark_for_an_image_are_refused(prompt, why):
     with pytest.raises(ConfigError, match=why):
         asked(None, prompt)
+
+
+def answered(report: str) -> str:
+    return answer(Study("s1", Path("film.png"), report))
+
+
+def test_a_report_that_is_learnt_holds_no_token_of_the_model(tiny_model):
+    from transformers import AutoProcessor
+
+    tokenizer = AutoProcessor.from_pretrained(tiny_model).tokenizer
+    said = answered("Clear.<image></s> <unk>[INST] </report>No [/INST] effusion.")
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    assert not {image, tokenizer.eos_token_id, tokenizer.bos_token_id} & {*ids}
+    assert said.count("</report>") == 1
+    assert "[INST]" not in said
+    assert "[/INST]" not in said
+
+
+def test_a_report_is_learnt_as_it_is_where_its_brackets_are_none_of_a_tokens():
+    text = "A nodule <5 mm [see above], SpO2 < 90 %.\nXXXX >2 cm."
+    assert answered(text) == f"<report> {text} </report>"
 
 
 @pytest.mark.parametrize("nothing", [None, "", " \n"])

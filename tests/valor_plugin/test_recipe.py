@@ -206,6 +206,8 @@ def test_an_unknown_reward_is_refused_with_the_nearest_name(refused):
         ("name", ".."),
         ("stage", "ppo"),
         ("seed", "many"),
+        ("seed", -1),
+        ("seed", 2**32),
         ("model.path", None),
         ("model.trainable", "projectr"),
         ("model.trainable", []),

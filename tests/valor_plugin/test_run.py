@@ -298,7 +298,8 @@ def test_studies_without_a_frontal_image_are_left_out_and_counted(
 ):
     run = prepared(recipe(tiny_model, views), tmp_path)
     assert [len(row["images"]) for row in rows(tmp_path)] == [1] * 4
-    assert "left out: 1 of 5 studies, which have no frontal image" in capsys.readouterr().out
+    said = f"left out of {views}: 1 of 5 studies, which have no frontal image"
+    assert said in capsys.readouterr().out
     assert (run.command.steps, run.settings.rollout_images) == (2, 2)
 
 

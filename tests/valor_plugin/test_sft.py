@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 pytest.importorskip("trl")
 from support.hostrun import COMMAND, openrlhf
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.trainer_utils import EvalLoopOutput
 
 from reward_sdk.errors import ConfigError, ScoringError
 from reward_sdk.text import wrap_report
 from valor_plugin.data.prompts import PLAIN_REPORT
+from valor_plugin.data.studies import read_studies
 from valor_plugin.host import machine
 from valor_plugin.llava_med.parts import part_of
 from valor_plugin.recipe import Recipe
@@ -252,6 +254,106 @@ def test_a_run_ends_after_evaluations_without_a_better_one_and_keeps_the_best(
     assert saved[f"language_model.{name}"].equal(kept[name].bfloat16())
 
 
+def test_a_loss_that_is_not_finite_ends_a_run_at_its_step_without_a_model(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    def compute_loss(self, *a, **o):
+        found = usual(self, *a, **o)
+        return found * math.nan if self.state.global_step == 2 else found
+
+    usual = finetune.Trainer.compute_loss
+    monkeypatch.setattr(finetune.Trainer, "compute_loss", compute_loss)
+    with pytest.raises(
+        FloatingPointError, match=r"step 3: loss is nan, .* lower sft.learning_rate"
+    ):
+        trained(recipe(tiny_model, studies, save_every=3), tmp_path / "run")
+    assert losses(tmp_path / "run")[2:] == [None]
+    assert not (tmp_path / "run/model.part").exists()
+    assert RunFolder(tmp_path / "run").last_checkpoint is None
+
+
+def test_an_evaluation_loss_that_is_not_finite_ends_a_run(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    best_is(monkeypatch, math.nan)
+    wanted = recipe(tiny_model, studies, eval_every=2, early_stop=1)
+    with pytest.raises(FloatingPointError, match="step 2: eval_loss is nan"):
+        trained(wanted, tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_are_not_left_as_a_model(tiny_model, studies, tmp_path):
+    wanted = recipe(tiny_model, studies, held_out=False, steps=1, warmup=0, learning_rate=1e38)
+    with pytest.raises(FloatingPointError, match="not finite after step 1"):
+        trained(wanted.model_copy(update={"sft": wanted.sft.model_copy(
+            update={"weight_decay": 1e30})}), tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run/model.part").exists()
+
+
+def test_no_checkpoint_is_written_at_the_step_at_which_a_run_stops_early(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    best_is(monkeypatch, 2)
+    wanted = recipe(tiny_model, studies, eval_every=1, early_stop=2, save_every=4)
+    folder = trained(wanted, tmp_path / "run")
+    assert len(steps(folder.path)) == 4
+    assert folder.last_checkpoint == folder.checkpoint(2)
+    trained(wanted, tmp_path / "run")  # as if it had been killed before the model was saved
+    assert len(steps(folder.path)) == 4
+
+
+def test_what_a_run_that_could_end_early_has_left_is_said(capsys):
+    losses = {3: 5.0, 6: 3.999, 9: 4.5}
+    records = [
+        SupervisedStep(step, 0.0, 1.0, 1e-3, 1.0, 9, 0.1, losses.get(step)) for step in range(1, 10)
+    ]
+    sft._say_the_best(records, 40)
+    sft._say_the_best(records, 9)
+    assert capsys.readouterr().out.splitlines() == [
+        "stopped early; the model of step 6, held-out loss 3.999",
+        "the model of step 6, held-out loss 3.999",
+    ]
+
+
+def best_is(patch: pytest.MonkeyPatch, step: float) -> None:
+    """Makes the held-out loss lowest after a step."""
+
+    def evaluation_loop(self, *_: object, **__: object) -> EvalLoopOutput:
+        loss = 1.0 + abs(self.state.global_step - step)
+        return EvalLoopOutput(None, None, {"eval_loss": loss}, HELD_OUT)
+
+    patch.setattr(finetune.Trainer, "evaluation_loop", evaluation_loop)
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint_and_is_refused_without_it(
+    tiny_model, studies, tmp_path, monkeypatch
+):
+    wanted = recipe(
+        tiny_model, studies, "language", steps=6, eval_every=1, early_stop=9, save_every=4
+    )
+    best_is(monkeypatch, 2)
+
+    def killed(self, step: int, best: int | None) -> None:
+        close(self, step, best)
+        if step == 4:
+            raise Killed
+
+    close = RunFolder.close_checkpoint
+    monkeypatch.setattr(RunFolder, "close_checkpoint", killed)
+    with pytest.raises(Killed):
+        trained(wanted, tmp_path / "before")
+    monkeypatch.setattr(RunFolder, "close_checkpoint", close)
+    (tmp_path / "before").rename(tmp_path / "run")
+    best = RunFolder(tmp_path / "run").checkpoint(2)
+    shutil.copytree(tmp_path / "run", tmp_path / "without")
+    folder = trained(wanted, tmp_path / "run")
+    kept, saved = load_file(best / "model.safetensors"), weights(folder.unsaved)
+    name = "lm_head.weight"
+    assert saved[f"language_model.{name}"].equal(kept[name].bfloat16())
+    shutil.rmtree(tmp_path / "without/checkpoints" / best.name)
+    with pytest.raises(ConfigError, match=f"{best.name}, which the run needs, is missing"):
+        trained(wanted, tmp_path / "without")
+
+
 def test_a_run_of_epochs_sees_every_study_that_often(tiny_model, studies, tmp_path):
     folder = trained(
         recipe(tiny_model, studies, held_out=False, epochs=1.5, batch_size=5), tmp_path / "run"
@@ -275,6 +377,50 @@ def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(tmp_path):
     assert folder.last_checkpoint == folder.checkpoint(90)
 
 
+def checkpoints(folder: RunFolder, *written: int) -> None:
+    for step in written:
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "optimizer.pt").touch()
+
+
+def test_a_checkpoint_of_which_a_file_is_missing_does_not_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    checkpoints(folder, 90, 100)
+    folder.close_checkpoint(90)
+    folder.close_checkpoint(100)
+    (folder.checkpoint(100) / "optimizer.pt").unlink()
+    assert folder.last_checkpoint == folder.checkpoint(90)
+
+
+def test_an_old_checkpoint_goes_when_the_new_one_counts_and_counts_no_more_while_it_goes(
+    tmp_path, monkeypatch
+):
+    folder = RunFolder(tmp_path)
+    counted = []
+    for step in (5, 10):
+        checkpoints(folder, step)
+        folder.close_checkpoint(step)
+    checkpoints(folder, 15)
+
+    def removed(path: Path, **_: object) -> None:
+        counted.append((path, (path / "whole").exists(), folder.last_checkpoint))
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    folder.close_checkpoint(15)
+    assert counted == [(folder.checkpoint(5), False, folder.checkpoint(15))]
+
+
+def test_the_best_checkpoint_stays_beside_the_last(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (5, 10, 15, 20):
+        checkpoints(folder, step)
+        folder.close_checkpoint(step, best=5)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "checkpoint-20",
+        "checkpoint-5",
+    ]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL between two lines."""
 
@@ -284,7 +430,7 @@ def test_a_run_that_ends_within_a_checkpoint_goes_on_from_the_one_before(
 ):
     wanted = recipe(tiny_model, studies, ["projector", "language"], steps=12, save_every=5)
 
-    def killed(folder: RunFolder, step: int) -> None:
+    def killed(folder: RunFolder, step: int, best: int | None) -> None:
         if step == 10:
             raise Killed
 
@@ -306,6 +452,15 @@ def test_a_changed_recipe_is_refused_where_checkpoints_are(whole, tiny_model, st
         prepared(other, whole.path)
 
 
+def test_a_run_goes_on_whatever_devices_its_recipe_names(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run", ignore=shutil.ignore_patterns("model.part"))
+    written = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    written["sft"] |= {"devices": 2, "micro_batch_size": 1}
+    run = sft.prepare(Recipe.model_validate(written), RunFolder(tmp_path / "run"), "cpu")
+    assert run.resumes
+    assert run.command.devices == 2
+
+
 def test_changed_studies_are_refused_where_checkpoints_are(whole, tmp_path):
     for name in ("recipe.yaml", "train.jsonl", "validate.jsonl", "versions.json"):
         (tmp_path / name).write_text((whole.path / name).read_text())
@@ -322,9 +477,12 @@ def test_changed_studies_are_refused_where_checkpoints_are(whole, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"steps": 3, "epochs": 1}, "either `steps` or `epochs`"),
-        ({}, "either `steps` or `epochs`"),
-        ({"steps": 3, "early_stop": 2}, "early_stop needs held-out studies"),
+        ({"steps": 3, "epochs": 1}, "either `steps` or `epochs`$"),
+        ({}, "either `steps` or `epochs`$"),
+        ({"steps": 3, "early_stop": 2}, "early_stop needs held-out studies.*`data.validate`$"),
+        ({"steps": True}, "sft.steps: .* a number is wanted"),
+        ({"epochs": True}, "sft.epochs: .* a number is wanted"),
+        ({"epochs": 1e300}, "sft.epochs"),
         ({"steps": 3, "micro_batch_size": 3, "batch_size": 16, "devices": 2},
          "3 does not divide the 8 studies .* 1, 2, 4, 8 would"),
         ({"steps": 3, "batch_size": 9, "devices": 4}, "9 studies cannot be shared .* 8 or 12"),
@@ -345,6 +503,42 @@ def test_what_cannot_be_is_refused_with_the_reason(tmp_path, keys, why):
     )  # fmt: skip
     with pytest.raises(ConfigError, match=why):
         sft.fitted(load_recipe(path), "cpu")
+
+
+def test_a_study_that_is_longer_than_the_models_positions_is_refused_with_its_id(
+    tiny_model, studies, tmp_path
+):
+    rows = rows_of(studies, "train")
+    rows[3]["report"] = "Lungs are clear. " * 3000
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wanted = recipe(tiny_model, tmp_path, held_out=False)
+    with pytest.raises(ConfigError, match=r"study 's3' of .* has .* tokens with its images"):
+        prepared(wanted, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_many_studies_have_no_report_is_said(tiny_model, studies, tmp_path, capsys):
+    rows = rows_of(studies, "train")
+    del rows[3]["report"]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepared(recipe(tiny_model, tmp_path, held_out=False), tmp_path / "run")
+    assert "1 of 17 studies, without a report" in capsys.readouterr().out
+
+
+def test_the_length_of_a_study_is_that_of_its_row(whole, tiny_model, studies):
+    found = read_studies(studies / "train.jsonl")
+    length = sft.longest_of(recipe(tiny_model, studies), "train.jsonl", found, None)
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    each = [batch(processor, [row])["input_ids"].shape[1] for row in rows_of(studies, "train")]
+    assert length == max(each)
+
+
+def test_more_images_need_more_memory(tiny_model, studies):
+    one = sft.fitted(recipe(tiny_model, studies), "cpu")
+    two = one.model_copy(update={"data": one.data.model_copy(update={"images": "all"})})
+    least, more, most = sft.memory_of(one), sft.memory_of(two), sft.memory_of(two, 2048)
+    assert more.activations == pytest.approx(least.activations * (1024 + 576) / 1024)
+    assert most.activations == pytest.approx(least.activations * 2)
 
 
 def test_more_gpus_than_there_are_are_refused(tiny_model, studies, monkeypatch):

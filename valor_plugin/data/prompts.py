@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from reward_sdk.errors import ConfigError, nearest
+from reward_sdk.text import wrap_report
 from valor_plugin.data.studies import Study
 
 PLAIN_REPORT = (
@@ -23,6 +24,7 @@ PROMPTS = {
 
 INDICATION_LENGTH = 400  # ours: characters; a recorded indication is a line or two
 _OPENS = re.compile(r"([<\[])(?=\S)")
+_TOKEN = re.compile(r"([<\[])(?=[/|\w]+[>\]])")
 
 
 def problem_of(prompt: str) -> str | None:
@@ -59,3 +61,13 @@ def question(prompt: str, study: Study) -> str:
         line = _OPENS.sub(r"\1 ", " ".join(study.indication.split()))
         return f"Indication: {line[:INDICATION_LENGTH].rstrip()}\n{text}"
     return text
+
+
+def answer(study: Study) -> str:
+    """What the model learns to answer about a study: its report in its tags, with a space behind
+    the bracket of what looks like a token of the model (`<image>`, `</s>`, `[INST]`).
+
+    Args:
+        study: a study with a report.
+    """
+    return wrap_report(_TOKEN.sub(r"\1 ", study.report or ""))

@@ -24,9 +24,6 @@ from valor_plugin.recipe import Lora, Sft
 
 GB = 1e9
 _RESERVE = 2.5 * GB  # ours: CUDA's contexts of policy and engine, NCCL's buffers, fragments
-_LONGEST = (
-    1024  # ours: tokens of a study in supervised fine-tuning: 576 of the image, and its texts
-)
 
 
 @dataclass(frozen=True)
@@ -148,6 +145,7 @@ def estimate_supervised(
     adapters: Lora,
     shapes: Mapping[str, tuple[int, ...]],
     language: Any,
+    longest: int,
 ) -> SupervisedMemory:
     """The memory that supervised fine-tuning needs: 16 bytes for each parameter that trains, of
     which ZeRO divides what it divides, and 2 for each other. TRL never has the logits whole.
@@ -158,6 +156,7 @@ def estimate_supervised(
         adapters: sizes of LoRA's matrices, used where "lora" is among `trainable`.
         shapes: name -> shape of every tensor of the model.
         language: transformers' configuration of the language model.
+        longest: number of tokens of the longest study.
     """
     sizes = _sizes(shapes, adapters)
     trained = sum(sizes[part] for part in trainable)
@@ -165,7 +164,7 @@ def estimate_supervised(
     devices = sft.devices or 1
     by_states, by_weights = (devices if sft.zero_stage >= needed else 1 for needed in (2, 3))
     kept = 4 if sft.zero_stage == 0 else 2  # bytes: DeepSpeed's float32 weights are the optimizer's
-    tokens = (sft.micro_batch_size or sft.batch_size) * _LONGEST
+    tokens = (sft.micro_batch_size or sft.batch_size) * longest
     return SupervisedMemory(
         weights=(kept * trained + 2 * frozen) / by_weights,
         gradients=kept * trained / by_states,

@@ -7,6 +7,7 @@ launcher where there are several devices. The recipe is the resolved one in the 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -42,6 +44,7 @@ from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.sft import SETTINGS
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_FINITE = ("loss", "grad_norm", "eval_loss")  # else the weights are none, or soon will be
 _READERS = 4  # ours: processes a GPU that open images
 
 
@@ -91,7 +94,8 @@ class Trainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        waits = self.control.should_evaluate
+        broken = [name for name in _FINITE if not math.isfinite(logs.get(name, 0.0))]
+        waits = self.control.should_evaluate and not broken
         if "loss" in logs:
             norm = logs.get("grad_norm")
             self._record = SupervisedStep(
@@ -110,6 +114,11 @@ class Trainer(SFTTrainer):
             if self.is_world_process_zero():
                 records.append(self._folder.steps, self._record)
             self._record = None
+        if broken:
+            raise FloatingPointError(
+                f"step {self.state.global_step}: {broken[0]} is {logs[broken[0]]}, from which "
+                "training does not recover: lower sft.learning_rate"
+            )
 
     def evaluation_loop(
         self, dataloader: Any, description: str, *_: Any, metric_key_prefix: str = "eval", **__: Any
@@ -140,15 +149,17 @@ class Trainer(SFTTrainer):
             return False
         if state.best_metric is None or loss < state.best_metric:
             state.best_metric, state.best_global_step = loss, state.global_step
-            state.best_model_checkpoint = str(self._folder.checkpoint(state.global_step))
             self.control.should_save = state.global_step < state.max_steps
         elif state.global_step - (state.best_global_step or 0) >= patience * self._sft.eval_every:
             self.control.should_training_stop = True
+            self.control.should_save = False  # else a run that goes on from there trains on
         return False
 
     def load_best(self) -> None:
         """Takes the weights back that had the lowest evaluation loss, if the run stops early."""
-        if self.state.best_global_step not in (None, self.state.global_step):
+        best = self.state.best_global_step
+        if best not in (None, self.state.global_step):
+            self.state.best_model_checkpoint = str(self._folder.whole_checkpoint(best))
             self._load_best_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -174,7 +185,7 @@ class Trainer(SFTTrainer):
         super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's writes a model card
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._folder.close_checkpoint(self.state.global_step)
+            self._folder.close_checkpoint(self.state.global_step, self.state.best_global_step)
 
     def whole_state(self) -> dict[str, Any]:
         """Every weight of the model, with adapters added, in bfloat16; empty but in the first
@@ -225,10 +236,18 @@ def train(folder: RunFolder, sft: Sft, device: str) -> None:
     first = trainer.is_world_process_zero()
     if first:
         records.write_trainable(folder.trainable, table)
-    last = folder.last_checkpoint
+    if last := folder.last_checkpoint:
+        best = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)).best_global_step
+        if best is not None:  # now, not after the last step
+            folder.whole_checkpoint(best)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.load_best()
     state = trainer.whole_state()
+    if wrong := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise FloatingPointError(
+            f"{wrong} has values that are not finite after step {trainer.state.global_step}: "
+            "lower sft.learning_rate"
+        )
     if first:
         checkpoint.save(model.bfloat16(), processor, folder.unsaved, state)
     trainer.accelerator.end_training()
@@ -274,7 +293,6 @@ def _arguments(recipe: Recipe, steps: int, folder: RunFolder, device: str) -> SF
         dataloader_pin_memory=gpu,
         seed=recipe.seed,
         save_strategy="no",  # `_When` says when
-        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,

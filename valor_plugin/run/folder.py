@@ -195,15 +195,42 @@ class RunFolder:
         """The folder of supervised fine-tuning's checkpoint after a step."""
         return self.checkpoints / f"checkpoint-{step}"  # transformers' own name
 
-    def close_checkpoint(self, step: int) -> None:
-        """Marks a checkpoint of supervised fine-tuning as whole, after all else was written."""
-        (self.checkpoint(step) / _WHOLE).touch()
+    def close_checkpoint(self, step: int, best: int | None = None) -> None:
+        """Marks a checkpoint of supervised fine-tuning as whole, after all else was written; then
+        removes all others but one, the best or else the last.
+
+        Args:
+            step: the checkpoint's step.
+            best: the step that had the lowest evaluation loss, if that is known.
+        """
+        new = self.checkpoint(step)
+        files = [str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()]
+        (new / _WHOLE).write_text("\n".join(files), encoding="utf-8")
+        others = [path for path in self.checkpoints.glob("checkpoint-*") if path != new]
+        others.sort(key=lambda path: (_step(path) == best, _is_whole(path), _step(path)))
+        for other in others[:-1]:
+            (other / _WHOLE).unlink(missing_ok=True)  # first, in case the removal breaks off
+            shutil.rmtree(other, ignore_errors=True)
+
+    def whole_checkpoint(self, step: int) -> Path:
+        """The folder of supervised fine-tuning's checkpoint after a step.
+
+        Raises:
+            ConfigError: the checkpoint is not there, or files of it are missing.
+        """
+        folder = self.checkpoint(step)
+        if not _is_whole(folder):
+            raise ConfigError(
+                f"{folder}, which the run needs, is missing or not whole: bring it back, or remove "
+                f"{self.path} and begin anew"
+            )
+        return folder
 
     @property
     def last_checkpoint(self) -> Path | None:
         """The last whole checkpoint of supervised fine-tuning; None without any."""
-        whole = [mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{_WHOLE}")]
-        return max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
+        whole = filter(_is_whole, self.checkpoints.glob("checkpoint-*"))
+        return max(whole, key=_step, default=None)
 
     @property
     def checkpoint_parts(self) -> int:
@@ -229,7 +256,7 @@ class RunFolder:
     def _must_be_of(self, recipe: str, what: str) -> None:
         there = self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else ""
         where = str(self.recipe)
-        if keys := _differing(parse_yaml(there, where), parse_yaml(recipe, where)):
+        if keys := _differing(_asked(there, where), _asked(recipe, where)):
             raise ConfigError(
                 f"{self.path} holds {what} whose recipe was another (compare its recipe.yaml; not "
                 f"the same: {', '.join(keys)}): choose another folder with --out, or remove it"
@@ -262,6 +289,29 @@ class RunFolder:
     def finish(self) -> Path:
         """Moves the model, which is whole now, to its place."""
         return self.unsaved.rename(self.model)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end, and every file of it is still there."""
+    mark = checkpoint / _WHOLE
+    return mark.is_file() and all(
+        (checkpoint / name).is_file() for name in mark.read_text(encoding="utf-8").splitlines()
+    )
+
+
+def _asked(text: str, where: str) -> Any:
+    """What a resolved recipe asks for, on whatever devices, and however its model is named."""
+    recipe = parse_yaml(text, where)
+    if isinstance(recipe, dict):
+        for key in ("devices", "micro_batch_size"):
+            recipe.get("sft", {}).pop(key, None)
+        if "model" in recipe:
+            recipe["model"]["path"] = os.path.abspath(recipe["model"]["path"])
+    return recipe
 
 
 def _differing(one: Any, other: Any, key: str = "") -> list[str]:

@@ -12,7 +12,6 @@ import click
 
 from reward_sdk.errors import ConfigError
 from reward_sdk.reward_set import RewardSet
-from valor_plugin.data.studies import read_studies
 from valor_plugin.host import cluster, machine
 from valor_plugin.host.command import host_command
 from valor_plugin.host.memory import Memory, estimate
@@ -26,7 +25,7 @@ from valor_plugin.run import calibration, process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
 from valor_plugin.run.rewards import reward_set
-from valor_plugin.run.studies import longest_prompt, shown
+from valor_plugin.run.studies import longest_prompt, used
 
 
 def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
@@ -58,7 +57,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Step]
     resumes = folder.resumes(recipe.to_yaml())
     command = host_command(recipe, folder, device, resumes)
     model = check_model(recipe.model.path)
-    studies = shown(recipe, recipe.data.train, read_studies(recipe.data.train))
+    studies = used(recipe, recipe.data.train)
     prompt = longest_prompt(recipe, studies)
     command = command.fitted(recipe, len(studies), model.positions, prompt, device)
     if problem := check_build(device):

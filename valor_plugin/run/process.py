@@ -26,6 +26,7 @@ from valor_plugin.records import AnyStep, Failure, Follower, Step, SupervisedSte
 from valor_plugin.run.folder import RunFolder, processes_of
 
 _ATTEMPTS = 3
+_FULL = 100 * 2**20  # ours: bytes; what broke off while it was written leaves about nothing
 _SHORT = 24  # characters of the folder for temporary files; Ray adds up to 80
 
 
@@ -112,7 +113,10 @@ def run(prepared: PreparedRun) -> Path:
         if steps or root is None or not failures.lost_a_port(root) or attempt == _ATTEMPTS:
             break
         click.echo("a port of the run was taken by another process; starting again")
-    raise RunError(f"{_cause(root, folder.log)} The whole log: {folder.log}")
+    cause = _cause(root, code, folder.log)
+    if shutil.disk_usage(folder.path).free < _FULL:
+        cause += f" The disk of {folder.path} is full."
+    raise RunError(f"{cause} The whole log: {folder.log}")
 
 
 def _attempt(prepared: PreparedRun) -> tuple[int, int]:
@@ -221,10 +225,14 @@ def _kill(processes: Callable[[], list[int]]) -> None:
             time.sleep(0.1)
 
 
-def _cause(root: Failure | None, log: Path) -> str:
-    """Why a run failed, in one sentence; the log's last line where no process could say it."""
+def _cause(root: Failure | None, code: int, log: Path) -> str:
+    """Why a run failed, in one sentence: what a process recorded or, by its exit code, which signal
+    killed it; else the log's last line."""
     if root is not None:
         return f"The run failed: {root.error.rstrip('.')}."
+    if code < 0:
+        perhaps = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return f"The run was killed by signal {-code} ({signal.Signals(-code).name}){perhaps}."
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode("utf-8", "replace").split("\n")

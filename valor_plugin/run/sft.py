@@ -15,20 +15,22 @@ from typing import Any
 import click
 
 from reward_sdk.errors import ConfigError
-from reward_sdk.text import wrap_report
-from valor_plugin.data.prompts import question
-from valor_plugin.data.studies import Study, read_studies
+from valor_plugin.data.prompts import answer, question
+from valor_plugin.data.studies import Study
 from valor_plugin.host import machine
 from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
 from valor_plugin.host.rows import settle
+from valor_plugin.llava_med import template
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Data, Lora, Recipe, Sft
-from valor_plugin.records import SupervisedStep
+from valor_plugin.records import SupervisedStep, read_steps
 from valor_plugin.run import process
 from valor_plugin.run.folder import RunFolder
 from valor_plugin.run.process import PreparedRun
-from valor_plugin.run.studies import shown
+from valor_plugin.run.studies import used
 
+_AN_IMAGE = 576  # tokens of an image in LLaVA-Med
+_USUAL = 1024  # ours: tokens of a study of one image
 _MODULE = "valor_plugin.run.finetune"
 SETTINGS = "VALOR_SFT"
 """The variable of the environment in which processes find their settings, as JSON."""
@@ -133,7 +135,19 @@ def train(recipe: Recipe, folder: RunFolder, device: str) -> Path:
         KeyboardInterrupt: the user stopped the run; raised after every process of the run has
             ended.
     """
-    return process.run(prepare(recipe, folder, device))
+    prepared = prepare(recipe, folder, device)
+    model = process.run(prepared)
+    if recipe.sft is not None and recipe.sft.early_stop is not None:
+        _say_the_best(read_steps(folder.steps, SupervisedStep), prepared.command.steps)
+    return model
+
+
+def _say_the_best(steps: Sequence[SupervisedStep], planned: int) -> None:
+    """Says which step's model a run has left, where it could end early."""
+    losses = ((step.evaluation_loss, step.step) for step in steps)
+    loss, best = min(pair for pair in losses if pair[0] is not None)
+    early = "stopped early; " if steps[-1].step < planned else ""
+    click.echo(f"{early}the model of step {best}, held-out loss {loss:.3f}")
 
 
 def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[SupervisedStep]:
@@ -147,18 +161,20 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
     resumes = folder.resumes(written)
     recipe = fitted(recipe, device)
     assert recipe.sft is not None  # the recipe's own validator
-    check_model(recipe.model.path)
+    positions = check_model(recipe.model.path).positions
     files = {folder.rows: recipe.data.train}
     if recipe.data.validate is not None:
         files[folder.held_out] = recipe.data.validate
-    studies = {rows: _with_reports(recipe, path) for rows, path in files.items()}
+    studies = {rows: used(recipe, path) for rows, path in files.items()}
+    longest = [longest_of(recipe, files[rows], found, positions) for rows, found in studies.items()]
     command = _command(recipe, folder, device, recipe.sft.steps_of(len(studies[folder.rows])))
     if resumes and recipe.sft.zero_stage and (parts := folder.checkpoint_parts) != command.devices:
         raise ConfigError(
             f"{folder.path} holds checkpoints that ZeRO divided between {parts} devices, and there "
             f"are {command.devices}: set sft.devices={parts}, or choose another folder with --out"
         )
-    if device == "cuda" and not (check := machine.fits(memory_of(recipe), command.devices)).ok:
+    needed = memory_of(recipe, max(longest)) if device == "cuda" else None
+    if needed and not (check := machine.fits(needed, command.devices)).ok:
         click.echo(f"warning: {check.what}: {check.detail}", err=True)
     folder.begin(written, device, str(command), resumes)
     for rows, found in studies.items():
@@ -169,8 +185,40 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
     )
 
 
-def memory_of(recipe: Recipe) -> SupervisedMemory:
+def longest_of(recipe: Recipe, path: str, studies: Sequence[Study], positions: float | None) -> int:
+    """Number of tokens of the longest study: images, question and report.
+
+    Args:
+        recipe: the recipe of the run.
+        path: the studies file.
+        studies: those of its studies that are used.
+        positions: number of tokens that the language model knows positions for; None where that is
+            not known.
+
+    Raises:
+        ConfigError: that is more than the positions, or the model's processor cannot be loaded.
+    """
+    data = recipe.data
+    longest, index = template.longest_conversation(
+        recipe.model.path,
+        [(question(data.prompt, s), len(s.shown(data.most_images)), answer(s)) for s in studies],
+    )
+    if positions is not None and longest > positions:
+        raise recipe.error(
+            f"study {studies[index].id!r} of {path} has {longest:,} tokens with its images, and "
+            f"the language model in {recipe.model.path} knows {positions:,.0f} positions: shorten "
+            "its report, or remove it"
+        )
+    return longest
+
+
+def memory_of(recipe: Recipe, longest: int | None = None) -> SupervisedMemory:
     """The GPU memory that a recipe needs, of which `fitted` knows the devices.
+
+    Args:
+        recipe: the recipe of the run.
+        longest: number of tokens of the longest study; by default what is usual with as many images
+            as it shows.
 
     Raises:
         ConfigError: the configuration of the recipe's model cannot be read.
@@ -180,7 +228,9 @@ def memory_of(recipe: Recipe) -> SupervisedMemory:
     assert recipe.sft is not None  # the recipe's own validator
     sizes = model_sizes(recipe.model.path)
     adapters = recipe.model.lora or Lora()
-    return estimate_supervised(recipe.sft, recipe.model.trainable, adapters, *sizes)
+    if longest is None:
+        longest = _USUAL + _AN_IMAGE * (recipe.data.most_images - 1)
+    return estimate_supervised(recipe.sft, recipe.model.trainable, adapters, *sizes, longest)
 
 
 def fitted(recipe: Recipe, device: str) -> Recipe:
@@ -236,24 +286,12 @@ def _command(recipe: Recipe, folder: RunFolder, device: str, steps: int = 0) -> 
     return SftCommand(folder.path, device, devices, launched, steps)
 
 
-def _with_reports(recipe: Recipe, path: str) -> Sequence[Study]:
-    """The studies of a file that have a report, and an image that the recipe shows.
-
-    Raises:
-        ConfigError: the file is wrong, or no study has them.
-    """
-    studies = [study for study in read_studies(path) if study.report]
-    if not studies:
-        raise ConfigError(f"{path}: no study has a 'report' to learn from")
-    return shown(recipe, path, studies)
-
-
 def row(study: Study, data: Data) -> dict[str, Any]:
     """A study as TRL reads it: its question, its report as the answer, and the paths of the images
     that are shown, which TRL puts before the question."""
     return {
         "prompt": [{"role": "user", "content": question(data.prompt, study)}],
-        "completion": [{"role": "assistant", "content": wrap_report(study.report or "")}],
+        "completion": [{"role": "assistant", "content": answer(study)}],
         "images": study.shown(data.most_images),
     }
 

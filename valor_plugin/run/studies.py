@@ -8,9 +8,31 @@ import click
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data.prompts import question
-from valor_plugin.data.studies import Study
+from valor_plugin.data.studies import Study, read_studies
 from valor_plugin.llava_med import template
 from valor_plugin.recipe import Recipe
+
+
+def used(recipe: Recipe, path: str) -> Sequence[Study]:
+    """The studies of a file that a recipe uses: those that have an image which it shows and, in
+    stage sft, a report. How many are left out is said on the screen.
+
+    Raises:
+        ConfigError: the file is wrong, or no study can be used.
+    """
+    studies: Sequence[Study] = read_studies(path)
+    if recipe.stage == "sft":
+        studies = _with_reports(path, studies)
+    return shown(recipe, path, studies)
+
+
+def _with_reports(path: str, studies: Sequence[Study]) -> Sequence[Study]:
+    found = [study for study in studies if study.report]
+    if not found:
+        raise ConfigError(f"{path}: no study has a 'report' to learn from")
+    if without := len(studies) - len(found):
+        click.echo(f"left out of {path}: {without:,} of {len(studies):,} studies, without a report")
+    return found
 
 
 def shown(recipe: Recipe, path: str, studies: Sequence[Study]) -> Sequence[Study]:
