@@ -148,6 +148,17 @@ def _other_format(start: bytes, suffix: str) -> str:
     return ""
 
 
+def study_key(study: str) -> str:
+    """What the spellings of one study's id have in common: MIMIC's without the leading s, and
+    without the .0 of a column that went through floats; any other id as it is.
+
+    >>> study_key("s50414267") == study_key("50414267.0")
+    True
+    """
+    found = re.fullmatch(r"[sS]?(\d+)(?:\.0)?", study.strip(), re.ASCII)
+    return found[1] if found else study.strip()
+
+
 def count_lines(path: str | Path) -> int:
     """How many lines a file has; OSError as `open` raises it."""
     with open(path, "rb") as file:

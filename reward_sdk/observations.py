@@ -58,6 +58,18 @@ def asserted(
     return tuple(name for name in observations if labels[name] in counted)
 
 
+def label_of(cell: str | float | None) -> int | None:
+    """A label as tables have it: "1", "0.0", -1.0, and "" or None for what is not mentioned.
+
+    Raises:
+        ValueError: the cell is none of these; it is not repeated.
+    """
+    text = "" if cell is None else str(cell).strip().removesuffix(".0")
+    if text not in ("", "1", "0", "-1"):
+        raise ValueError("not 1, 0, -1 or empty")
+    return int(text) if text else None
+
+
 def no_finding(labels: Labels) -> int | None:
     """The label of "No Finding" that follows from the others, as CheXpert's labeler has it: 1 if
     nothing but Support Devices is positive or uncertain, else None.

@@ -147,11 +147,11 @@ def train(stages: Sequence[Stage], device: str) -> Path:
     device = choose_device(device)
     check(stages, device)
     done = finished(stages)
-    for stage in stages[done:]:
+    for stage in stages[done + 1 :]:  # the next one looks at its own, before it starts
         data = stage.recipe.data
         for path in filter(None, (data.train, data.validate)):
             try:
-                used(stage.recipe, path)  # now, not after the stages before it
+                used(stage.recipe, path)
             except ConfigError as error:
                 raise stage.recipe.error(str(error)) from None
     for number, stage in enumerate(stages, 1):

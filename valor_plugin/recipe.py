@@ -212,10 +212,9 @@ class Sft(_Section):
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take true for 1."""
         if isinstance(value, bool) and info.field_name != "gradient_checkpointing":
-            raise ValueError(
-                "a number is wanted, neither true nor false"
-            )  # pydantic takes it for 1
+            raise ValueError("a number is wanted, neither true nor false")
         return value
 
     @model_validator(mode="after")

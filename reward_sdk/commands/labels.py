@@ -19,11 +19,19 @@ import click
 from tqdm import tqdm
 
 from reward_sdk.errors import ConfigError, nearest, one_line
-from reward_sdk.jsonl import BadRow, count_lines, read_rows
+from reward_sdk.jsonl import BadRow, count_lines, read_rows, study_key
 from reward_sdk.metrics import Agreement, label_agreement
 from reward_sdk.models import Labeler
 from reward_sdk.models.rule_labeler import label_reports
-from reward_sdk.observations import FINDINGS, OBSERVATIONS, RANK, Labels, Uncertain, no_finding
+from reward_sdk.observations import (
+    FINDINGS,
+    OBSERVATIONS,
+    RANK,
+    Labels,
+    Uncertain,
+    label_of,
+    no_finding,
+)
 
 _SHOWN = 10  # ours: lines that are told on the screen
 _CHUNK = 256  # ours: reports labelled at a time
@@ -98,17 +106,6 @@ def _new_file(out: str) -> Path:
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{out}: there is no such folder")
     return path
-
-
-def study_key(study: str) -> str:
-    """What one study is called everywhere: MIMIC's ids without the leading s, and without the .0 of
-    a column that went through floats; any other id as it is.
-
-    >>> study_key("s50414267") == study_key("50414267.0")
-    True
-    """
-    found = re.fullmatch(r"[sS]?(\d+)(?:\.0)?", study.strip(), re.ASCII)
-    return found[1] if found else study.strip()
 
 
 def label_studies(
@@ -203,7 +200,6 @@ _COLUMNS = {name.lower(): name for name in OBSERVATIONS} | {
     "pleural thickening": "Pleural Other",
 }
 _NO_OBSERVATIONS = ("infiltration", "emphysema", "fibrosis", "hernia", "normal")  # Open-i's
-_VALUES = {"": None, "1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
 
 
 def read_gold(path: str | Path) -> Gold:
@@ -263,9 +259,11 @@ def _gold(path: Path, file: Iterable[str]) -> Gold:
         _note_line(lines, key, rows.line_num, path)
         table[key] = dict.fromkeys(name for name in OBSERVATIONS if name in observed.values())
         for i, name in observed.items():
-            if (cell := row[i].strip()) not in _VALUES:
-                raise ConfigError(f"{where}, column {header[i]!r}: not 1, 0, -1 or empty")
-            table[key][name] = max(table[key][name], _VALUES[cell], key=RANK.__getitem__)
+            try:
+                label = label_of(row[i])
+            except ValueError as error:
+                raise ConfigError(f"{where}, column {header[i]!r}: {error}") from None
+            table[key][name] = max(table[key][name], label, key=RANK.__getitem__)
     if not table:
         raise ConfigError(f"{path} has no study")
     if all(label in (0, 1) for given in table.values() for label in given.values()):

@@ -11,8 +11,9 @@ from support.iu_reports import GOLD, iu_sections
 from support.tiny_bert import write_chexbert, write_tokenizer
 
 from reward_sdk.cli import main
-from reward_sdk.commands.labels import label_studies, read_gold, study_key
+from reward_sdk.commands.labels import label_studies, read_gold
 from reward_sdk.errors import ConfigError
+from reward_sdk.jsonl import study_key
 from reward_sdk.models.rule_labeler import label_reports
 from reward_sdk.observations import OBSERVATIONS
 

@@ -163,6 +163,11 @@ def test_the_54_studies_that_need_more_than_rules_are_there(mimic):
     assert only(mimic.study(50_913_680, report=text))["impression"] == "Mild cardiomegaly."
 
 
+def test_one_of_the_54_with_the_report_of_another_study_is_rejected(mimic):
+    _, card = made(mimic.study(50_913_680).study(2))
+    assert card["rejected"] == {"its report is not the one that MIMIC-CXR has for it": 1}
+
+
 @pytest.mark.parametrize("report", [None, "FINAL REPORT\n\n IMPRESSION:\n\n Clear.\n"])
 def test_a_study_without_its_reference_is_kept_and_counted_by_reason(mimic, report):
     out, card = made(mimic.study(1, report=report).study(2))
@@ -417,6 +422,14 @@ def test_a_second_run_finds_that_all_is_done(mimic):
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert prepare("mimic-cxr", mimic.root, out, Choices(), 1) == (card, True)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_what_a_kill_behind_the_card_has_left_is_removed(mimic):
+    out, card = made(mimic.study(1))
+    (out / ".prepare").mkdir()
+    (out / ".prepare/000000.jsonl").touch()
+    assert prepare("mimic-cxr", mimic.root, out, Choices(), 1) == (card, True)
+    assert not (out / ".prepare").exists()
 
 
 def test_a_folder_that_was_prepared_otherwise_is_replaced_only_if_told(mimic):

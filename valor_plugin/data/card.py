@@ -15,7 +15,7 @@ import yaml
 from reward_sdk.observations import OBSERVATIONS
 from valor_plugin.data.datasets import DATASETS
 from valor_plugin.data.drafts import LEFT_OUT
-from valor_plugin.data.schema import FEATURES, SPLITS
+from valor_plugin.data.schema import FEATURES, SPLITS, UNSPLIT
 from valor_plugin.data.views import FRONTAL
 
 _QUANTILES = {"shortest": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "95 %": 0.95,
@@ -50,7 +50,7 @@ class Tally:
     def add(self, entry: Mapping[str, Any]) -> None:
         """Counts a completed study."""
         row = entry["row"]
-        part = self._parts.setdefault(row["split"] or "studies", _Part())
+        part = self._parts.setdefault(row["split"] or UNSPLIT, _Part())
         part.counts["studies"] += 1
         part.counts["images"] += len(row["images"])
         part.counts["images that are not there"] += entry["absent"]
@@ -89,7 +89,7 @@ class Tally:
         """
         total = sum(part.counts["studies"] for part in self._parts.values())
         rejected = self._rejected
-        order = [name for name in (*SPLITS, "studies") if name in self._parts]
+        order = [name for name in (*SPLITS, UNSPLIT) if name in self._parts]
         return {
             "made": made,
             "sha256": hashes,
@@ -133,15 +133,19 @@ def _quantile(values: Counter[int], share: float) -> int:
     raise ValueError("no values")
 
 
+CARD = "card.json"
+"""The file whose presence says that a folder is finished."""
+
+
 def write_card(card: dict[str, Any], folder: Path) -> None:
-    """Writes README.md and, last, card.json: where it is, a folder is finished."""
+    """Writes README.md and, last, `CARD`."""
     (folder / "README.md").write_text(markdown(card), encoding="utf-8")
-    part = folder / "card.json.part"
+    part = folder / f"{CARD}.part"
     part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    part.rename(folder / "card.json")
+    part.rename(folder / CARD)
 
 
-_HF_NAMES = {"validate": "validation", "studies": "train"}
+_HF_NAMES = {"validate": "validation", UNSPLIT: "train"}
 
 
 def markdown(card: dict[str, Any]) -> str:

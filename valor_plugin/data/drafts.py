@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reward_sdk.errors import ScoringError, explain
+from reward_sdk.errors import ConfigError, ScoringError, explain
 from reward_sdk.images import check_image
 from reward_sdk.models.rule_labeler import label_reports
-from reward_sdk.observations import OBSERVATIONS
+from reward_sdk.observations import OBSERVATIONS, label_of
 from reward_sdk.text import MAX_TEXT, plain_reference, years_of
 from reward_sdk.types import ImageRef
 from valor_plugin.data.schema import RowBox, RowImage, StudyRow, split_of
@@ -127,21 +127,16 @@ class Completed:
     merged: int
 
 
-_LABELS = {"1": 1, "0": 0, "-1": -1, "": None}
-
-
 def labels_of(values: Sequence[str | float | None]) -> dict[str, int | None]:
-    """Labels in the order of `OBSERVATIONS`, as CSV files and JSON have them: "1.0" or 1.0, "0.0",
-    "-1.0", and "" or None.
+    """Labels in the order of `OBSERVATIONS`, in any form that `label_of` reads.
 
     Raises:
-        Rejected: a label is none of these.
+        Rejected: a label is of another.
     """
-    texts = ["" if value is None else str(value).strip().removesuffix(".0") for value in values]
     try:
-        return {name: _LABELS[text] for name, text in zip(OBSERVATIONS, texts, strict=True)}
-    except KeyError:
-        raise Rejected("a label is none of 1, 0, -1 and empty") from None
+        return {n: label_of(value) for n, value in zip(OBSERVATIONS, values, strict=True)}
+    except ValueError as error:
+        raise Rejected(f"a label is {error}") from None
 
 
 def only(values: Sequence[str | None], reason: str) -> str | None:
@@ -220,9 +215,9 @@ def complete(
         return Completed(content, no_report, None, [], absent, draft.merged)
     words = " ".join(report.lower().split())
     digest = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
-    [said] = label_reports([report])
-    labels = [said[name] for name in OBSERVATIONS]
-    return Completed(content, None, digest, labels, absent, draft.merged)
+    [read] = label_reports([report])
+    said = [read[name] for name in OBSERVATIONS]
+    return Completed(content, None, digest, said, absent, draft.merged)
 
 
 def _unreadable(report: str) -> str | None:
@@ -265,6 +260,9 @@ def _images(draft: Draft, check: bool, folder: Path) -> tuple[list[RowImage], li
 
 def _texts(study: str, draft: Draft, marks: Marks) -> dict[str, str]:
     """Section -> text, as it shall be read; without blank ones."""
-    raw = sections_of(draft.text, study) if draft.text is not None else draft.sections
+    try:
+        raw = sections_of(draft.text, study) if draft.text is not None else draft.sections
+    except ConfigError as error:
+        raise Rejected("its report is not the one that MIMIC-CXR has for it", str(error)) from None
     clean = {name: without_marks(joined(text), marks) for name, text in raw.items() if text}
     return {name: text for name, text in clean.items() if text.strip()}

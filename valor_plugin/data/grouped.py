@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.errors import ConfigError
-from valor_plugin.data.splits import study_key
+from valor_plugin.data.splits import split_key
 
 _CACHE = -16384  # ours: kB of memory for SQLite, negative by its convention
 
@@ -35,7 +35,7 @@ class Grouped:
         self._base.execute("CREATE TABLE row (study TEXT, key TEXT, content TEXT)")
         self._base.executemany(
             "INSERT INTO row VALUES (?, ?, ?)",
-            ((name := _text(study), study_key(name), json.dumps(row)) for study, row in rows),
+            ((name := _text(study), split_key(name), json.dumps(row)) for study, row in rows),
         )
         self._base.execute("CREATE INDEX by_study ON row (study)")
         self._base.commit()
@@ -66,7 +66,8 @@ class Grouped:
         return count
 
     def __iter__(self) -> Iterator[tuple[str, str | None, list[dict[str, Any]]]]:
-        """Id, split by `split`, and rows of every study, in the order in which they were filled."""
+        """Id, split by `split`, and rows of every study: studies by their ids, the rows of each in
+        the order in which they were filled."""
         found = self._base.execute(
             "SELECT study, name, content FROM row LEFT JOIN split USING (key) "
             "ORDER BY study, row.rowid"

@@ -36,19 +36,17 @@ from tqdm import tqdm
 
 from reward_sdk.errors import ConfigError
 from valor_plugin import __version__
-from valor_plugin.data.card import Tally, write_card
+from valor_plugin.data.card import CARD, Tally, write_card
 from valor_plugin.data.datasets import Found, dataset
 from valor_plugin.data.drafts import KEPT_OUT, Choices, Rejected, complete
 from valor_plugin.data.grouped import Grouped, Leaks
-from valor_plugin.data.schema import SPLITS
+from valor_plugin.data.schema import SPLITS, UNSPLIT
 from valor_plugin.data.splits import read_patients, read_splits
 from valor_plugin.data.studies import remember
 
-UNSPLIT = "studies"
-"""Name of the file, without its ending, of studies that are in no split."""
 _BATCH = 1000  # ours: studies that one process completes at a time
 _AHEAD = 3  # ours: batches a process that are on their way
-_WORK, _GROUPED, _CARD = ".prepare", "grouped.sqlite", "card.json"
+_WORK, _GROUPED = ".prepare", "grouped.sqlite"
 
 
 def prepare(
@@ -75,10 +73,12 @@ def prepare(
     found = dataset(name).find(src)
     out = out.resolve()
     wanted = _fingerprint(name, found, choices)
-    if (done := _finished(out, wanted, force)) is not None:
+    done = _finished(out, wanted, force)
+    if done is not None and not (out / _WORK).exists():
         return done, True
     with _held(out) as work:
-        if (done := _finished(out, wanted, force)) is not None:  # by who held it before
+        if (done := _finished(out, wanted, force)) is not None:  # by who held it, or was killed
+            shutil.rmtree(work)
             return done, True
         if force or _read(work / "fingerprint.json") != wanted:
             for file in work.iterdir():
@@ -129,7 +129,7 @@ def _finished(out: Path, wanted: dict[str, Any], force: bool) -> dict[str, Any] 
     Raises:
         ConfigError: the folder holds something else, which is not to be replaced.
     """
-    card = _read(out / _CARD)
+    card = _read(out / CARD)
     if not isinstance(card, dict):
         others = {path.name for path in out.iterdir()} if out.is_dir() else set()
         if others and _WORK not in others:
@@ -311,7 +311,7 @@ def _finish(
                 "that keeps patients apart"
             )
         tally = Tally()
-        for old in (_CARD, *(f"{name}.jsonl" for name in (*SPLITS, UNSPLIT))):
+        for old in (CARD, *(f"{name}.jsonl" for name in (*SPLITS, UNSPLIT))):
             (out / old).unlink(missing_ok=True)
         with _Writers(out) as writers:
             for entry in _entries(batches):

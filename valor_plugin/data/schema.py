@@ -15,6 +15,8 @@ from reward_sdk.observations import OBSERVATIONS
 
 Split = Literal["train", "validate", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validate", "test")
+UNSPLIT = "studies"
+"""What stands for a split where a dataset has none, in names of files."""
 
 _SPELLINGS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate"}
 

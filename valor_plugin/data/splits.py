@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from reward_sdk.errors import ConfigError
+from reward_sdk.jsonl import study_key
 from valor_plugin.data import tables
 from valor_plugin.data.schema import Split, split_of
 
-_MIMIC = re.compile(r"s?(\d+)(\.0)?", re.IGNORECASE)  # pandas writes 50414267.0
 _IU = re.compile(r"(CXR\d+)(_.*)?", re.IGNORECASE)
 _PATIENT = re.compile(r"\bp(\d{8})\b", re.IGNORECASE)
 _STUDY_COLUMNS, _PATIENT_COLUMNS = ("study_id", "id", "study"), ("subject_id", "patient", "path")
 
 
-def study_key(study: str) -> str:
-    """What two spellings of one study's id have in common.
+def split_key(study: str) -> str:
+    """What the spellings of one study's id in files of splits have in common: those that
+    `reward_sdk.jsonl.study_key` knows and, of IU X-ray, R2Gen's.
 
-    >>> study_key("s50414267") == study_key("50414267")
-    True
-    >>> study_key("CXR2384_IM-0942") == study_key("CXR2384")
+    >>> split_key("CXR2384_IM-0942") == split_key("CXR2384")
     True
     """
-    if mimic := _MIMIC.fullmatch(study):
-        return mimic[1]
-    if iu := _IU.fullmatch(study):
-        return iu[1].upper()
-    return study
+    iu = _IU.fullmatch(study)
+    return iu[1].upper() if iu else study_key(study)
 
 
 def patient_key(patient: str) -> str:
@@ -46,18 +42,13 @@ def read_splits(path: Path) -> Iterator[tuple[str, Split]]:
         ConfigError: the file is of none of these forms, or has a split of an unknown name.
     """
     for place, study, name in _rows(path):
-        if not _is_split(name):  # whatever stands there stays out of the message
+        try:
+            split = split_of(name) if isinstance(name, str) else None
+        except ValueError:
+            split = None
+        if split is None:  # whatever stands there stays out of the message
             raise ConfigError(f"{place}: the split is none of train, validate and test")
-        split = split_of(name)
-        assert split is not None  # `_is_split`
-        yield study_key(study), split
-
-
-def _is_split(name: Any) -> bool:
-    try:
-        return isinstance(name, str) and split_of(name) is not None
-    except ValueError:
-        return False
+        yield split_key(study), split
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, Any]]:

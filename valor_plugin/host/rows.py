@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import filecmp
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from reward_sdk.errors import ConfigError
 from valor_plugin.data import labels
@@ -43,8 +44,25 @@ def check_path(path: Path) -> None:
             )
 
 
-def write_rows(studies: Iterable[Study], data: Data, path: Path, must_match: bool = False) -> None:
-    """Writes prompt, images and label of each study; see `valor_plugin.data.labels`.
+def rollout_row(study: Study, data: Data) -> dict[str, Any]:
+    """A study as the host reads it: prompt, images and label, see `valor_plugin.data.labels`."""
+    label = Label(study.id, study.report, study.view, study.age, study.indication)
+    images = study.shown(data.most_images)
+    return {
+        "prompt": "<image>" * len(images) + question(data.prompt, study),
+        "images": images,
+        "label": labels.encode(label),
+    }
+
+
+def write_rows(
+    studies: Iterable[Study],
+    data: Data,
+    path: Path,
+    must_match: bool = False,
+    row: Callable[[Study, Data], Mapping[str, Any]] = rollout_row,
+) -> None:
+    """Writes a row of each study, one JSON object a line.
 
     Args:
         studies: the studies to train on, in order.
@@ -52,6 +70,7 @@ def write_rows(studies: Iterable[Study], data: Data, path: Path, must_match: boo
         path: the JSONL file to write.
         must_match: whether the file must be there and hold the same rows, because a run goes on
             with it.
+        row: what a study is to whoever trains on the file; by default the host.
 
     Raises:
         ConfigError: the rows must match those that are there, and do not.
@@ -59,23 +78,7 @@ def write_rows(studies: Iterable[Study], data: Data, path: Path, must_match: boo
     new = path.with_name(path.name + ".part")
     with new.open("w", encoding="utf-8") as file:
         for study in studies:
-            label = Label(study.id, study.report, study.view, study.age, study.indication)
-            images = study.shown(data.most_images)
-            row = {
-                "prompt": "<image>" * len(images) + question(data.prompt, study),
-                "images": images,
-                "label": labels.encode(label),
-            }
-            file.write(json.dumps(row) + "\n")
-    settle(new, path, must_match)
-
-
-def settle(new: Path, path: Path, must_match: bool) -> None:
-    """Moves a file of rows that was written anew to its place.
-
-    Raises:
-        ConfigError: the rows must match those that are there, and do not.
-    """
+            file.write(json.dumps(row(study, data)) + "\n")
     if must_match and not (path.exists() and filecmp.cmp(path, new, shallow=False)):
         raise ConfigError(
             f"the studies of the unfinished run in {path.parent} have changed (compare {path.name} "

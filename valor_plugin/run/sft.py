@@ -19,7 +19,7 @@ from valor_plugin.data.prompts import answer, question
 from valor_plugin.data.studies import Study
 from valor_plugin.host import machine
 from valor_plugin.host.memory import SupervisedMemory, estimate_supervised
-from valor_plugin.host.rows import settle
+from valor_plugin.host.rows import write_rows
 from valor_plugin.llava_med import template
 from valor_plugin.llava_med.check import check_model
 from valor_plugin.recipe import Data, Lora, Recipe, Sft
@@ -178,7 +178,7 @@ def prepare(recipe: Recipe, folder: RunFolder, device: str) -> PreparedRun[Super
         click.echo(f"warning: {check.what}: {check.detail}", err=True)
     folder.begin(written, device, str(command), resumes)
     for rows, found in studies.items():
-        write_rows(found, recipe.data, rows, must_match=resumes)
+        write_rows(found, recipe.data, rows, resumes, row)
     settings = SftSettings(uuid.uuid4().hex, folder.path, recipe.sft, device)
     return PreparedRun(
         folder, command, settings, resumes, SupervisedStep, process.print_supervised_step
@@ -294,23 +294,3 @@ def row(study: Study, data: Data) -> dict[str, Any]:
         "completion": [{"role": "assistant", "content": answer(study)}],
         "images": study.shown(data.most_images),
     }
-
-
-def write_rows(studies: Sequence[Study], data: Data, path: Path, must_match: bool) -> None:
-    """Writes a row of each study, one JSON object a line.
-
-    Args:
-        studies: the studies, in order, each with a report.
-        data: what the model is asked and shown.
-        path: the JSONL file to write.
-        must_match: whether the file must be there and hold the same rows, because a run goes on
-            with it.
-
-    Raises:
-        ConfigError: the rows must match those that are there, and do not.
-    """
-    new = path.with_name(path.name + ".part")
-    with new.open("w", encoding="utf-8") as file:
-        for study in studies:
-            file.write(json.dumps(row(study, data)) + "\n")
-    settle(new, path, must_match)
